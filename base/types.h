@@ -1,0 +1,17 @@
+// Index types shared by every module. Plain integers with a name: they cross
+// module borders inside flat arrays, so they stay trivially copyable.
+#pragma once
+
+#include <cstdint>
+
+namespace skim {
+
+using TokenId = int32_t;   // index into the vocabulary; negative = "no token"
+using SeqId = uint64_t;    // one generated sequence (a request with n choices has n)
+using PageId = int32_t;    // index of a page in the KV pool; negative = "no page"
+using Micros = int64_t;    // microseconds on a monotonic clock, or a duration of them
+
+inline constexpr TokenId kNoToken = -1;
+inline constexpr Micros kNever = INT64_MAX;
+
+}  // namespace skim

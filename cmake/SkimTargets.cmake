@@ -1,0 +1,62 @@
+# skim_library, skim_binary and skim_test: one line per target, the same flags for all.
+# Every target sees the source root, so includes name the folder: "engine/step_plan.h".
+
+find_program(SKIM_CCACHE ccache)
+if(SKIM_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${SKIM_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${SKIM_CCACHE})
+endif()
+find_program(SKIM_MOLD mold)
+if(SKIM_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+if(SKIM_SANITIZE)
+  add_compile_options(-fsanitize=${SKIM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${SKIM_SANITIZE})
+endif()
+
+function(skim_flags target)
+  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unused-parameter
+                         $<$<BOOL:${SKIM_WERROR}>:-Werror>)
+endfunction()
+
+# skim_library(name SOURCES a.cc b.cc DEPS x y)   (no SOURCES: header-only)
+function(skim_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(${name} STATIC ${ARG_SOURCES})
+    skim_flags(${name})
+    target_link_libraries(${name} PUBLIC ${ARG_DEPS})
+  else()
+    add_library(${name} INTERFACE)
+    target_include_directories(${name} INTERFACE ${CMAKE_SOURCE_DIR})
+    target_link_libraries(${name} INTERFACE ${ARG_DEPS})
+  endif()
+endfunction()
+
+# skim_binary(name SOURCES main.cc DEPS x)
+function(skim_binary name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  skim_flags(${name})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+endfunction()
+
+# skim_test(name SOURCES a_test.cc DEPS x LABELS unit): one gtest binary, one CTest entry.
+# Labels: `unit` runs in every build and under the sanitizers; `model` needs the default
+# model; `e2e` starts the daemon.
+function(skim_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  skim_binary(${name} SOURCES ${ARG_SOURCES} DEPS ${ARG_DEPS} GTest::gmock_main GTest::gtest)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE SKIM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                             SKIM_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+                       ENVIRONMENT "${ARG_ENVIRONMENT}")
+endfunction()

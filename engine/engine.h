@@ -1,0 +1,61 @@
+// Loads a model directory and owns everything that runs it: backend, weights, KV bytes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/types.h"
+#include "engine/step_executor.h"
+#include "kernels/backend.h"
+
+namespace skim {
+
+struct EngineOptions {
+  std::string model_dir;       // Hugging Face layout
+  BackendOptions backend;
+  int64_t kv_cache_bytes = 0;  // 0 = a quarter of the free memory, at most what is useful
+  int32_t max_context = 0;     // 0 = the model's own; never more than that
+  int32_t max_rows_per_step = 512;
+  int32_t max_running = 64;
+};
+
+struct ModelInfo {
+  std::string architecture;  // config.json model_type
+  uint64_t parameters = 0;
+  int32_t layers = 0;
+  int32_t hidden_size = 0;
+  int32_t vocabulary = 0;       // rows of the LM head
+  int32_t max_context = 0;      // tokens
+  std::vector<TokenId> eos_tokens;
+  std::string backend;          // Ops::Description()
+  uint64_t weight_bytes = 0;    // resident
+  uint64_t kv_cache_bytes = 0;  // resident
+  // generation_config.json, where given; NaN / negative where not.
+  float default_temperature = -1;
+  float default_top_p = -1;
+  int32_t default_top_k = -1;
+};
+
+class Engine {
+ public:
+  // `progress(done, total)` in bytes of weights, from the calling thread. Errors name the
+  // file and the field. NOT_FOUND, INVALID_ARGUMENT (broken file), UNIMPLEMENTED (a model
+  // feature this engine does not have), RESOURCE_EXHAUSTED (does not fit).
+  static absl::StatusOr<std::unique_ptr<Engine>> Load(
+      const EngineOptions& options, const std::function<void(uint64_t, uint64_t)>& progress);
+  ~Engine();
+
+  const ModelInfo& model() const;
+  StepExecutor& executor();  // serving loop's thread only
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace skim

@@ -1,0 +1,23 @@
+// Makes the Ops of a backend. The only place that knows which backends exist.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops.h"
+
+namespace skim {
+
+struct BackendOptions {
+  std::string backend = "cpu";  // "cpu" | "cuda"
+  std::string isa = "auto";     // cpu: auto | amx | avx512 | avx2 | plain
+  int threads = 0;              // cpu: 0 = one per physical core
+  bool pin_threads = true;      // cpu: each thread to its own core
+};
+
+// INVALID_ARGUMENT for an unknown name; FAILED_PRECONDITION where this machine or build
+// lacks what was asked for.
+absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const BackendOptions& options);
+
+}  // namespace skim

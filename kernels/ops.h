@@ -1,0 +1,138 @@
+// The one border to a backend: the arithmetic of a decoder-only transformer on borrowed
+// views. Implementations: kernels/cpu, later kernels/cuda.
+//
+// Contract
+// - Every call only enqueues; operands must stay alive and unchanged until Wait(), which
+//   returns the first failure. (The CPU backend happens to finish inside the call.)
+// - Calls run in order. One thread at a time uses an Ops object: the serving loop.
+// - All shapes are known on the host. Index arrays (`int32_t*`) are device memory.
+// - G1: what an op writes for a row depends on that row (and the K/V it attends to) only,
+//   never on the other rows, the tiling or the number of threads. Bit for bit on the CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/bf16.h"
+#include "base/types.h"
+#include "kernels/kv_layout.h"
+#include "kernels/matrix.h"
+#include "kernels/sampling.h"
+#include "kernels/weight.h"
+
+namespace skim {
+
+// Owns backend memory; released through the Ops that made it, which must outlive it.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual std::byte* data() const = 0;  // device address, 64-byte aligned, zeroed at birth
+  virtual size_t size() const = 0;
+  template <typename T>
+  T* As() const {
+    return reinterpret_cast<T*>(data());
+  }
+};
+
+// The rows that run a layer, and where the K/V they see lies. Rows of one sequence are
+// consecutive and in ascending position.
+struct SequenceRows {
+  int32_t row_begin = 0;
+  int32_t row_count = 0;
+  int32_t block_begin = 0;  // its first entry in AttentionRows::blocks
+  int32_t slots = 0;        // KV slots in use, counting those written by these rows
+};
+
+struct AttentionRows {
+  std::span<const SequenceRows> sequences;  // host memory
+  const int32_t* positions = nullptr;       // [rows] position of the row's token
+  const int32_t* slots = nullptr;           // [rows] slot its K/V goes to
+  const PageId* blocks = nullptr;           // page of every block of page_tokens slots
+  // [all slots, sequence after sequence, page_tokens per block] original position of each
+  // slot, indexed like blocks (entry block * page_tokens + offset); null where slot i of a
+  // sequence holds position i.
+  const int32_t* slot_positions = nullptr;
+};
+
+struct KvLayer {
+  Bf16* pool = nullptr;  // page p starts at pool + p * layout.PageBytes() / 2
+  KvLayout layout;
+  int layer_in_unit = 0;
+};
+
+struct RopeWriteArgs {
+  Matrix<const float> qkv;          // [rows, (heads + 2 kv_heads) * head_dim]
+  int heads = 0;                    // query heads
+  const float* q_norm = nullptr;    // [head_dim] RMS-norm weights per head (Qwen3), or null
+  const float* k_norm = nullptr;
+  float norm_eps = 0;
+  const float* rope_cos = nullptr;  // [max positions, rotary_dim / 2]
+  const float* rope_sin = nullptr;
+  int rotary_dim = 0;               // <= head_dim; halves are rotated against each other
+  Matrix<Bf16> q;                   // out [rows, heads * head_dim]
+};
+
+struct AttentionArgs {
+  Matrix<const Bf16> q;  // [rows, heads * head_dim], rotated
+  int heads = 0;         // multiple of kv_heads
+  float scale = 0;       // usually 1 / sqrt(head_dim)
+  Matrix<Bf16> out;      // [rows, heads * head_dim]
+  float* lse = nullptr;  // optional out [rows, heads]: log-sum-exp of the scaled scores
+};
+
+enum class WeightShape : uint8_t {
+  kPlain,
+  // Rows [0, n/2) are the gate, [n/2, n) the up projection; packed so that LinearSwiGlu
+  // finds both halves of a column together.
+  kGateUp,
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  virtual std::string Description() const = 0;  // "cpu avx512-bf16, 2 threads"
+
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
+  virtual void Upload(void* device, const void* host, size_t bytes) = 0;
+  virtual void Download(void* host, const void* device, size_t bytes) = 0;
+
+  // `weight` is host memory, row-major [out_features, in_features].
+  virtual absl::StatusOr<std::unique_ptr<PackedWeight>> PackWeight(Matrix<const Bf16> weight,
+                                                                   WeightFormat format,
+                                                                   WeightShape shape) = 0;
+
+  // y[r] = table[tokens[r]]
+  virtual void Embed(Matrix<const Bf16> table, const TokenId* tokens, Matrix<float> y) = 0;
+  // y = x / sqrt(mean(x^2) + eps) * weight
+  virtual void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) = 0;
+  // y = x W^T + bias, or y += when `accumulate` (the residual stream). bias may be null.
+  virtual void Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
+                      bool accumulate, Matrix<float> y) = 0;
+  // y = silu(x Wgate^T + bgate) * (x Wup^T + bup); weight packed as kGateUp, bias [2 * cols(y)].
+  virtual void LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
+                            Matrix<Bf16> y) = 0;
+  // Normalises (optional), rotates and rounds q; rotates k and writes k, v into their slots.
+  virtual void RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
+                              const KvLayer& kv) = 0;
+  // Causal by position: a row sees the slots whose position is <= its own.
+  virtual void Attention(const AttentionArgs& args, const AttentionRows& rows,
+                         const KvLayer& kv) = 0;
+  // y[i] = x[index[i]]  /  y[index[i]] = x[i]
+  virtual void GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) = 0;
+  virtual void ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) = 0;
+
+  // One result per row; `rows` and `results` are host memory.
+  virtual void Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
+                      std::span<SampledToken> results) = 0;
+
+  // Blocks until everything enqueued is done.
+  virtual absl::Status Wait() = 0;
+};
+
+}  // namespace skim

@@ -1,0 +1,62 @@
+// What the sampling op needs for one row of logits. All spans are borrowed and must
+// outlive the call.
+//
+// Order of operations on a row: bias, repetition penalty (CTRL: divide positive, multiply
+// negative logits of seen tokens), frequency and presence penalties (on generated tokens),
+// banned tokens, temperature, top-k, top-p, min-p, draw. Log-probabilities are those of the
+// raw logits, before any of this.
+//
+// Randomness: u = hash(seed, position, purpose) -> [0,1). The draw walks the surviving
+// candidates in descending probability (ties: lower id first), so one seed gives one text
+// whatever the batch, chunking or preemption.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/types.h"
+
+namespace skim {
+
+struct TokenCount {
+  TokenId token;
+  int32_t in_prompt;     // occurrences in the prompt
+  int32_t in_output;     // occurrences among generated tokens
+};
+
+struct LogitBias {
+  TokenId token;
+  float bias;
+};
+
+struct SampleRow {
+  float temperature = 0;  // 0 = greedy
+  int32_t top_k = 0;      // 0 = off
+  float top_p = 1;
+  float min_p = 0;
+  float repetition_penalty = 1;
+  float frequency_penalty = 0;
+  float presence_penalty = 0;
+  std::span<const TokenCount> counts;   // each token once; empty when no penalty is set
+  std::span<const LogitBias> bias;      // each token once
+  std::span<const TokenId> banned;      // probability 0 (stop tokens before min_tokens)
+  uint64_t seed = 0;
+  uint32_t position = 0;                // of the token being drawn
+  int32_t top_logprobs = -1;            // -1: no log-probabilities; 0: the chosen one only
+  TokenId score = kNoToken;             // >= 0: do not draw, report this token's log-probability
+};
+
+struct TokenLogprob {
+  TokenId token;
+  float logprob;
+};
+
+struct SampledToken {
+  TokenId token = kNoToken;          // drawn (or `score`); kNoToken if no token can be drawn
+  float logprob = 0;                 // if top_logprobs >= 0
+  std::vector<TokenLogprob> top;     // best first, ties: lower id first
+  bool finite = true;                // false: a NaN or +inf logit, or every token at -inf
+};
+
+}  // namespace skim

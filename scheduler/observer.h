@@ -1,0 +1,41 @@
+// What the serving loop reports about itself. Called on the loop thread; implementations
+// must not block and must not call back into the loop.
+#pragma once
+
+#include <cstdint>
+
+#include "base/types.h"
+#include "scheduler/request.h"
+
+namespace skim {
+
+struct StepStats {
+  Micros duration = 0;
+  int32_t rows = 0;
+  int32_t prefill_rows = 0;
+  int32_t decode_rows = 0;
+  int32_t preempted = 0;          // sequences preempted by this step's plan
+  int64_t prefix_queries = 0;     // prompt tokens looked up in the prefix cache
+  int64_t prefix_hits = 0;        // of those, found
+};
+
+struct LoopState {
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int64_t waiting_tokens = 0;
+  int32_t kv_pages_total = 0;
+  int32_t kv_pages_owned = 0;     // held by sequences
+  int32_t kv_pages_cached = 0;    // reusable content, evictable
+};
+
+class ServingObserver {
+ public:
+  virtual ~ServingObserver() = default;
+  virtual void OnStep(const StepStats& stats) = 0;
+  virtual void OnState(const LoopState& state) = 0;  // after every step and every admission
+  virtual void OnFirstToken(Micros time_to_first_token) = 0;
+  virtual void OnToken(Micros inter_token_latency) = 0;  // every token but the first
+  virtual void OnFinish(const Finish& finish) = 0;
+};
+
+}  // namespace skim
