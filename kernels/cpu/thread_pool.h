@@ -13,7 +13,8 @@ namespace skim {
 
 class ThreadPool {
  public:
-  // Pins thread i to the i-th physical core the process may use if `pin`.
+  // Pins worker i to the i-th physical core the process may use if `pin`. The caller is never
+  // pinned here (threads it starts later would inherit that); the first core is left to it.
   ThreadPool(int threads, bool pin);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
