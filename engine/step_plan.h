@@ -44,6 +44,9 @@ struct StepPlan {
   std::vector<int32_t> positions;
   std::vector<int16_t> enter;
   std::vector<int16_t> leave;
+  // Slot of the HiddenStore per row that enters above 0 or leaves below L (others ignore
+  // theirs); empty if no row does.
+  std::vector<int32_t> hidden_slots;
   std::vector<PlanSequence> sequences;
 
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }

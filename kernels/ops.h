@@ -98,6 +98,7 @@ class Ops {
 
   virtual std::string Description() const = 0;  // "cpu avx512-bf16, 2 threads"
 
+  // 0 bytes are fine. RESOURCE_EXHAUSTED if there is not that much.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
   virtual void Upload(void* device, const void* host, size_t bytes) = 0;
   virtual void Download(void* host, const void* device, size_t bytes) = 0;

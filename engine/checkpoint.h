@@ -1,0 +1,35 @@
+// All tensors of a model directory: model.safetensors, or the shards that
+// model.safetensors.index.json names.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/safetensors.h"
+
+namespace skim {
+
+class Checkpoint {
+ public:
+  // Opens every file and reads the headers. Shards must lie in `directory` itself.
+  static absl::StatusOr<Checkpoint> Open(const std::string& directory);
+
+  // NOT_FOUND names the tensor, INVALID_ARGUMENT a shape other than `shape`.
+  absl::StatusOr<std::vector<Bf16>> Bf16Tensor(const std::string& name,
+                                               const std::vector<int64_t>& shape) const;
+  absl::StatusOr<std::vector<float>> FloatTensor(const std::string& name,
+                                                 const std::vector<int64_t>& shape) const;
+  int64_t total_bytes() const;  // of all tensors, as stored
+
+ private:
+  absl::StatusOr<const SafetensorsFile*> Find(const std::string& name,
+                                              const std::vector<int64_t>& shape) const;
+
+  std::string directory_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, size_t> file_of_;  // tensor -> index into files_
+};
+
+}  // namespace skim

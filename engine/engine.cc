@@ -1,0 +1,89 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/checkpoint.h"
+#include "engine/executor.h"
+#include "engine/memory_limit.h"
+#include "engine/model_config.h"
+#include "engine/weights.h"
+
+namespace skim {
+namespace {
+
+// Pages for `options`: what was asked for, else a quarter of the free memory, at most what
+// max_running full contexts can use.
+absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOptions& executor,
+                                const ModelConfig& config) {
+  const auto page_bytes = static_cast<int64_t>(KvPageBytes(config, executor));
+  const int64_t units = config.layers / LayerSegments(config.layers, executor.boundaries).unit_layers();
+  const int64_t context_pages =
+      (executor.max_context + executor.page_tokens - 1) / executor.page_tokens * units;
+  const int64_t useful = context_pages * options.max_running;
+  const int64_t bytes =
+      options.kv_cache_bytes > 0 ? options.kv_cache_bytes : AvailableMemoryBytes() / 4;
+  const int64_t pages = std::min({bytes / page_bytes, useful, int64_t{1} << 30});
+  if (pages < units) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the KV cache has room for ", bytes, " bytes, one block of ",
+                     executor.page_tokens, " tokens takes ", page_bytes * units));
+  }
+  return static_cast<int32_t>(pages);
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  ModelConfig config;
+  std::unique_ptr<Ops> ops;
+  Weights weights;
+  std::unique_ptr<Executor> executor;
+  ModelInfo info;
+};
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
+    const EngineOptions& options, const std::function<void(uint64_t, uint64_t)>& progress) {
+  auto impl = std::make_unique<Impl>();
+  SKIM_ASSIGN_OR_RETURN(impl->config, LoadModelConfig(options.model_dir));
+  const ModelConfig& config = impl->config;
+  SKIM_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
+  SKIM_ASSIGN_OR_RETURN(impl->ops, MakeOps(options.backend));
+  SKIM_ASSIGN_OR_RETURN(impl->weights,
+                        Weights::Load(config, checkpoint, impl->ops.get(), progress));
+
+  ExecutorOptions executor;
+  executor.max_rows = options.max_rows_per_step;
+  executor.max_context = options.max_context > 0
+                             ? std::min(options.max_context, config.max_positions)
+                             : config.max_positions;
+  SKIM_ASSIGN_OR_RETURN(executor.kv_pages, KvPages(options, executor, config));
+  SKIM_ASSIGN_OR_RETURN(
+      impl->executor, Executor::Create(config, impl->weights, impl->ops.get(), executor));
+
+  ModelInfo& info = impl->info;
+  info.architecture = config.model_type;
+  info.parameters = impl->weights.parameters;
+  info.layers = config.layers;
+  info.hidden_size = config.hidden_size;
+  info.vocabulary = config.vocab_size;
+  info.max_context = executor.max_context;
+  info.eos_tokens = config.eos_tokens;
+  info.backend = impl->ops->Description();
+  info.weight_bytes = impl->weights.bytes;
+  info.kv_cache_bytes = KvPageBytes(config, executor) * static_cast<uint64_t>(executor.kv_pages);
+  info.default_temperature = config.default_temperature;
+  info.default_top_p = config.default_top_p;
+  info.default_top_k = config.default_top_k;
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+const ModelInfo& Engine::model() const { return impl_->info; }
+StepExecutor& Engine::executor() { return *impl_->executor; }
+
+}  // namespace skim

@@ -1,0 +1,79 @@
+// Runs StepPlans on a loaded model: lays the step out, walks the layers, runs the head on
+// the rows whose logits are wanted, samples. Keeps no state of sequences: what it needs of
+// them comes with the plan, and what they leave behind are bytes in the KV pool.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model_config.h"
+#include "engine/sample_rows.h"
+#include "engine/segments.h"
+#include "engine/step_executor.h"
+#include "engine/transformer.h"
+#include "engine/weights.h"
+#include "kernels/ops.h"
+
+namespace skim {
+
+struct ExecutorOptions {
+  int32_t max_rows = 512;
+  int32_t max_context = 0;   // tokens; positions are below it
+  int32_t page_tokens = 32;
+  int32_t kv_pages = 0;
+  int32_t hidden_slots = 0;  // rows the HiddenStore can hold
+  std::vector<int32_t> boundaries;  // segment cuts, ascending in (0, layers)
+};
+
+// Bytes of one KV page for this model and these options.
+size_t KvPageBytes(const ModelConfig& config, const ExecutorOptions& options);
+
+class Executor final : public StepExecutor {
+ public:
+  // Borrows config, weights and ops, which must outlive it.
+  static absl::StatusOr<std::unique_ptr<Executor>> Create(const ModelConfig& config,
+                                                          const Weights& weights, Ops* ops,
+                                                          const ExecutorOptions& options);
+
+  absl::Status Execute(const StepPlan& plan, StepResult* result) override;
+  const KvGeometry& kv_geometry() const override { return geometry_; }
+
+  // Sees the logits of every row that has any, before sampling, in host memory: [rows,
+  // vocab] and for each row its sequence and position. For tests and evaluation.
+  using LogitsProbe = std::function<void(SeqId, int32_t position, std::span<const float>)>;
+  void SetLogitsProbe(LogitsProbe probe) { probe_ = std::move(probe); }
+
+ private:
+  struct Wanted {  // a row whose logits are wanted
+    int32_t row;
+    int32_t sequence;  // index into the plan
+    bool draw;         // else: score the token that follows
+  };
+
+  Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
+           const ExecutorOptions& options);
+  absl::Status Allocate();
+  absl::Status CheckRows(const StepPlan& plan) const;
+  std::vector<Wanted> WantedRows(const StepPlan& plan) const;
+  absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
+  void Probe(const StepPlan& plan, std::span<const Wanted> wanted);
+
+  const ModelConfig& config_;
+  const Weights& weights_;
+  Ops& ops_;
+  const ExecutorOptions options_;
+  const LayerSegments segments_;
+  KvGeometry geometry_;
+
+  std::unique_ptr<Buffer> kv_pool_, hidden_store_, index_, head_index_;
+  std::unique_ptr<Buffer> head_hidden_, head_normed_, logits_;
+  std::unique_ptr<Transformer> transformer_;
+  StepLayout layout_;
+  SampleRows sample_rows_;
+  LogitsProbe probe_;
+};
+
+}  // namespace skim

@@ -1,0 +1,53 @@
+#include "engine/sample_rows.h"
+
+namespace skim {
+
+void SampleRows::Clear() {
+  rows_.clear();
+  counts_.clear();
+}
+
+std::span<const TokenCount> SampleRows::Count(const PlanSequence& sequence) {
+  std::vector<TokenCount>& counts = counts_.emplace_back();
+  for (size_t i = 0; i < sequence.tokens.size(); ++i) {
+    int32_t& slot = slot_of_token_[sequence.tokens[i]];
+    if (slot < 0) {
+      slot = static_cast<int32_t>(counts.size());
+      counts.push_back({sequence.tokens[i], 0, 0});
+    }
+    const bool prompt = static_cast<int32_t>(i) < sequence.prompt_tokens;
+    ++(prompt ? counts[slot].in_prompt : counts[slot].in_output);
+  }
+  for (const TokenCount& count : counts) slot_of_token_[count.token] = -1;
+  return counts;
+}
+
+void SampleRows::AddDraw(const PlanSequence& sequence) {
+  const SamplingParams& params = *sequence.sampling;
+  SampleRow row;
+  row.temperature = params.temperature;
+  row.top_k = params.top_k;
+  row.top_p = params.top_p;
+  row.min_p = params.min_p;
+  row.repetition_penalty = params.repetition_penalty;
+  row.frequency_penalty = params.frequency_penalty;
+  row.presence_penalty = params.presence_penalty;
+  row.bias = params.bias;
+  if (params.HasPenalties()) row.counts = Count(sequence);
+  const auto position = static_cast<int32_t>(sequence.tokens.size());
+  if (position - sequence.prompt_tokens < params.min_tokens) row.banned = params.stop_tokens;
+  row.seed = params.seed;
+  row.position = static_cast<uint32_t>(position);
+  row.top_logprobs = params.top_logprobs;
+  rows_.push_back(row);
+}
+
+void SampleRows::AddScore(const PlanSequence& sequence, int32_t position) {
+  SampleRow row;
+  row.position = static_cast<uint32_t>(position);
+  row.top_logprobs = sequence.sampling->top_logprobs;
+  row.score = sequence.tokens[position];
+  rows_.push_back(row);
+}
+
+}  // namespace skim

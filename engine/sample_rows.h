@@ -1,0 +1,33 @@
+// Turns a sequence's SamplingParams and history into the rows the sampling op takes.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "engine/step_plan.h"
+#include "kernels/sampling.h"
+
+namespace skim {
+
+class SampleRows {
+ public:
+  explicit SampleRows(int32_t vocab_size) : slot_of_token_(vocab_size, -1) {}
+
+  void Clear();
+  // A draw of the token after all of sequence.tokens.
+  void AddDraw(const PlanSequence& sequence);
+  // The log-probability of the known token at `position`.
+  void AddScore(const PlanSequence& sequence, int32_t position);
+
+  std::span<const SampleRow> rows() const { return rows_; }
+
+ private:
+  std::span<const TokenCount> Count(const PlanSequence& sequence);
+
+  std::vector<SampleRow> rows_;
+  std::deque<std::vector<TokenCount>> counts_;  // behind the rows' spans
+  std::vector<int32_t> slot_of_token_;          // scratch of Count, -1 between calls
+};
+
+}  // namespace skim

@@ -1,0 +1,117 @@
+#include "engine/transformer.h"
+
+#include <cmath>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "engine/rope.h"
+
+namespace skim {
+
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(
+    const ModelConfig& config, const LayerSegments& segments, const Weights& weights,
+    const ModelMemory& memory, Ops* ops, int32_t max_rows, int32_t max_positions) {
+  std::unique_ptr<Transformer> transformer(
+      new Transformer(config, segments, weights, memory, ops));
+  SKIM_RETURN_IF_ERROR(transformer->AllocateActivations(max_rows, max_positions));
+  return transformer;
+}
+
+template <typename T>
+absl::StatusOr<Matrix<T>> Transformer::NewMatrix(int64_t rows, int64_t cols) {
+  SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                        ops_.Allocate(static_cast<size_t>(rows * cols) * sizeof(T)));
+  buffers_.push_back(std::move(buffer));
+  return Matrix<T>{buffers_.back()->As<T>(), rows, cols, cols};
+}
+
+absl::Status Transformer::AllocateActivations(int32_t max_rows, int32_t max_positions) {
+  const int64_t hidden = config_.hidden_size;
+  SKIM_ASSIGN_OR_RETURN(residual_, NewMatrix<float>(max_rows, hidden));
+  SKIM_ASSIGN_OR_RETURN(gathered_, NewMatrix<float>(max_rows, hidden));
+  SKIM_ASSIGN_OR_RETURN(normed_, NewMatrix<Bf16>(max_rows, hidden));
+  SKIM_ASSIGN_OR_RETURN(qkv_, NewMatrix<float>(max_rows, config_.qkv_width()));
+  SKIM_ASSIGN_OR_RETURN(q_, NewMatrix<Bf16>(max_rows, config_.q_width()));
+  SKIM_ASSIGN_OR_RETURN(attention_, NewMatrix<Bf16>(max_rows, config_.q_width()));
+  SKIM_ASSIGN_OR_RETURN(mlp_, NewMatrix<Bf16>(max_rows, config_.intermediate_size));
+
+  const RopeTables tables = MakeRopeTables(config_, max_positions);
+  SKIM_ASSIGN_OR_RETURN(rope_cos_, NewMatrix<float>(max_positions, config_.rotary_dim / 2));
+  SKIM_ASSIGN_OR_RETURN(rope_sin_, NewMatrix<float>(max_positions, config_.rotary_dim / 2));
+  ops_.Upload(rope_cos_.data, tables.cos.data(), tables.cos.size() * sizeof(float));
+  ops_.Upload(rope_sin_.data, tables.sin.data(), tables.sin.size() * sizeof(float));
+  return ops_.Wait();
+}
+
+void Transformer::Run(const StepLayout& layout, const int32_t* index) {
+  const Matrix<const Bf16> embedding{weights_.embedding->As<Bf16>(), config_.vocab_size,
+                                     config_.hidden_size, config_.hidden_size};
+  ops_.Embed(embedding, index + layout.tokens, residual_.Rows(0, layout.rows));
+  if (const HiddenTransfer& enter = layout.enter; enter.rows > 0) {
+    const Matrix<float> moved = gathered_.Rows(0, enter.rows);
+    ops_.GatherRows(memory_.hidden_store, index + enter.hidden_slots, moved);
+    ops_.ScatterRows(moved, index + enter.step_rows, residual_);
+  }
+  for (const LayerSpan& span : layout.spans) {
+    if (span.every_row) {
+      RunSpan(span, index, residual_.Rows(0, span.rows));
+      continue;
+    }
+    const Matrix<float> x = gathered_.Rows(0, span.rows);
+    ops_.GatherRows(residual_, index + span.gather, x);
+    RunSpan(span, index, x);
+    ops_.ScatterRows(x, index + span.gather, residual_);
+  }
+  if (const HiddenTransfer& leave = layout.leave; leave.rows > 0) {
+    const Matrix<float> moved = gathered_.Rows(0, leave.rows);
+    ops_.GatherRows(residual_, index + leave.step_rows, moved);
+    ops_.ScatterRows(moved, index + leave.hidden_slots, memory_.hidden_store);
+  }
+}
+
+void Transformer::RunSpan(const LayerSpan& span, const int32_t* index, Matrix<float> x) {
+  const int32_t segment_first =
+      segments_.segments()[segments_.SegmentOf(span.first_layer)].first_layer;
+  AttentionRows rows;
+  rows.sequences = span.sequences;
+  rows.positions = index + span.positions;
+  rows.slots = index + span.slots;
+  for (int32_t layer = span.first_layer; layer < span.end_layer; ++layer) {
+    const int32_t unit = (layer - segment_first) / segments_.unit_layers();
+    rows.blocks = index + span.blocks + int64_t{unit} * span.blocks_per_unit;
+    RunLayer(layer, rows, x);
+  }
+}
+
+void Transformer::RunLayer(int32_t layer, const AttentionRows& rows, Matrix<float> x) {
+  const LayerWeights& w = weights_.layers[layer];
+  const float eps = config_.norm_eps;
+  const int32_t segment_first = segments_.segments()[segments_.SegmentOf(layer)].first_layer;
+  const KvLayer kv{memory_.kv_pool, memory_.kv_layout,
+                   (layer - segment_first) % segments_.unit_layers()};
+  const Matrix<Bf16> normed = normed_.Rows(0, x.rows), q = q_.Rows(0, x.rows);
+  const Matrix<Bf16> attention = attention_.Rows(0, x.rows), mlp = mlp_.Rows(0, x.rows);
+  const Matrix<float> qkv = qkv_.Rows(0, x.rows);
+
+  ops_.RmsNorm(x, Floats(w.input_norm), eps, normed);
+  ops_.Linear(normed, *w.qkv, Floats(w.qkv_bias), /*accumulate=*/false, qkv);
+  ops_.RopeAndWriteKv({.qkv = qkv,
+                       .heads = config_.heads,
+                       .q_norm = Floats(w.q_norm),
+                       .k_norm = Floats(w.k_norm),
+                       .norm_eps = eps,
+                       .rope_cos = rope_cos_.data,
+                       .rope_sin = rope_sin_.data,
+                       .rotary_dim = config_.rotary_dim,
+                       .q = q},
+                      rows, kv);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  ops_.Attention({.q = q, .heads = config_.heads, .scale = scale, .out = attention}, rows, kv);
+  ops_.Linear(attention, *w.output, Floats(w.output_bias), /*accumulate=*/true, x);
+
+  ops_.RmsNorm(x, Floats(w.post_norm), eps, normed);
+  ops_.LinearSwiGlu(normed, *w.gate_up, Floats(w.gate_up_bias), mlp);
+  ops_.Linear(mlp, *w.down, Floats(w.down_bias), /*accumulate=*/true, x);
+}
+
+}  // namespace skim

@@ -1,0 +1,68 @@
+// The one forward function of every decoder-only Llama-family model: rows enter and leave
+// the stack at layers, everything else (prefill chunks, decode, later pruned, revived,
+// draft and verify rows) is a choice of rows and intervals.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/model_config.h"
+#include "engine/segments.h"
+#include "engine/step_layout.h"
+#include "engine/weights.h"
+#include "kernels/kv_layout.h"
+#include "kernels/ops.h"
+
+namespace skim {
+
+// Memory that outlives a step, borrowed by the transformer.
+struct ModelMemory {
+  Bf16* kv_pool = nullptr;
+  KvLayout kv_layout;
+  Matrix<float> hidden_store;  // [slots, hidden]: rows between two of their intervals
+};
+
+class Transformer {
+ public:
+  // Borrows everything. Allocates activations for `max_rows` rows and rope tables for
+  // `max_positions` positions once; a step allocates nothing in the backend.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Create(
+      const ModelConfig& config, const LayerSegments& segments, const Weights& weights,
+      const ModelMemory& memory, Ops* ops, int32_t max_rows, int32_t max_positions);
+
+  // Enqueues every row of the step through its layers. `index` is the uploaded copy of
+  // layout.index. Afterwards Hidden() holds each row's residual stream as it left.
+  void Run(const StepLayout& layout, const int32_t* index);
+  Matrix<float> Hidden(int64_t rows) const { return residual_.Rows(0, rows); }
+
+ private:
+  Transformer(const ModelConfig& config, const LayerSegments& segments, const Weights& weights,
+              const ModelMemory& memory, Ops* ops)
+      : config_(config), segments_(segments), weights_(weights), memory_(memory), ops_(*ops) {}
+  absl::Status AllocateActivations(int32_t max_rows, int32_t max_positions);
+  template <typename T>
+  absl::StatusOr<Matrix<T>> NewMatrix(int64_t rows, int64_t cols);
+
+  void RunSpan(const LayerSpan& span, const int32_t* index, Matrix<float> x);
+  void RunLayer(int32_t layer, const AttentionRows& rows, Matrix<float> x);
+
+  const ModelConfig& config_;
+  const LayerSegments& segments_;
+  const Weights& weights_;
+  const ModelMemory memory_;
+  Ops& ops_;
+
+  std::vector<std::unique_ptr<Buffer>> buffers_;  // behind the views below
+  Matrix<float> rope_cos_, rope_sin_;             // [positions, rotary_dim / 2]
+  Matrix<float> residual_;                        // [rows, hidden], in step order
+  Matrix<float> gathered_;                        // [rows, hidden], of a span's rows
+  Matrix<Bf16> normed_;                           // [rows, hidden]
+  Matrix<float> qkv_;                             // [rows, qkv_width]
+  Matrix<Bf16> q_;                                // [rows, q_width]
+  Matrix<Bf16> attention_;                        // [rows, q_width]
+  Matrix<Bf16> mlp_;                              // [rows, intermediate]
+};
+
+}  // namespace skim
