@@ -1,0 +1,76 @@
+#include "cli/command.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+
+#include "absl/strings/str_format.h"
+
+namespace skim {
+namespace {
+
+std::string_view FinishName(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_REASON_STOP:
+      return "stop";
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    case v1::FINISH_REASON_TIME_LIMIT:
+      return "time limit";
+    case v1::FINISH_REASON_CANCELLED:
+      return "cancelled";
+    default:
+      return "unknown";
+  }
+}
+
+}  // namespace
+
+ExitCode Complain(const grpc::Status& status, std::string_view server) {
+  std::cerr << "skim: " << Explain(status, server) << std::endl;
+  return ExitCodeOf(status);
+}
+
+ExitCode ComplainAboutFlags(const absl::Status& status) {
+  std::cerr << "skim: " << std::string(status.message()) << std::endl;
+  return kExitBadRequest;
+}
+
+std::string ReadStdin() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+TextOutput::TextOutput() : is_terminal_(isatty(STDOUT_FILENO) != 0) {}
+
+void TextOutput::Write(std::string_view text) {
+  if (text.empty()) return;
+  if (is_terminal_) {
+    for (const char c : text) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (byte == '\n' || byte == '\t' || (byte >= 0x20 && byte != 0x7f)) std::putchar(c);
+    }
+  } else {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  }
+  std::fflush(stdout);
+  at_line_start_ = text.back() == '\n';
+}
+
+void TextOutput::EndLine() {
+  if (!at_line_start_) Write("\n");
+}
+
+std::string Describe(const v1::Final& final) {
+  const v1::Usage& usage = final.usage();
+  const v1::Timings& timings = final.timings();
+  return absl::StrFormat(
+      "finish %s; prompt %u tokens (%u cached), generated %u; queue %.1f ms, first token "
+      "%.1f ms, %.2f ms/token, %.1f tokens/s; seed %u",
+      std::string(FinishName(final.finish_reason())), usage.prompt_tokens(), usage.cached_tokens(),
+      usage.generated_tokens(), timings.queue_ms(), timings.time_to_first_token_ms(),
+      timings.mean_inter_token_ms(), timings.tokens_per_s(), final.seed());
+}
+
+}  // namespace skim
