@@ -16,7 +16,7 @@ from hf_directory import (
     matches_stamp,
     replacing,
     run_main,
-    save_bf16,
+    save_tensors,
     sha256_of,
     write_json,
     write_stamp,
@@ -108,7 +108,7 @@ def write_weights(reader: GGUFReader, directory: Path, quiet: bool) -> None:
     progress = tqdm(
         hf_tensors(reader), total=len(reader.tensors), desc="tensors", unit="", disable=quiet
     )
-    save_bf16(directory / "model.safetensors", dict(progress))
+    save_tensors(directory / "model.safetensors", dict(progress))
 
 
 def write_licence(reader: GGUFReader, directory: Path, source: Path, source_sha256: str) -> None:

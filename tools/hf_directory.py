@@ -1,13 +1,14 @@
-"""Writing Hugging Face model directories: bf16 tensors, JSON, all or nothing."""
+"""Writing Hugging Face model directories: tensors, shards, JSON, all or nothing."""
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_dtypes
@@ -15,6 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 BF16 = ml_dtypes.bfloat16
+DTYPES = {"bfloat16": BF16, "float16": np.float16, "float32": np.float32}
 STAMP_NAME = "skim_stamp.json"
 
 
@@ -41,40 +43,57 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_bf16(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Rounds to nearest even; the "format" entry is what transformers asks for."""
-    rounded = {name: np.ascontiguousarray(t, dtype=BF16) for name, t in tensors.items()}
-    save_file(rounded, path, metadata={"format": "pt"})
+def save_tensors(path: Path, tensors: dict[str, np.ndarray], dtype: str = "bfloat16") -> None:
+    """Values are rounded to bf16 (nearest even) whatever they are stored as, so that a model is
+    the same in every dtype. transformers asks for the "format" entry."""
+    stored = {
+        name: np.ascontiguousarray(values.astype(BF16, copy=False).astype(DTYPES[dtype], copy=False))
+        for name, values in tensors.items()
+    }
+    save_file(stored, path, metadata={"format": "pt"})
     path.chmod(0o644)  # the library creates it for the owner alone
 
 
-def save_bf16_sharded(directory: Path, tensors: dict[str, np.ndarray], shards: int) -> None:
-    """One model.safetensors, or `shards` files of about equal size and their index."""
-    if shards == 1:
-        save_bf16(directory / "model.safetensors", tensors)
-        return
-    if shards > len(tensors):
-        raise ToolError(f"--shards {shards}: the model has only {len(tensors)} tensors")
-    names = sorted(tensors)
-    total_elements = sum(t.size for t in tensors.values())
-    parts: list[list[str]] = [[] for _ in range(shards)]
-    seen_elements = 0
-    for index, name in enumerate(names):
-        by_size = seen_elements * shards // total_elements
-        # Every shard gets at least one tensor, however unequal the tensors are.
-        latest = shards - (len(names) - index)
-        parts[max(min(by_size, index), latest)].append(name)
-        seen_elements += tensors[name].size
-    parts = [part for part in parts if part]
+def split_evenly(sizes: dict[str, int], parts: int) -> list[list[str]]:
+    """Splits the names, in order, into `parts` runs of about equal size, none of them empty."""
+    if not 1 <= parts <= len(sizes):
+        raise ToolError(f"{len(sizes)} tensors cannot be split into {parts} shards")
+    total = sum(sizes.values())
+    runs: list[list[str]] = [[]]
+    before = 0
+    for index, name in enumerate(sizes):
+        is_full = before * parts >= total * len(runs)
+        must_leave = len(sizes) - index == parts - len(runs)
+        if runs[-1] and len(runs) < parts and (is_full or must_leave):
+            runs.append([])
+        runs[-1].append(name)
+        before += sizes[name]
+    return runs
+
+
+def save_model(
+    directory: Path,
+    shapes: dict[str, tuple[int, ...]],
+    make: Callable[[str, tuple[int, ...]], np.ndarray],
+    shards: int,
+    dtype: str = "bfloat16",
+) -> None:
+    """Writes model.safetensors, or `shards` files and their index. Holds one shard in memory."""
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     weight_map = {}
-    for number, part in enumerate(parts, start=1):
-        file_name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        save_bf16(directory / file_name, {name: tensors[name] for name in part})
-        weight_map |= dict.fromkeys(part, file_name)
-    write_json(
-        directory / "model.safetensors.index.json",
-        {"metadata": {"total_size": 2 * total_elements}, "weight_map": weight_map},
-    )
+    for number, names in enumerate(split_evenly(sizes, shards), start=1):
+        file_name = "model.safetensors"
+        if shards > 1:
+            file_name = f"model-{number:05d}-of-{shards:05d}.safetensors"
+        tensors = {name: make(name, shapes[name]).astype(BF16) for name in names}
+        save_tensors(directory / file_name, tensors, dtype)
+        weight_map |= dict.fromkeys(names, file_name)
+    if shards > 1:
+        total_bytes = sum(sizes.values()) * np.dtype(DTYPES[dtype]).itemsize
+        write_json(
+            directory / "model.safetensors.index.json",
+            {"metadata": {"total_size": total_bytes}, "weight_map": weight_map},
+        )
 
 
 @contextlib.contextmanager
