@@ -2,10 +2,12 @@
 // size and segmentation, with a shared prefix, after preemption, for any thread count.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <random>
 #include <string>
 
 #include "kernels/cpu/isa.h"
+#include "tests/engine/golden.h"
 #include "tests/engine/harness.h"
 
 namespace skim {
@@ -13,10 +15,6 @@ namespace {
 
 constexpr int32_t kPrompt = 83;
 constexpr int32_t kDecode = 12;
-
-std::string Golden(const std::string& name) {
-  return std::string(SKIM_SOURCE_DIR) + "/tests/golden/" + name;
-}
 
 std::vector<TokenId> RandomPrompt(int32_t length, int32_t vocab, uint32_t seed) {
   std::mt19937 rng(seed);
@@ -55,7 +53,7 @@ class BatchInvariance : public ::testing::TestWithParam<std::tuple<std::string, 
  protected:
   std::unique_ptr<EngineHarness> Load(HarnessOptions options = {}) {
     options.isa = std::get<1>(GetParam());
-    auto harness = EngineHarness::Load(Golden(std::get<0>(GetParam())), options);
+    auto harness = EngineHarness::Load(GoldenPath(std::get<0>(GetParam())), options);
     EXPECT_TRUE(harness.ok()) << harness.status();
     return *std::move(harness);
   }

@@ -1,0 +1,108 @@
+// The default model against Hugging Face transformers in float32, over real prose, and
+// batch invariance at its size.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iostream>
+
+#include "engine/safetensors.h"
+#include "tests/engine/golden.h"
+#include "tests/engine/harness.h"
+
+namespace skim {
+namespace {
+
+std::vector<TokenId> ProseIds(const SafetensorsFile& golden, size_t count) {
+  const std::vector<int64_t> ids = *golden.ReadInt("ids");
+  return {ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(std::min(count, ids.size()))};
+}
+
+double LogSumExp(const std::vector<float>& x) {
+  const double top = *std::max_element(x.begin(), x.end());
+  double sum = 0;
+  for (float v : x) sum += std::exp(v - top);
+  return top + std::log(sum);
+}
+
+// KL(golden || ours) on the partition {64 best tokens of the golden, everything else}.
+TEST(DefaultModel, AgreesWithTransformersOverTwoThousandTokensOfProse) {
+  auto golden = SafetensorsFile::Open(GoldenPath("smollm2/prose.safetensors"));
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const std::vector<TokenId> ids = ProseIds(*golden, SIZE_MAX);
+  const std::vector<int64_t> top_ids = *golden->ReadInt("top_ids");
+  const std::vector<float> top = *golden->ReadFloat("top_logprobs");
+  const std::vector<float> tail = *golden->ReadFloat("tail_logprob");
+  const size_t width = top.size() / ids.size();
+
+  auto harness = EngineHarness::Load(DefaultModelPath(), {.threads = 2, .kv_pages = 96});
+  ASSERT_TRUE(harness.ok()) << harness.status() << ": run ./run model";
+  HarnessSequence sequence = (*harness)->NewSequence(ids);
+  ASSERT_TRUE((*harness)->Generate(&sequence, 512, 0).ok());
+
+  double kl = 0;
+  size_t agree = 0;
+  for (size_t p = 0; p < ids.size(); ++p) {
+    const std::vector<float>& logits = (*harness)->Logits(sequence.id, static_cast<int32_t>(p));
+    const double normaliser = LogSumExp(logits);
+    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    agree += best == top_ids[p * width];
+    double ours_rest = 1;
+    for (size_t i = 0; i < width; ++i) {
+      const double ours = logits[top_ids[p * width + i]] - normaliser;
+      const double theirs = top[p * width + i];
+      kl += std::exp(theirs) * (theirs - ours);
+      ours_rest -= std::exp(ours);
+    }
+    kl += std::exp(tail[p]) * (tail[p] - std::log(std::max(ours_rest, 1e-12)));
+  }
+  const double agreement = static_cast<double>(agree) / static_cast<double>(ids.size());
+  kl /= static_cast<double>(ids.size());
+  std::cout << "top-1 agreement " << agreement << ", mean KL " << kl << "\n";
+  EXPECT_GE(agreement, 0.99);
+  EXPECT_LE(kl, 1e-3);
+}
+
+TEST(DefaultModel, LogitsDoNotDependOnChunksThreadsOrTheBatch) {
+  auto golden = SafetensorsFile::Open(GoldenPath("smollm2/prose.safetensors"));
+  ASSERT_TRUE(golden.ok());
+  const std::vector<TokenId> prompt = ProseIds(*golden, 300);
+  std::vector<std::vector<float>> reference;
+  std::vector<TokenId> tokens;
+  auto check = [&](int threads, int32_t chunk, int companions) {
+    auto harness = EngineHarness::Load(DefaultModelPath(), {.threads = threads, .kv_pages = 256});
+    ASSERT_TRUE(harness.ok()) << harness.status();
+    HarnessSequence subject = (*harness)->NewSequence(prompt);
+    std::vector<HarnessSequence> others;
+    for (int i = 0; i < companions; ++i) {
+      others.push_back((*harness)->NewSequence({prompt.begin() + i, prompt.begin() + 40 + 3 * i}));
+    }
+    while (subject.computed < 306) {
+      std::vector<EngineHarness::Work> work;
+      for (HarnessSequence& other : others) {
+        work.push_back({&other, std::min<int32_t>(5, static_cast<int32_t>(other.tokens.size()) - other.computed)});
+      }
+      const auto left = static_cast<int32_t>(subject.tokens.size()) - subject.computed;
+      work.push_back({&subject, std::min(chunk, left)});
+      ASSERT_TRUE((*harness)->Step(work).ok());
+    }
+    if (tokens.empty()) tokens = subject.tokens;
+    EXPECT_EQ(tokens, subject.tokens);
+    for (int32_t p = 290; p < 306; ++p) {
+      const std::vector<float>& logits = (*harness)->Logits(subject.id, p);
+      const auto i = static_cast<size_t>(p - 290);
+      if (i >= reference.size()) reference.push_back(logits);
+      ASSERT_EQ(std::memcmp(reference[i].data(), logits.data(), logits.size() * sizeof(float)), 0)
+          << "threads " << threads << " chunk " << chunk << " position " << p;
+    }
+  };
+  check(1, 512, 0);
+  check(2, 512, 0);
+  check(2, 64, 0);
+  check(1, 7, 0);
+  check(2, 64, 15);
+}
+
+}  // namespace
+}  // namespace skim
