@@ -13,20 +13,10 @@
 #include "engine/step_executor.h"
 #include "scheduler/observer.h"
 #include "scheduler/request.h"
+#include "scheduler/scheduler_config.h"
 #include "scheduler/token_channel.h"
 
 namespace skim {
-
-struct SchedulerConfig {
-  int32_t max_rows_per_step = 512;      // token budget of a step
-  int32_t max_running = 64;             // sequences that hold pages
-  int32_t max_waiting = 256;            // queue bound by requests
-  int64_t max_waiting_tokens = 1 << 20; // queue bound by prompt tokens
-  int32_t max_context = 0;              // tokens of prompt + output; > 0
-  bool prefix_cache = true;
-  size_t channel_tokens = 1024;         // undelivered tokens before a stream is paused
-  Micros slow_reader_limit = 30'000'000;  // a paused stream is ended after this long
-};
 
 class ServingLoop {
  public:
@@ -40,7 +30,8 @@ class ServingLoop {
 
   // Any thread. OK: the channel will receive exactly one Finish. RESOURCE_EXHAUSTED: the
   // queue is full. OUT_OF_RANGE: prompt + 1 exceeds the context, or can never fit the KV
-  // pool. UNAVAILABLE: draining.
+  // pool. INVALID_ARGUMENT: no prompt, or max_tokens < 1. UNAVAILABLE: draining, or after a
+  // device fault.
   absl::StatusOr<std::shared_ptr<TokenChannel>> Submit(Request request,
                                                        std::function<void()> on_ready);
 

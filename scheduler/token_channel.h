@@ -19,9 +19,14 @@ namespace skim {
 
 class TokenChannel {
  public:
-  // `on_ready` runs on the loop thread, after every Push or Finish that finds the channel
-  // without an undelivered notification. It must not block and must not call back in.
-  TokenChannel(size_t capacity_tokens, std::function<void()> on_ready);
+  // `on_ready` runs on the loop thread, after every Push or Close that finds the channel
+  // without an undelivered notification. It must not block and must not call back in. A
+  // consumer that drains early may have the Finish while the call is still on its way: what
+  // `on_ready` captures must own what it needs.
+  // `wake_producer` runs on the consumer's thread after a Cancel, and after a Drain that makes
+  // room the producer has asked for in vain: a sleeping loop would not notice either.
+  TokenChannel(size_t capacity_tokens, std::function<void()> on_ready,
+               std::function<void()> wake_producer = {});
 
   // --- consumer ---
   struct Drained {
@@ -32,12 +37,13 @@ class TokenChannel {
   // Takes everything there is and re-arms the notification.
   Drained Drain();
   // The loop ends the request within one step. Any thread; idempotent.
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  void Cancel();
 
   // --- producer (loop thread) ---
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
-  // False while the consumer has not drained: the sequence is then not scheduled.
-  bool HasRoom(size_t tokens) const;
+  // False while the consumer has not drained: the sequence is then not scheduled. An empty
+  // channel has room for any number. Push itself never refuses.
+  bool HasRoom(size_t tokens);
   void PushPromptLogprobs(std::vector<SampledToken> logprobs);
   void Push(SampledToken token);
   void Close(Finish finish);  // exactly once
@@ -47,10 +53,13 @@ class TokenChannel {
 
   const size_t capacity_tokens_;
   const std::function<void()> on_ready_;
+  const std::function<void()> wake_producer_;
   std::atomic<bool> cancelled_{false};
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   Drained pending_;
-  bool notified_ = false;  // a notification is under way and not yet drained
+  bool notified_ = false;        // a notification is under way and not yet drained
+  bool producer_waits_ = false;  // the last HasRoom said no
+  bool closed_ = false;
 };
 
 }  // namespace skim

@@ -1,0 +1,57 @@
+// Who runs in the next step, and with which pages: a pure function of the state.
+//
+// Order: priority (higher first), then tokens served to the tenant (fewer first), then
+// arrival. One budget of rows is handed out in this order,
+//   1. to running sequences that miss one token, so that no prefill delays a decode,
+//   2. to running sequences that miss more (chunked prefill, resumption),
+//   3. if nobody had to be preempted, to waiting ones.
+// A running sequence without room for its rows takes the pages of paused sequences, then of
+// those behind it in the order, last first (they are recomputed later). If even that does
+// not suffice, nobody is preempted and it sits this step out.
+//
+// A waiting sequence is admitted only if all its known tokens fit beside what the running
+// ones still miss. So a preemption always follows newly drawn tokens, and two sequences
+// cannot push each other out without progress. Admission keeps the order strictly: who
+// does not fit holds back those behind, else a stream of small requests could starve a
+// large one. Only paused sequences are preempted for it: a reader that sleeps must not
+// hold up others. Those waiting for a group's leader, and paused ones, are passed over.
+//
+// Forward progress: if all this leaves nothing to run though somebody could, the first of
+// those that found no room is named to fail.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "scheduler/kv_cache.h"
+#include "scheduler/sequence.h"
+
+namespace skim {
+
+struct PolicyLimits {
+  int32_t max_rows_per_step = 0;  // > 0
+  int32_t max_running = 0;        // > 0
+};
+
+struct Decision {
+  struct Slice {
+    Sequence* sequence;
+    int32_t rows;
+  };
+  struct Admission {
+    Sequence* sequence;
+    std::vector<PrefixIndex::NodeId> hits;
+  };
+  // To be applied in this order; the slices' pages then fit.
+  std::vector<Sequence*> preempted;
+  std::vector<Admission> admitted;
+  std::vector<Slice> slices;
+  Sequence* failed = nullptr;  // nothing else can be done for it: RESOURCE_EXHAUSTED
+};
+
+// Changes nothing behind its arguments. `served` is indexed by Sequence::tenant.
+Decision Decide(const PolicyLimits& limits, const KvCache& cache, std::span<Sequence* const> running,
+                std::span<Sequence* const> waiting, std::span<const int64_t> served);
+
+}  // namespace skim

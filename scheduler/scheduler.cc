@@ -1,0 +1,344 @@
+#include "scheduler/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace skim {
+namespace {
+
+using Owned = std::vector<std::unique_ptr<Sequence>>;
+
+void Move(const Sequence* sequence, Owned* from, Owned* to) {
+  const auto found =
+      std::ranges::find_if(*from, [&](const auto& owned) { return owned.get() == sequence; });
+  SKIM_CHECK(found != from->end());
+  to->push_back(std::move(*found));
+  from->erase(found);
+}
+
+std::vector<Sequence*> Borrow(const Owned& owned) {
+  std::vector<Sequence*> out;
+  out.reserve(owned.size());
+  for (const auto& sequence : owned) out.push_back(sequence.get());
+  return out;
+}
+
+// Rows of the plan that precede a prompt token, and so score it.
+int32_t ScoredRows(const Sequence& sequence, const PlanSequence& planned) {
+  const int32_t end = std::min(sequence.computed + planned.row_count, sequence.prompt_tokens() - 1);
+  return std::max(0, end - sequence.computed);
+}
+
+// What the engine promised for this sequence; anything else is a fault of its own.
+absl::Status CheckResult(const Sequence& sequence, const PlanSequence& planned,
+                         const SequenceResult& result) {
+  if (!result.status.ok()) return result.status;
+  if (planned.sample == result.sampled.empty()) {
+    return absl::InternalError("the engine sampled where it should not, or not where it should");
+  }
+  for (const SampledToken& sampled : result.sampled) {
+    if (!sampled.finite || sampled.token < 0) {
+      return absl::InternalError("no token could be drawn: the logits are not finite");
+    }
+  }
+  const int32_t scores =
+      planned.logits == LogitsWanted::kAll ? ScoredRows(sequence, planned) : 0;
+  if (static_cast<int32_t>(result.prompt_logprobs.size()) != scores) {
+    return absl::InternalError("the engine returned another number of prompt log-probabilities");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config, const KvGeometry& geometry, Intake* intake,
+                     ServingObserver* observer)
+    : config_(config),
+      limits_{.max_rows_per_step = config.max_rows_per_step,
+              // More could not all decode in one step.
+              .max_running = std::min(config.max_running, config.max_rows_per_step)},
+      layers_(geometry.layers),
+      intake_(intake),
+      observer_(observer),
+      cache_(geometry, config.prefix_cache) {
+  SKIM_CHECK(limits_.max_running > 0);
+}
+
+void Scheduler::TakeArrivals() {
+  for (Arrival& arrival : intake_->Take()) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->tokens = arrival.request.prompt;
+    sequence->request = std::move(arrival.request);
+    sequence->channel = std::move(arrival.channel);
+    sequence->arrival = arrivals_++;
+    sequence->tenant = fair_share_.Join(sequence->request.tenant);
+    sequence->report.prompt_tokens = sequence->prompt_tokens();
+    sequence->report.submitted = arrival.submitted;
+    if (const uint64_t id = sequence->request.group; id != 0) {
+      Group& group = groups_.try_emplace(id, Group{.leader = sequence->arrival}).first->second;
+      ++group.members;
+    }
+    waiting_.push_back(std::move(sequence));
+  }
+}
+
+const StepPlan& Scheduler::BeginStep(Micros now) {
+  SKIM_CHECK(plan_.empty());
+  stats_ = StepStats();
+  TakeArrivals();
+  Reap(now);
+  Decision decision;
+  do {
+    decision = Decide(limits_, cache_, Borrow(running_), Borrow(waiting_), fair_share_.served());
+    Apply(decision, now);
+    Sweep();
+  } while (decision.failed != nullptr);
+  return plan_;
+}
+
+void Scheduler::Reap(Micros now) {
+  for (const auto& sequence : running_) ReapOne(*sequence, now);
+  for (const auto& sequence : waiting_) ReapOne(*sequence, now);
+  Sweep();
+  for (const auto& sequence : waiting_) sequence->held = Held(*sequence);
+}
+
+void Scheduler::ReapOne(Sequence& sequence, Micros now) {
+  if (sequence.channel->cancelled()) {
+    return End(sequence, FinishReason::kCancelled, absl::OkStatus(), now);
+  }
+  if (now >= sequence.request.deadline) {
+    return End(sequence, FinishReason::kTimeLimit, absl::OkStatus(), now);
+  }
+  if (sequence.report.generated_tokens == 0 || sequence.channel->HasRoom(1)) {
+    sequence.paused_since = kNever;
+    return;
+  }
+  if (!sequence.paused()) sequence.paused_since = now;
+  if (now - sequence.paused_since >= config_.slow_reader_limit) {
+    End(sequence, FinishReason::kError,
+        absl::ResourceExhaustedError(absl::StrCat("slow reader: ", config_.channel_tokens,
+                                                  " tokens have been waiting to be read")),
+        now);
+  }
+}
+
+bool Scheduler::Held(const Sequence& sequence) const {
+  if (sequence.request.group == 0 || !config_.prefix_cache || !sequence.may_hit()) return false;
+  const Group& group = groups_.at(sequence.request.group);
+  return !group.computed && group.leader != sequence.arrival;
+}
+
+void Scheduler::Apply(const Decision& decision, Micros now) {
+  for (Sequence* sequence : decision.preempted) Preempt(*sequence);
+  for (const Decision::Admission& admission : decision.admitted) Admit(admission, now);
+  for (const Decision::Slice& slice : decision.slices) AddToPlan(*slice.sequence, slice.rows);
+  if (decision.failed != nullptr) {
+    End(*decision.failed, FinishReason::kError,
+        absl::ResourceExhaustedError("the sequence has outgrown the KV cache"), now);
+  }
+}
+
+void Scheduler::Preempt(Sequence& sequence) {
+  cache_.Release(&sequence.kv);
+  sequence.computed = 0;
+  ++sequence.report.preemptions;
+  ++stats_.preempted;
+  Move(&sequence, &running_, &waiting_);
+}
+
+void Scheduler::Admit(const Decision::Admission& admission, Micros now) {
+  Sequence& sequence = *admission.sequence;
+  cache_.Adopt(admission.hits, &sequence.kv);
+  sequence.computed = static_cast<int32_t>(admission.hits.size()) * cache_.page_tokens();
+  sequence.charged_tokens = std::max(sequence.charged_tokens, sequence.computed);
+  Move(&sequence, &waiting_, &running_);
+  if (sequence.report.scheduled != kNever) return;  // resumed
+  sequence.report.scheduled = now;
+  sequence.report.cached_tokens = sequence.computed;
+  intake_->Left(sequence.prompt_tokens());
+  if (sequence.may_hit() && config_.prefix_cache) stats_.prefix_queries += sequence.prompt_tokens();
+  stats_.prefix_hits += sequence.computed;
+}
+
+void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
+  const int32_t end = sequence.computed + rows;
+  cache_.Grow(static_cast<int32_t>(cache_.BlocksFor(end)), &sequence.kv);
+
+  PlanSequence entry;
+  entry.id = sequence.request.id;
+  entry.row_begin = plan_.rows();
+  entry.row_count = rows;
+  entry.sample = end == sequence.total();
+  entry.logits = sequence.scoring() ? LogitsWanted::kAll
+                 : entry.sample     ? LogitsWanted::kLast
+                                    : LogitsWanted::kNone;
+  entry.sampling = &sequence.request.sampling;
+  entry.tokens = sequence.tokens;
+  entry.prompt_tokens = sequence.prompt_tokens();
+  for (const KvSpan& span : sequence.kv.segments) entry.segment_pages.push_back(span.pages);
+  for (int32_t position = sequence.computed; position < end; ++position) {
+    plan_.tokens.push_back(sequence.tokens[position]);
+    plan_.positions.push_back(position);
+    plan_.enter.push_back(0);
+    plan_.leave.push_back(layers_);
+  }
+  plan_.sequences.push_back(std::move(entry));
+  planned_.push_back(&sequence);
+
+  stats_.rows += rows;
+  const bool decode = sequence.missing() == 1 && sequence.report.generated_tokens > 0;
+  (decode ? stats_.decode_rows : stats_.prefill_rows) += rows;
+}
+
+void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros now) {
+  absl::Status fault = executed;
+  if (fault.ok() && result.sequences.size() != planned_.size()) {
+    fault = absl::InternalError("the engine returned another number of sequences");
+  }
+  for (size_t i = 0; i < planned_.size(); ++i) {
+    if (fault.ok()) {
+      CommitOne(*planned_[i], plan_.sequences[i], result.sequences[i], now);
+    } else {
+      End(*planned_[i], FinishReason::kError,
+          absl::InternalError(absl::StrCat("device fault: ", fault.message())), now);
+    }
+  }
+  plan_ = StepPlan();
+  planned_.clear();
+  Sweep();
+}
+
+void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, SequenceResult& result,
+                          Micros now) {
+  absl::Status status = CheckResult(sequence, planned, result);
+  if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
+
+  // What a preemption made us compute again has been delivered before.
+  for (size_t i = 0; i < result.prompt_logprobs.size(); ++i) {
+    if (sequence.computed + static_cast<int32_t>(i) + 1 < sequence.scored_tokens) continue;
+    sequence.prompt_logprobs.push_back(std::move(result.prompt_logprobs[i]));
+    ++sequence.scored_tokens;
+  }
+  sequence.computed += planned.row_count;
+  if (sequence.computed > sequence.charged_tokens) {
+    fair_share_.Charge(sequence.tenant, sequence.computed - sequence.charged_tokens);
+    sequence.charged_tokens = sequence.computed;
+  }
+  cache_.Publish(sequence.domain(), sequence.tokens, sequence.computed, &sequence.kv);
+  if (sequence.request.group != 0 && sequence.computed >= sequence.prompt_tokens()) {
+    groups_.at(sequence.request.group).computed = true;
+  }
+  for (SampledToken& token : result.sampled) {
+    if (!Deliver(sequence, std::move(token), now)) return;
+  }
+}
+
+bool Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
+  const TokenId id = token.token;
+  const SamplingParams& sampling = sequence.request.sampling;
+  sequence.tokens.push_back(id);
+  const int32_t generated = ++sequence.report.generated_tokens;
+  if (generated == 1) {
+    sequence.report.first_token = now;
+    observer_->OnFirstToken(now - sequence.report.submitted);
+    if (!sequence.prompt_logprobs.empty()) {
+      sequence.channel->PushPromptLogprobs(std::exchange(sequence.prompt_logprobs, {}));
+    }
+  } else {
+    observer_->OnToken(now - sequence.last_token);
+  }
+  sequence.last_token = now;
+  sequence.channel->Push(std::move(token));
+
+  if (std::ranges::find(sampling.stop_tokens, id) != sampling.stop_tokens.end()) {
+    End(sequence, FinishReason::kStopToken, absl::OkStatus(), now);
+  } else if (generated >= sampling.max_tokens || sequence.total() >= config_.max_context) {
+    End(sequence, FinishReason::kLength, absl::OkStatus(), now);
+  }
+  return !sequence.ended;
+}
+
+void Scheduler::End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now) {
+  SKIM_CHECK(!sequence.ended);
+  sequence.ended = true;
+  cache_.Release(&sequence.kv);
+  LeaveGroup(sequence);
+  fair_share_.Leave(sequence.tenant);
+  if (sequence.report.scheduled == kNever) intake_->Left(sequence.prompt_tokens());
+
+  sequence.report.reason = reason;
+  sequence.report.status = std::move(status);
+  sequence.report.finished = now;
+  observer_->OnFinish(sequence.report);
+  intake_->Finished();
+  if (!sequence.prompt_logprobs.empty()) {
+    sequence.channel->PushPromptLogprobs(std::move(sequence.prompt_logprobs));
+  }
+  sequence.channel->Close(std::move(sequence.report));
+}
+
+// While the prompt is not computed, the leader is the member that came first.
+void Scheduler::LeaveGroup(const Sequence& sequence) {
+  const auto found = groups_.find(sequence.request.group);
+  if (found == groups_.end()) return;
+  Group& group = found->second;
+  if (--group.members == 0) {
+    groups_.erase(found);
+    return;
+  }
+  if (group.computed || group.leader != sequence.arrival) return;
+  group.leader = UINT64_MAX;
+  for (const Owned* owned : {&running_, &waiting_}) {
+    for (const auto& other : *owned) {
+      if (other->ended || other->request.group != sequence.request.group) continue;
+      group.leader = std::min(group.leader, other->arrival);
+    }
+  }
+}
+
+void Scheduler::Sweep() {
+  const auto ended = [](const auto& sequence) { return sequence->ended; };
+  std::erase_if(running_, ended);
+  std::erase_if(waiting_, ended);
+}
+
+void Scheduler::EndAll(const absl::Status& reason, Micros now) {
+  TakeArrivals();
+  for (const Owned* owned : {&running_, &waiting_}) {
+    for (const auto& sequence : *owned) End(*sequence, FinishReason::kError, reason, now);
+  }
+  plan_ = StepPlan();
+  planned_.clear();
+  Sweep();
+}
+
+Micros Scheduler::NextDeadline() const {
+  Micros next = kNever;
+  for (const Owned* owned : {&running_, &waiting_}) {
+    for (const auto& sequence : *owned) {
+      next = std::min(next, sequence->request.deadline);
+      // Compared by difference: the limit may be "never".
+      if (sequence->paused() && config_.slow_reader_limit < kNever - sequence->paused_since) {
+        next = std::min(next, sequence->paused_since + config_.slow_reader_limit);
+      }
+    }
+  }
+  return next;
+}
+
+LoopState Scheduler::State() const {
+  LoopState state;
+  state.running = static_cast<int32_t>(running_.size());
+  state.waiting = static_cast<int32_t>(waiting_.size());
+  for (const auto& sequence : waiting_) state.waiting_tokens += sequence->prompt_tokens();
+  state.kv_pages_total = cache_.ledger().total();
+  state.kv_pages_owned = cache_.ledger().owned();
+  state.kv_pages_cached = cache_.ledger().cached();
+  return state;
+}
+
+}  // namespace skim

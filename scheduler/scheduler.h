@@ -1,0 +1,89 @@
+// The state of all accepted requests and the steps over it: BeginStep takes arrivals, reaps,
+// decides and books pages; the caller executes the plan; Commit books the outcome. Knows no
+// clock (time is an argument), so the same calls give the same plans. Loop thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/types.h"
+#include "engine/step_plan.h"
+#include "scheduler/fair_share.h"
+#include "scheduler/intake.h"
+#include "scheduler/kv_cache.h"
+#include "scheduler/observer.h"
+#include "scheduler/policy.h"
+#include "scheduler/scheduler_config.h"
+#include "scheduler/sequence.h"
+
+namespace skim {
+
+class Scheduler {
+ public:
+  // Borrows `intake` and `observer`.
+  Scheduler(const SchedulerConfig& config, const KvGeometry& geometry, Intake* intake,
+            ServingObserver* observer);
+
+  // Ends what is cancelled, overdue or not being read, then plans and books the next step.
+  // The plan may be empty; it stays valid until Commit or the next BeginStep. A plan that is
+  // not empty must be followed by exactly one Commit.
+  const StepPlan& BeginStep(Micros now);
+  // `executed` not OK: a device fault, every sequence of the step ends with INTERNAL.
+  void Commit(const absl::Status& executed, StepResult result, Micros now);
+
+  // Ends everything, arrivals included.
+  void EndAll(const absl::Status& reason, Micros now);
+
+  // When a BeginStep without new arrivals could next do something: the nearest deadline.
+  Micros NextDeadline() const;
+  LoopState State() const;
+  // Of the step begun last; `duration` is left to the caller.
+  const StepStats& stats() const { return stats_; }
+  const KvCache& cache() const { return cache_; }
+
+ private:
+  using Owned = std::vector<std::unique_ptr<Sequence>>;
+  struct Group {
+    uint64_t leader = 0;   // arrival number
+    int32_t members = 0;
+    bool computed = false;  // a member's prompt has been
+  };
+
+  void TakeArrivals();
+  void Reap(Micros now);
+  void ReapOne(Sequence& sequence, Micros now);
+  void Apply(const Decision& decision, Micros now);
+  void Admit(const Decision::Admission& admission, Micros now);
+  void Preempt(Sequence& sequence);
+  void AddToPlan(Sequence& sequence, int32_t rows);
+  void CommitOne(Sequence& sequence, const PlanSequence& planned, SequenceResult& result,
+                 Micros now);
+  // False when the token was the last.
+  bool Deliver(Sequence& sequence, SampledToken token, Micros now);
+  void End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now);
+  void LeaveGroup(const Sequence& sequence);
+  bool Held(const Sequence& sequence) const;
+  void Sweep();  // destroys what has ended
+
+  const SchedulerConfig config_;
+  const PolicyLimits limits_;
+  const int16_t layers_;
+  Intake* const intake_;
+  ServingObserver* const observer_;
+
+  KvCache cache_;
+  FairShare fair_share_;
+  Owned running_;
+  Owned waiting_;
+  std::unordered_map<uint64_t, Group> groups_;
+  uint64_t arrivals_ = 0;
+
+  StepPlan plan_;
+  std::vector<Sequence*> planned_;  // parallel to plan_.sequences
+  StepStats stats_;
+};
+
+}  // namespace skim

@@ -1,0 +1,139 @@
+#include "scheduler/serving_loop.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/intake.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/waker.h"
+
+namespace skim {
+
+class ServingLoop::Impl {
+ public:
+  Impl(const SchedulerConfig& config, StepExecutor* executor, const Clock* clock,
+       ServingObserver* observer)
+      : config_(config),
+        geometry_(executor->kv_geometry()),
+        executor_(executor),
+        clock_(clock),
+        observer_(observer),
+        intake_(config.max_waiting, config.max_waiting_tokens),
+        scheduler_(config, geometry_, &intake_, observer),
+        thread_([this] { Run(); }) {}
+
+  ~Impl() {
+    intake_.Refuse(absl::UnavailableError("the server is stopping"));
+    stopping_.store(true, std::memory_order_release);
+    waker_->Wake();
+    thread_.join();
+  }
+
+  absl::StatusOr<std::shared_ptr<TokenChannel>> Submit(Request request,
+                                                       std::function<void()> on_ready) {
+    if (absl::Status status = Check(request); !status.ok()) return status;
+    auto channel = std::make_shared<TokenChannel>(config_.channel_tokens, std::move(on_ready),
+                                                  [waker = waker_] { waker->Wake(); });
+    absl::Status status = intake_.Submit({std::move(request), channel, clock_->Now()});
+    if (!status.ok()) return status;
+    waker_->Wake();
+    return channel;
+  }
+
+  void Drain() { intake_.Refuse(absl::UnavailableError("the server is draining")); }
+  int64_t in_flight() const { return intake_.in_flight(); }
+  bool healthy() const { return healthy_.load(std::memory_order_acquire); }
+
+ private:
+  // What could never run is refused here, not in the queue.
+  absl::Status Check(const Request& request) const {
+    const auto prompt = static_cast<int64_t>(request.prompt.size());
+    if (prompt == 0) return absl::InvalidArgumentError("prompt: has no tokens");
+    if (request.sampling.max_tokens < 1) {
+      return absl::InvalidArgumentError("max_tokens: must be at least 1");
+    }
+    if (prompt + 1 > config_.max_context) {
+      return absl::OutOfRangeError(absl::StrCat("prompt: ", prompt, " tokens and one to generate ",
+                                                "exceed the context of ", config_.max_context));
+    }
+    const int64_t blocks = (prompt + geometry_.page_tokens - 1) / geometry_.page_tokens;
+    if (blocks * geometry_.PagesPerBlock() > geometry_.total_pages) {
+      return absl::OutOfRangeError(
+          absl::StrCat("prompt: ", prompt, " tokens can never fit the KV cache"));
+    }
+    return absl::OkStatus();
+  }
+
+  void Run() {
+    while (!stopping_.load(std::memory_order_acquire)) {
+      const Micros begin = clock_->Now();
+      const StepPlan& plan = scheduler_.BeginStep(begin);
+      observer_->OnState(scheduler_.State());
+      if (plan.empty()) {
+        const Micros next = scheduler_.NextDeadline();
+        waker_->Wait(next == kNever ? kNever : std::max<Micros>(0, next - clock_->Now()));
+        continue;
+      }
+      StepResult result;
+      const absl::Status executed = Execute(plan, &result);
+      if (!executed.ok()) Fault();
+      const Micros end = clock_->Now();
+      scheduler_.Commit(executed, std::move(result), end);
+      StepStats stats = scheduler_.stats();
+      stats.duration = end - begin;
+      observer_->OnStep(stats);
+      observer_->OnState(scheduler_.State());
+    }
+    scheduler_.EndAll(absl::UnavailableError("the server has stopped"), clock_->Now());
+  }
+
+  // An exception (say, no memory) leaves the device in as unknown a state as a fault does.
+  absl::Status Execute(const StepPlan& plan, StepResult* result) {
+    try {
+      return executor_->Execute(plan, result);
+    } catch (const std::exception& e) {
+      return absl::InternalError(e.what());
+    } catch (...) {
+      return absl::InternalError("unknown exception");
+    }
+  }
+
+  void Fault() {
+    healthy_.store(false, std::memory_order_release);
+    intake_.Refuse(absl::UnavailableError("the device has failed"));
+  }
+
+  const SchedulerConfig config_;
+  const KvGeometry geometry_;
+  StepExecutor* const executor_;
+  const Clock* const clock_;
+  ServingObserver* const observer_;
+  // Shared with the channels, which may outlive the loop.
+  const std::shared_ptr<Waker> waker_ = std::make_shared<Waker>();
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> healthy_{true};
+  Intake intake_;
+  Scheduler scheduler_;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+ServingLoop::ServingLoop(const SchedulerConfig& config, StepExecutor* executor, const Clock* clock,
+                         ServingObserver* observer)
+    : impl_(std::make_unique<Impl>(config, executor, clock, observer)) {}
+
+ServingLoop::~ServingLoop() = default;
+
+absl::StatusOr<std::shared_ptr<TokenChannel>> ServingLoop::Submit(
+    Request request, std::function<void()> on_ready) {
+  return impl_->Submit(std::move(request), std::move(on_ready));
+}
+
+void ServingLoop::Drain() { impl_->Drain(); }
+int64_t ServingLoop::in_flight() const { return impl_->in_flight(); }
+bool ServingLoop::healthy() const { return impl_->healthy(); }
+
+}  // namespace skim
