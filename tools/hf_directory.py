@@ -47,7 +47,9 @@ def save_tensors(path: Path, tensors: dict[str, np.ndarray], dtype: str = "bfloa
     """Values are rounded to bf16 (nearest even) whatever they are stored as, so that a model is
     the same in every dtype. transformers asks for the "format" entry."""
     stored = {
-        name: np.ascontiguousarray(values.astype(BF16, copy=False).astype(DTYPES[dtype], copy=False))
+        name: np.ascontiguousarray(
+            values.astype(BF16, copy=False).astype(DTYPES[dtype], copy=False)
+        )
         for name, values in tensors.items()
     }
     save_file(stored, path, metadata={"format": "pt"})
@@ -113,7 +115,12 @@ def replacing(target: Path) -> Iterator[Path]:
         yield fresh
         if target.exists():
             os.rename(target, old)
-        os.rename(fresh, target)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -136,5 +143,5 @@ def matches_stamp(directory: Path, made_from: dict[str, object]) -> bool:
             (directory / name).stat().st_size == facts["bytes"]
             for name, facts in stamp["files"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -76,9 +76,7 @@ def write_checkpoint(
     write_json(directory / "config.json", dict(sorted(fields.items())))
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
     write_json(directory / "generation_config.json", ids)
-    save_model(
-        directory, shapes, functools.partial(draw, config=config, seed=seed), shards, dtype
-    )
+    save_model(directory, shapes, functools.partial(draw, config=config, seed=seed), shards, dtype)
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
