@@ -1,0 +1,66 @@
+// A StepExecutor without arithmetic, but with a memory: every row writes what it is into the
+// slots of its pages, and before a token is drawn the whole prefix is read back through the
+// block tables. So a lost, foreign or overwritten page shows at once, and since the model's
+// next token is a function of the whole prefix, any slip of the scheduler changes the output.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/step_executor.h"
+
+namespace skim {
+
+// The token that follows `prefix` in the fake model.
+using FakeModel = std::function<TokenId(const PlanSequence& sequence, std::span<const TokenId>)>;
+
+// A hash of seed and prefix, below `vocabulary`.
+TokenId HashedNextToken(uint64_t seed, std::span<const TokenId> prefix, int32_t vocabulary);
+// The fake log-probability of the last token of `prefix`.
+float HashedLogprob(std::span<const TokenId> prefix);
+
+class FakeEngine : public StepExecutor {
+ public:
+  FakeEngine(KvGeometry geometry, FakeModel model);
+
+  absl::Status Execute(const StepPlan& plan, StepResult* result) override;
+  const KvGeometry& kv_geometry() const override { return geometry_; }
+
+  // Pages written by one domain must never be read by another.
+  std::function<uint64_t(SeqId)> domain_of = [](SeqId) { return uint64_t{0}; };
+  // Tokens returned after a sampled row, as an accepted draft would be: at least 1.
+  std::function<int32_t(SeqId)> run_length = [](SeqId) { return 1; };
+  std::set<SeqId> broken;         // these fail alone
+  absl::Status fault;             // the next Execute returns and clears this
+  bool throws = false;            // the next Execute throws std::bad_alloc
+
+  // The first thing that was wrong with a plan or with what its pages hold; empty if nothing.
+  const std::string& complaint() const { return complaint_; }
+
+ private:
+  struct Slot {
+    TokenId token = kNoToken;
+    int32_t position = -1;
+    uint64_t domain = 0;
+    int32_t segment = -1;
+    int32_t unit = -1;
+    bool operator==(const Slot&) const = default;
+  };
+
+  void Complain(const PlanSequence& sequence, const std::string& what);
+  bool CheckShape(const StepPlan& plan, const PlanSequence& sequence);
+  void VisitSlots(const PlanSequence& sequence, int32_t position,
+                  const std::function<void(Slot& held, const Slot& right)>& visit);
+  void CheckPrefix(const PlanSequence& sequence, int32_t positions);
+
+  const KvGeometry geometry_;
+  const FakeModel model_;
+  std::vector<Slot> slots_;  // page * page_tokens + slot
+  std::string complaint_;
+};
+
+}  // namespace skim
