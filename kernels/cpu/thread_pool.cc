@@ -84,10 +84,11 @@ ThreadPool::ThreadPool(int threads, bool pin) : threads_(threads) {
   state_ = std::make_unique<State>(may_spin);
   state_->workers.reserve(threads - 1);
   for (int t = 1; t < threads; ++t) {
-    state_->workers.emplace_back([state = state_.get(), t, pin, may_spin, cpu = cores[t % cores.size()]] {
-      if (pin) PinThisThread(cpu);
-      state->Work(t, Waiter(may_spin));
-    });
+    state_->workers.emplace_back(
+        [state = state_.get(), t, pin, may_spin, cpu = cores[t % cores.size()]] {
+          if (pin) PinThisThread(cpu);
+          state->Work(t, Waiter(may_spin));
+        });
   }
 }
 

@@ -16,9 +16,7 @@ TEST(Isa, PlainIsAlwaysSupportedAndTheListAscends) {
   EXPECT_EQ(std::adjacent_find(isas.begin(), isas.end()), isas.end());
 }
 
-TEST(Isa, AutoIsTheBestSupported) {
-  EXPECT_EQ(ChooseIsa("auto").value(), SupportedIsas().back());
-}
+TEST(Isa, AutoIsTheBestSupported) { EXPECT_EQ(ChooseIsa("auto").value(), SupportedIsas().back()); }
 
 TEST(Isa, EverySupportedOneCanBeForced) {
   for (Isa isa : SupportedIsas()) EXPECT_EQ(ChooseIsa(IsaName(isa)).value(), isa);

@@ -1,0 +1,197 @@
+#include "kernels/cpu/gemm.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace skim {
+namespace {
+
+// Rows whose accumulators a thread keeps while it walks the chunks of a group (48 KiB).
+constexpr int64_t kRowBlock = 192;
+// Pairs of K per chunk. A group's chunk (256 bytes a pair) is read once from memory and
+// then, for every further tile of rows, from the L1 or L2 cache. Few rows take short
+// chunks, so that fetching the next one hides behind little work; many take long ones, so
+// that accumulators travel less.
+constexpr int64_t kShortChunkPairs = 128;
+constexpr int64_t kLongChunkPairs = 512;
+constexpr int64_t kFewRows = 16;
+// Reading a block from memory costs about as much time as this many tiles of arithmetic.
+constexpr int64_t kStreamCostTiles = 4;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+AlignedMemory AllocateOrDie(size_t bytes) {
+  auto memory = AlignedMemory::Allocate(bytes);
+  SKIM_CHECK(memory.ok());
+  return *std::move(memory);
+}
+
+// Threads along the rows (the rest go along the columns) with the least work for the
+// busiest thread; fewer is better, as each reads all its weights.
+int RowParts(int threads, int64_t row_tiles, int64_t column_units) {
+  int best = 1;
+  int64_t best_cost = INT64_MAX;
+  for (int parts = 1; parts <= threads; ++parts) {
+    if (threads % parts != 0) continue;
+    const int64_t cost =
+        (CeilDiv(row_tiles, parts) + kStreamCostTiles) * CeilDiv(column_units, threads / parts);
+    if (cost < best_cost) {
+      best = parts;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+struct Gemm::Share {
+  int64_t row_begin, row_end;
+  int64_t block_begin, block_end;
+};
+
+const GemmKernels& GemmKernelsOf(Isa isa) {
+  switch (isa) {
+    case Isa::kAmx:
+      return kGemmAmx;
+    case Isa::kAvx512:
+      return kGemmAvx512;
+    case Isa::kAvx2:
+      return kGemmAvx2;
+    case Isa::kPlain:
+      break;
+  }
+  return kGemmPlain;
+}
+
+Gemm::Gemm(ThreadPool* pool, const GemmKernels& kernels)
+    : pool_(pool),
+      kernels_(kernels),
+      accumulators_(AllocateOrDie(pool->threads() * kRowBlock * kTileColumns * sizeof(float))) {}
+
+Matrix<const Bf16> Gemm::PadToWholeTiles(Matrix<const Bf16> x, int64_t padded_k) {
+  if (x.cols == padded_k) return x;
+  const size_t bytes = x.rows * padded_k * sizeof(Bf16);
+  if (padded_x_.size() < bytes) padded_x_ = AllocateOrDie(bytes);
+  Matrix<Bf16> padded{reinterpret_cast<Bf16*>(padded_x_.data()), x.rows, padded_k, padded_k};
+  for (int64_t r = 0; r < x.rows; ++r) {
+    std::memcpy(padded.Row(r), x.Row(r), x.cols * sizeof(Bf16));
+    std::fill_n(padded.Row(r) + x.cols, padded_k - x.cols, Bf16{});
+  }
+  return padded;
+}
+
+template <typename Store>
+void Gemm::Run(Matrix<const Bf16> x, const CpuPackedWeight& weight, const Store& store) {
+  if (x.rows == 0) return;
+  x = PadToWholeTiles(x, weight.padded_k());
+  // A gate block and its up block stay together.
+  const int64_t unit = weight.shape() == WeightShape::kGateUp ? 2 : 1;
+  const int64_t units = weight.blocks() / unit;
+  const int64_t row_tiles = CeilDiv(x.rows, kernels_.max_rows);
+  const int threads = pool_->threads();
+  const int row_parts = RowParts(threads, row_tiles, units);
+  const int column_parts = threads / row_parts;
+  pool_->Run([&](int t) {
+    const int64_t i = t / column_parts, j = t % column_parts;
+    Share share;
+    share.row_begin = row_tiles * i / row_parts * kernels_.max_rows;
+    share.row_end = std::min(x.rows, row_tiles * (i + 1) / row_parts * kernels_.max_rows);
+    share.block_begin = units * j / column_parts * unit;
+    share.block_end = units * (j + 1) / column_parts * unit;
+    float* acc = reinterpret_cast<float*>(accumulators_.data()) + t * kRowBlock * kTileColumns;
+    RunShare(share, x, weight, acc, store);
+  });
+}
+
+template <typename Store>
+void Gemm::RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWeight& weight,
+                    float* acc, const Store& store) const {
+  int configured_rows = 0;
+  const int64_t pairs = weight.pairs();
+  const int64_t chunk_pairs =
+      share.row_end - share.row_begin <= kFewRows ? kShortChunkPairs : kLongChunkPairs;
+  const bool one_chunk = pairs <= chunk_pairs;
+  for (int64_t row0 = share.row_begin; row0 < share.row_end; row0 += kRowBlock) {
+    const int64_t rows = std::min(kRowBlock, share.row_end - row0);
+    const int64_t tiles = CeilDiv(rows, kernels_.max_rows);
+    for (int64_t block = share.block_begin, next; block < share.block_end; block = next) {
+      next = std::min(share.block_end, (block / kGroupBlocks + 1) * kGroupBlocks);
+      const int width = static_cast<int>(next - block);
+      for (int64_t pair = 0; pair < pairs; pair += chunk_pairs) {
+        const int64_t length = std::min(chunk_pairs, pairs - pair);
+        const bool last = pair + length == pairs;
+        GemmTile tile;
+        tile.x_stride = x.stride;
+        tile.w_stride = weight.LineStride(block);
+        tile.w = weight.Block(block) + pair * tile.w_stride;
+        tile.pairs = length;
+        tile.width = width;
+        tile.from_zero = pair == 0;
+        tile.configured_rows = &configured_rows;
+        tile.prefetch = tile.prefetch_end = nullptr;
+        // What follows this chunk: the next one of the group, or the next group's first.
+        if (!last || next < share.block_end) {
+          const uint16_t* following = last ? weight.Block(next) : tile.w + length * tile.w_stride;
+          const int64_t stride = last ? weight.LineStride(next) : tile.w_stride;
+          const int64_t following_pairs =
+              std::min(chunk_pairs, last ? pairs : pairs - pair - length);
+          tile.prefetch = reinterpret_cast<const char*>(following);
+          tile.prefetch_end = reinterpret_cast<const char*>(following + following_pairs * stride);
+        }
+        tile.prefetch_lines = static_cast<int>(CeilDiv(16 * kGroupBlocks, tiles));
+        for (int64_t i = 0; i < tiles; ++i) {
+          const int64_t from = kernels_.even_tiles ? rows * i / tiles : i * kernels_.max_rows;
+          const int64_t to = kernels_.even_tiles ? rows * (i + 1) / tiles
+                                                 : std::min(rows, from + kernels_.max_rows);
+          tile.x = reinterpret_cast<const uint16_t*>(x.Row(row0 + from) + 2 * pair);
+          tile.acc = one_chunk ? acc : acc + from * kTileColumns;
+          tile.rows = static_cast<int>(to - from);
+          kernels_.tile(tile);
+          if (tile.prefetch != nullptr) {
+            tile.prefetch =
+                std::min(tile.prefetch + length / 16 * tile.prefetch_lines * 64, tile.prefetch_end);
+          }
+          if (last) store(row0 + from, tile.rows, block, width, tile.acc);
+        }
+      }
+    }
+  }
+  kernels_.finish();
+}
+
+void Gemm::Linear(Matrix<const Bf16> x, const CpuPackedWeight& weight, const float* bias,
+                  bool accumulate, Matrix<float> y) {
+  SKIM_CHECK(weight.shape() == WeightShape::kPlain && x.rows == y.rows);
+  SKIM_CHECK(x.cols == weight.in_features() && y.cols == weight.out_features());
+  Run(x, weight, [&](int64_t row, int rows, int64_t block, int width, const float* acc) {
+    const int64_t column = block * kBlockColumns;
+    kernels_.store_linear({.acc = acc,
+                           .bias = bias != nullptr ? bias + column : nullptr,
+                           .y = y.Row(row) + column,
+                           .y_stride = y.stride,
+                           .rows = rows,
+                           .columns = std::min(width * kBlockColumns, y.cols - column),
+                           .accumulate = accumulate});
+  });
+}
+
+void Gemm::LinearSwiGlu(Matrix<const Bf16> x, const CpuPackedWeight& weight, const float* bias,
+                        Matrix<Bf16> y) {
+  SKIM_CHECK(weight.shape() == WeightShape::kGateUp && x.rows == y.rows);
+  SKIM_CHECK(x.cols == weight.in_features() && 2 * y.cols == weight.out_features());
+  Run(x, weight, [&](int64_t row, int rows, int64_t block, int width, const float* acc) {
+    const int64_t column = block / 2 * kBlockColumns;
+    kernels_.store_swiglu({.acc = acc,
+                           .gate_bias = bias != nullptr ? bias + column : nullptr,
+                           .up_bias = bias != nullptr ? bias + y.cols + column : nullptr,
+                           .y = reinterpret_cast<uint16_t*>(y.Row(row) + column),
+                           .y_stride = y.stride,
+                           .rows = rows,
+                           .columns = std::min(width / 2 * kBlockColumns, y.cols - column)});
+  });
+}
+
+}  // namespace skim
