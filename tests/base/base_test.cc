@@ -37,7 +37,9 @@ TEST(Bf16, RoundsToTheNearestValueAndTiesToEven) {
       const double other = std::abs(double{ToFloat({neighbour})} - x);
       if (!std::isfinite(ToFloat({neighbour}))) continue;
       EXPECT_LE(error, other) << x;
-      if (error == other && error > 0) EXPECT_EQ(got % 2, 0) << x;
+      if (error == other && error > 0) {
+        EXPECT_EQ(got % 2, 0) << x;
+      }
     }
   }
   EXPECT_TRUE(std::isinf(ToFloat(ToBf16(std::numeric_limits<float>::max()))));
