@@ -1,0 +1,37 @@
+#include "kernels/backend.h"
+
+#include <string>
+
+#include "base/status_macros.h"
+#include "kernels/cpu/cores.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/isa.h"
+
+namespace skim {
+namespace {
+
+// More than any machine has; a typo should not start a million threads.
+constexpr int kMaxThreads = 1024;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const BackendOptions& options) {
+  if (options.backend == "cuda") {
+    return absl::FailedPreconditionError("backend: this build has no CUDA backend");
+  }
+  if (options.backend != "cpu") {
+    return absl::InvalidArgumentError("backend: must be cpu or cuda, not '" + options.backend +
+                                      "'");
+  }
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return absl::InvalidArgumentError("threads: must be 0 (one per core) to " +
+                                      std::to_string(kMaxThreads) + ", not " +
+                                      std::to_string(options.threads));
+  }
+  SKIM_ASSIGN_OR_RETURN(const Isa isa, ChooseIsa(options.isa));
+  const int threads =
+      options.threads > 0 ? options.threads : static_cast<int>(PhysicalCores().size());
+  return std::make_unique<CpuOps>(isa, threads, options.pin_threads);
+}
+
+}  // namespace skim
