@@ -42,7 +42,10 @@ class Scheduler {
   LoopState State() const;
   // Of the step begun last; `duration` is left to the caller.
   const StepStats& stats() const { return stats_; }
+  // For inspection.
   const KvCache& cache() const { return cache_; }
+  const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
+  const std::vector<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
 
  private:
   using Owned = std::vector<std::unique_ptr<Sequence>>;

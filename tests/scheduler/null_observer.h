@@ -1,0 +1,16 @@
+#pragma once
+
+#include "scheduler/observer.h"
+
+namespace skim {
+
+class NullObserver : public ServingObserver {
+ public:
+  void OnStep(const StepStats&) override {}
+  void OnState(const LoopState&) override {}
+  void OnFirstToken(Micros) override {}
+  void OnToken(Micros) override {}
+  void OnFinish(const Finish&) override {}
+};
+
+}  // namespace skim

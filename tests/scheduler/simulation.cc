@@ -1,0 +1,354 @@
+#include "tests/scheduler/simulation.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+
+namespace skim {
+namespace {
+
+// Requests of the same salt share pages; the salt is a function of the id.
+uint64_t SaltOf(SeqId id) { return id % 7 == 0 ? 1 + id % 2 : 0; }
+
+}  // namespace
+
+int32_t Simulation::Pick(int32_t low, int32_t high) {
+  return low + static_cast<int32_t>(random_() % static_cast<uint32_t>(high - low + 1));
+}
+
+FakeModel Simulation::Model() const {
+  return [vocabulary = vocabulary_](const PlanSequence& sequence, std::span<const TokenId> prefix) {
+    return HashedNextToken(sequence.sampling->seed, prefix, vocabulary);
+  };
+}
+
+Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed), counts_(counts) {
+  static const std::vector<std::vector<int32_t>> kUnits = {{1}, {1}, {2}, {2, 1, 1}, {1, 3}};
+  geometry_.page_tokens = Pick(1, 5);
+  geometry_.segment_units = kUnits[Pick(0, static_cast<int32_t>(kUnits.size()) - 1)];
+  geometry_.layers = 4;
+  geometry_.total_pages = geometry_.PagesPerBlock() * Pick(3, 30) + Pick(0, 2);
+  config_.max_rows_per_step = Pick(1, 24);
+  config_.max_running = Pick(1, 8);
+  config_.max_waiting = Pick(2, 20);
+  config_.max_waiting_tokens = Pick(20, 400);
+  const int32_t pool_tokens =
+      geometry_.page_tokens * (geometry_.total_pages / geometry_.PagesPerBlock());
+  // Mostly every sequence fits alone; in some schedules it can outgrow the pool.
+  config_.max_context = Chance(80) ? std::clamp(pool_tokens, 4, 60) : Pick(10, 60);
+  config_.prefix_cache = !Chance(15);
+  config_.channel_tokens = static_cast<size_t>(Pick(1, 6));
+  config_.slow_reader_limit = Pick(20, 500);
+  vocabulary_ = Pick(2, 40);
+  to_submit_ = Pick(5, 40);
+  fault_percent_ = Chance(20) ? 2 : 0;
+  for (int i = 0; i < 3; ++i) {
+    std::vector<TokenId> prefix(Pick(1, 30));
+    for (TokenId& token : prefix) token = Pick(0, vocabulary_ - 1);
+    shared_prefixes_.push_back(std::move(prefix));
+  }
+  intake_ = std::make_unique<Intake>(config_.max_waiting, config_.max_waiting_tokens);
+  scheduler_ = std::make_unique<Scheduler>(config_, geometry_, intake_.get(), &observer_);
+  engine_ = std::make_unique<FakeEngine>(geometry_, Model());
+  engine_->domain_of = &SaltOf;
+  if (Chance(30)) {
+    engine_->run_length = [this](SeqId) { return Pick(1, 4); };
+  }
+}
+
+Request Simulation::RandomRequest(SeqId id) {
+  Request request;
+  request.id = id;
+  const int64_t pool_tokens =
+      int64_t{geometry_.page_tokens} * (geometry_.total_pages / geometry_.PagesPerBlock());
+  const auto longest =
+      static_cast<int32_t>(std::min<int64_t>(config_.max_context - 1, pool_tokens));
+  if (Chance(60)) request.prompt = shared_prefixes_[Pick(0, 2)];
+  const int32_t own = Pick(request.prompt.empty() ? 1 : 0, 20);
+  for (int32_t i = 0; i < own; ++i) request.prompt.push_back(Pick(0, vocabulary_ - 1));
+  if (static_cast<int32_t>(request.prompt.size()) > longest) request.prompt.resize(longest);
+  request.sampling.seed = static_cast<uint64_t>(Pick(0, 3));
+  request.sampling.max_tokens = Pick(1, 30);
+  if (Chance(40)) request.sampling.stop_tokens = {Pick(0, vocabulary_ - 1)};
+  request.sampling.prompt_logprobs = Chance(10);
+  request.priority = Pick(0, 2) == 0 ? Pick(-1, 1) : 0;
+  request.tenant = std::string(1, static_cast<char>('a' + Pick(0, 3)));
+  if (SaltOf(id) != 0) request.cache_salt = "salt" + std::to_string(SaltOf(id));
+  if (Chance(15)) request.deadline = now_ + Pick(0, 300);
+  return request;
+}
+
+void Simulation::Submit() {
+  const Request base = RandomRequest(next_id_);
+  const int32_t choices = Chance(20) ? Pick(2, 4) : 1;
+  const uint64_t group = choices > 1 ? next_group_++ : 0;
+  const bool stalls = Chance(15);
+  const bool never_reads = Chance(3);
+  for (int32_t i = 0; i < choices; ++i) {
+    Request request = base;
+    request.id = next_id_++;
+    request.cache_salt.clear();
+    if (SaltOf(request.id) != 0) {
+      request.cache_salt = "salt" + std::to_string(SaltOf(request.id));
+    }
+    request.group = group;
+    request.sampling.seed += static_cast<uint64_t>(i);
+    auto channel = std::make_shared<TokenChannel>(config_.channel_tokens, std::function<void()>());
+    ++counts_->requests;
+    if (!intake_->Submit({request, channel, now_}).ok()) {
+      ++counts_->refused;
+      continue;
+    }
+    ++unfinished_;
+    Client& client = clients_[request.id];
+    client.request = std::move(request);
+    client.channel = std::move(channel);
+    client.stalls = stalls;
+    client.never_reads = never_reads;
+  }
+}
+
+void Simulation::Consume(bool everything) {
+  for (auto it = clients_.begin(); it != clients_.end();) {
+    auto& [id, client] = *it;
+    if (Chance(1)) client.channel->Cancel();
+    if (!everything && (client.never_reads || (client.stalls && !Chance(10)))) {
+      ++it;
+      continue;
+    }
+    TokenChannel::Drained got = client.channel->Drain();
+    std::ranges::move(got.tokens, std::back_inserter(client.tokens));
+    std::ranges::move(got.prompt_logprobs, std::back_inserter(client.prompt_logprobs));
+    if (!got.finish.has_value()) {
+      ++it;
+      continue;
+    }
+    client.finish = std::move(got.finish);
+    CheckFinished(id, client);
+    it = clients_.erase(it);
+  }
+}
+
+void Simulation::InjectFault(const StepPlan& plan) {
+  engine_->broken.clear();
+  if (!Chance(fault_percent_)) return;
+  if (Chance(50)) {
+    engine_->fault = absl::InternalError("fault on purpose");
+    for (const PlanSequence& sequence : plan.sequences) clients_[sequence.id].disturbed = true;
+  } else {
+    const auto victim = Pick(0, static_cast<int32_t>(plan.sequences.size()) - 1);
+    engine_->broken.insert(plan.sequences[victim].id);
+    clients_[plan.sequences[victim].id].disturbed = true;
+  }
+}
+
+void Simulation::Step() {
+  ++counts_->steps;
+  now_ += Pick(0, 12);
+  const StepPlan& plan = scheduler_->BeginStep(now_);
+  counts_->preemptions += scheduler_->stats().preempted;
+  counts_->rows += plan.rows();
+  CheckPages();
+  CheckPlan(plan);
+  CheckProgress(plan);
+  if (::testing::Test::HasFailure()) return;
+  if (plan.empty()) {
+    const Micros next = scheduler_->NextDeadline();
+    if (next != kNever && Chance(50)) now_ = std::max(now_, next);
+    return;
+  }
+  InjectFault(plan);
+  StepResult result;
+  const absl::Status executed = engine_->Execute(plan, &result);
+  ASSERT_EQ(engine_->complaint(), "") << ToString(plan);
+  scheduler_->Commit(executed, std::move(result), ++now_);
+  CheckPages();
+}
+
+void Simulation::Run() {
+  // Far beyond what any schedule needs: only a livelock reaches it.
+  constexpr int kMostSteps = 20000;
+  int steps = 0;
+  while (to_submit_ > 0 || unfinished_ > 0) {
+    ASSERT_LT(++steps, kMostSteps) << "no end in sight";
+    while (to_submit_ > 0 && Chance(25)) {
+      Submit();
+      --to_submit_;
+    }
+    Step();
+    Consume(false);
+    if (::testing::Test::HasFailure()) return;
+    // A client that never reads still has its finish waiting.
+    if (to_submit_ == 0 && intake_->in_flight() == 0) Consume(true);
+  }
+  EXPECT_EQ(intake_->in_flight(), 0);
+  EXPECT_EQ(scheduler_->State().kv_pages_owned, 0) << "pages are held at idle";
+  EXPECT_EQ(scheduler_->NextDeadline(), kNever);
+}
+
+void Simulation::CheckPages() {
+  const KvLedger& ledger = scheduler_->cache().ledger();
+  ASSERT_EQ(ledger.free() + ledger.cached() + ledger.owned(), ledger.total());
+  std::vector<int32_t> owners(ledger.total(), 0);
+  for (const auto& sequence : scheduler_->running()) {
+    const KvHoldings& kv = sequence->kv;
+    ASSERT_GE(int64_t{kv.blocks} * geometry_.page_tokens, sequence->computed);
+    for (size_t s = 0; s < kv.segments.size(); ++s) {
+      ASSERT_EQ(kv.segments[s].pages.size(),
+                static_cast<size_t>(kv.blocks) * geometry_.segment_units[s]);
+      for (const PageId page : kv.segments[s].pages) ++owners[page];
+    }
+  }
+  for (const auto& sequence : scheduler_->waiting()) {
+    ASSERT_EQ(sequence->kv.blocks, 0);
+    ASSERT_EQ(sequence->computed, 0);
+  }
+  int32_t free = 0;
+  int32_t cached = 0;
+  for (PageId page = 0; page < ledger.total(); ++page) {
+    ASSERT_EQ(ledger.owners(page), owners[page]) << "page " << page;
+    free += owners[page] == 0 && !ledger.indexed(page);
+    cached += owners[page] == 0 && ledger.indexed(page);
+  }
+  ASSERT_EQ(ledger.free(), free);
+  ASSERT_EQ(ledger.cached(), cached);
+}
+
+void Simulation::CheckPlan(const StepPlan& plan) {
+  ASSERT_LE(plan.rows(), config_.max_rows_per_step);
+  ASSERT_LE(static_cast<int32_t>(scheduler_->running().size()), config_.max_running);
+  const KvLedger& ledger = scheduler_->cache().ledger();
+  std::set<SeqId> planned;
+  for (const PlanSequence& entry : plan.sequences) {
+    ASSERT_TRUE(planned.insert(entry.id).second) << "twice in one plan";
+    const auto found = std::ranges::find_if(scheduler_->running(), [&](const auto& sequence) {
+      return sequence->request.id == entry.id;
+    });
+    ASSERT_NE(found, scheduler_->running().end());
+    ASSERT_FALSE((*found)->paused());
+    ASSERT_EQ(plan.positions[entry.row_begin], (*found)->computed);
+    for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
+      const int32_t block = plan.positions[row] / geometry_.page_tokens;
+      for (size_t s = 0; s < entry.segment_pages.size(); ++s) {
+        const int32_t units = geometry_.segment_units[s];
+        for (const PageId page : entry.segment_pages[s].subspan(block * units, units)) {
+          ASSERT_EQ(ledger.owners(page), 1) << "a shared page would be written";
+          ASSERT_FALSE(ledger.indexed(page)) << "published content would be written";
+        }
+      }
+    }
+  }
+  for (const auto& [id, client] : clients_) {
+    if (client.channel->cancelled()) {
+      ASSERT_FALSE(planned.contains(id)) << "cancelled, yet scheduled";
+    }
+  }
+}
+
+// Nobody who could run is left out for no reason.
+void Simulation::CheckProgress(const StepPlan& plan) {
+  const bool room = scheduler_->cache().Available() >= geometry_.PagesPerBlock() &&
+                    plan.rows() < config_.max_rows_per_step;
+  std::set<SeqId> planned;
+  for (const PlanSequence& entry : plan.sequences) planned.insert(entry.id);
+  bool somebody = false;
+  for (const auto& sequence : scheduler_->running()) {
+    somebody |= sequence->schedulable();
+    if (!room || !sequence->schedulable() || sequence->missing() != 1) continue;
+    ASSERT_TRUE(planned.contains(sequence->request.id)) << "a decode was starved";
+  }
+  for (const auto& sequence : scheduler_->waiting()) somebody |= sequence->schedulable();
+  if (plan.empty()) {
+    ASSERT_FALSE(somebody) << "nothing runs though somebody could";
+  }
+  ASSERT_EQ(static_cast<int64_t>(scheduler_->running().size() + scheduler_->waiting().size()),
+            intake_->in_flight());
+}
+
+FinishReason Simulation::Alone(const Request& request, std::vector<TokenId>* out) const {
+  std::vector<TokenId> tokens = request.prompt;
+  const SamplingParams& sampling = request.sampling;
+  while (true) {
+    const TokenId next = HashedNextToken(sampling.seed, tokens, vocabulary_);
+    tokens.push_back(next);
+    out->push_back(next);
+    if (std::ranges::count(sampling.stop_tokens, next) > 0) return FinishReason::kStopToken;
+    if (static_cast<int32_t>(out->size()) == sampling.max_tokens ||
+        static_cast<int32_t>(tokens.size()) == config_.max_context) {
+      return FinishReason::kLength;
+    }
+  }
+}
+
+void Simulation::CheckFinished(SeqId id, Client& client) {
+  SCOPED_TRACE("request " + std::to_string(id));
+  --unfinished_;
+  const Finish& finish = *client.finish;
+  ++counts_->finished[finish.reason];
+  counts_->cached_tokens += finish.cached_tokens;
+
+  std::vector<TokenId> right;
+  const FinishReason reason = Alone(client.request, &right);
+  ASSERT_EQ(finish.generated_tokens, static_cast<int32_t>(client.tokens.size()));
+  ASSERT_LE(client.tokens.size(), right.size());
+  for (size_t i = 0; i < client.tokens.size(); ++i) {
+    ASSERT_EQ(client.tokens[i].token, right[i]) << "token " << i;
+  }
+  switch (finish.reason) {
+    case FinishReason::kStopToken:
+    case FinishReason::kLength:
+      ASSERT_EQ(finish.reason, reason);
+      ASSERT_EQ(client.tokens.size(), right.size());
+      break;
+    case FinishReason::kTimeLimit:
+      ASSERT_GE(finish.finished, client.request.deadline);
+      break;
+    case FinishReason::kCancelled:
+      ASSERT_TRUE(client.channel->cancelled());
+      break;
+    case FinishReason::kError:
+      if (client.disturbed) {
+        ASSERT_EQ(finish.status.code(), absl::StatusCode::kInternal);
+        break;
+      }
+      ASSERT_EQ(finish.status.code(), absl::StatusCode::kResourceExhausted);
+      if (absl::StartsWith(finish.status.message(), "slow reader")) {
+        ASSERT_TRUE(client.stalls || client.never_reads);
+        ASSERT_GE(client.tokens.size(), config_.channel_tokens);
+        ++counts_->slow_readers;
+      } else {
+        const auto known = static_cast<int64_t>(client.request.prompt.size()) +
+                           static_cast<int64_t>(client.tokens.size());
+        ASSERT_GT(scheduler_->cache().PagesFor(known), geometry_.total_pages);
+        ++counts_->outgrown;
+      }
+      break;
+  }
+
+  ASSERT_EQ(finish.prompt_tokens, static_cast<int32_t>(client.request.prompt.size()));
+  ASSERT_LT(finish.cached_tokens, finish.prompt_tokens);
+  if (finish.generated_tokens > 0) {
+    ASSERT_LE(finish.submitted, finish.scheduled);
+    ASSERT_LE(finish.scheduled, finish.first_token);
+    ASSERT_LE(finish.first_token, finish.finished);
+  }
+  if (client.request.sampling.prompt_logprobs) {
+    ASSERT_EQ(finish.cached_tokens, 0);
+    if (finish.generated_tokens > 0) {
+      ASSERT_EQ(client.prompt_logprobs.size(), client.request.prompt.size() - 1);
+    }
+    for (size_t i = 0; i < client.prompt_logprobs.size(); ++i) {
+      const auto prefix = std::span<const TokenId>(client.request.prompt).first(i + 2);
+      ASSERT_EQ(client.prompt_logprobs[i].token, prefix.back());
+      ASSERT_EQ(client.prompt_logprobs[i].logprob, HashedLogprob(prefix));
+    }
+  } else {
+    ASSERT_TRUE(client.prompt_logprobs.empty());
+  }
+}
+
+}  // namespace skim

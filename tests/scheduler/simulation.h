@@ -1,0 +1,86 @@
+// One random schedule, from a seed: a small pool, many requests, consumers that cancel,
+// stall or never read, faults. Everything the scheduler guarantees is checked after every
+// step, and every delivered token is compared with what the fake model says alone.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "scheduler/scheduler.h"
+#include "tests/scheduler/fake_engine.h"
+#include "tests/scheduler/null_observer.h"
+
+namespace skim {
+
+// What happened, over all seeds: a simulation that never preempts proves nothing about it.
+struct SimulationCounts {
+  int64_t steps = 0;
+  int64_t rows = 0;
+  int64_t requests = 0;
+  int64_t refused = 0;
+  int64_t preemptions = 0;
+  int64_t cached_tokens = 0;
+  int64_t outgrown = 0;
+  int64_t slow_readers = 0;
+  std::map<FinishReason, int64_t> finished;
+};
+
+class Simulation {
+ public:
+  Simulation(uint32_t seed, SimulationCounts* counts);
+  // Stops at the first failed check.
+  void Run();
+
+ private:
+  struct Client {
+    Request request;
+    std::shared_ptr<TokenChannel> channel;
+    std::vector<SampledToken> tokens;
+    std::vector<SampledToken> prompt_logprobs;
+    std::optional<Finish> finish;
+    bool stalls = false;      // reads only now and then
+    bool never_reads = false;
+    bool disturbed = false;   // a fault was injected
+  };
+
+  int32_t Pick(int32_t low, int32_t high);
+  bool Chance(int percent) { return Pick(1, 100) <= percent; }
+  Request RandomRequest(SeqId id);
+  void Submit();
+  void Consume(bool everything);
+  void Step();
+  void InjectFault(const StepPlan& plan);
+
+  void CheckPages();
+  void CheckPlan(const StepPlan& plan);
+  void CheckProgress(const StepPlan& plan);
+  void CheckFinished(SeqId id, Client& client);
+  // What the model generates for this request alone, and why it ends.
+  FinishReason Alone(const Request& request, std::vector<TokenId>* out) const;
+  FakeModel Model() const;
+
+  std::mt19937 random_;
+  SimulationCounts* const counts_;
+  KvGeometry geometry_;
+  SchedulerConfig config_;
+  int32_t vocabulary_ = 0;
+  std::vector<std::vector<TokenId>> shared_prefixes_;
+  int32_t to_submit_ = 0;
+  int fault_percent_ = 0;
+
+  NullObserver observer_;
+  std::unique_ptr<Intake> intake_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<FakeEngine> engine_;
+  std::map<SeqId, Client> clients_;
+  SeqId next_id_ = 1;
+  uint64_t next_group_ = 1;
+  int64_t unfinished_ = 0;
+  Micros now_ = 1000;
+};
+
+}  // namespace skim
