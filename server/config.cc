@@ -1,0 +1,249 @@
+#include "server/config.h"
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+#include "server/version.h"
+
+namespace skim {
+namespace {
+
+constexpr char kDescription[] =
+    "skimd serves a language model over streaming gRPC.\n"
+    "Once it serves, it prints one line: ready grpc=HOST:PORT metrics=HOST:PORT";
+
+constexpr char kFooter[] =
+    "\nSizes take a unit: 512MiB, 2GiB, 1GB (= 1000^3 bytes). Times: 30s, 500ms, 2min.\n"
+    "Any option may also stand in the file given with --config, without its dashes:\n"
+    "  model = \"/models/smollm2\"\n"
+    "  kv-cache = \"2GiB\"\n"
+    "The command line wins over the file.\n"
+    "\n"
+    "Examples:\n"
+    "  skimd --model /models/smollm2\n"
+    "  skimd --model /models/smollm2 --listen 0.0.0.0:50051 --kv-cache 4GiB \\\n"
+    "        --tls-cert server.pem --tls-key server.key --auth-token-file tokens.txt\n";
+
+// What CLI11 writes into; converted afterwards.
+struct RawFlags {
+  std::string listen;
+  std::string metrics;
+  uint64_t kv_cache_bytes = 0;
+  uint64_t max_message_bytes = 4 << 20;
+  uint64_t drain_timeout_ms = 30'000;
+  uint64_t slow_reader_ms = 30'000;
+};
+
+void AddModelFlags(CLI::App* app, ServerConfig* config) {
+  app->add_option("--model", config->engine.model_dir,
+                  "Directory of the model in Hugging Face layout (config.json, *.safetensors, "
+                  "tokenizer.json)")
+      ->required()
+      ->type_name("DIR")
+      ->group("Model");
+  app->add_option("--model-name", config->model_name,
+                  "Name that clients ask for; default: the last part of DIR")
+      ->type_name("NAME")
+      ->group("Model");
+  app->add_option("--max-context", config->engine.max_context,
+                  "Longest prompt and output together, in tokens; 0 = what the model allows")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("TOKENS")
+      ->capture_default_str()
+      ->group("Model");
+}
+
+void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
+  app->add_option("--backend", config->engine.backend.backend, "What computes")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->type_name("")
+      ->capture_default_str()
+      ->group("Machine");
+  app->add_option("--isa", config->engine.backend.isa,
+                  "Instructions to compute with on a CPU; auto = the best this machine has")
+      ->check(CLI::IsMember({"auto", "amx", "avx512", "avx2", "plain"}))
+      ->type_name("")
+      ->capture_default_str()
+      ->group("Machine");
+  app->add_option("--threads", config->engine.backend.threads,
+                  "Threads that compute; 0 = one per physical core")
+      ->check(CLI::Range(0, 1024))
+      ->type_name("N")
+      ->capture_default_str()
+      ->group("Machine");
+  app->add_option("--text-threads", config->text_threads,
+                  "Threads that turn text into tokens and back")
+      ->check(CLI::Range(1, 64))
+      ->type_name("N")
+      ->capture_default_str()
+      ->group("Machine");
+  app->add_option("--kv-cache", raw->kv_cache_bytes,
+                  "Memory for keys and values; 0 = a quarter of what is free")
+      ->transform(CLI::AsSizeValue(true))
+      ->type_name("SIZE")
+      ->group("Machine");
+}
+
+void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
+  SchedulerConfig& s = config->scheduler;
+  const auto add = [&](const char* name, auto* value, const char* help, const char* unit) {
+    app->add_option(name, *value, help)
+        ->check(CLI::PositiveNumber)
+        ->type_name(unit)
+        ->capture_default_str()
+        ->group("Scheduling");
+  };
+  add("--max-rows-per-step", &s.max_rows_per_step,
+      "Tokens computed together in one step: more = faster prompts, slower steps", "TOKENS");
+  add("--max-running", &s.max_running, "Sequences computed at the same time", "N");
+  add("--max-waiting", &s.max_waiting, "Sequences in the queue before calls are refused", "N");
+  add("--max-waiting-tokens", &s.max_waiting_tokens,
+      "Prompt tokens in the queue before calls are refused", "TOKENS");
+  app->add_option("--slow-reader-limit", raw->slow_reader_ms,
+                  "A client that reads nothing for this long loses its stream; default 30s")
+      ->transform(CLI::AsNumberWithUnit(std::map<std::string, uint64_t>{
+          {"ms", 1}, {"s", 1000}, {"min", 60'000}}, CLI::AsNumberWithUnit::UNIT_REQUIRED))
+      ->type_name("TIME")
+      ->group("Scheduling");
+  app->add_flag("--prefix-cache,!--no-prefix-cache", s.prefix_cache,
+                "Reuse the keys and values of prompts that begin alike; default on")
+      ->group("Scheduling");
+}
+
+void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
+  const char* group = "Serving";
+  app->add_option("--listen", raw->listen, "Address of the gRPC service; port 0 = any free one")
+      ->default_str(config->listen.ToString())
+      ->type_name("HOST:PORT")
+      ->group(group);
+  app->add_option("--metrics", raw->metrics,
+                  "Address of Prometheus metrics (http, path /metrics); port 0 = any free one")
+      ->default_str(config->metrics.ToString())
+      ->type_name("HOST:PORT")
+      ->group(group);
+  app->add_option("--max-output-tokens", config->limits.max_output_tokens,
+                  "Most tokens that a call may generate; 0 = what the context leaves")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("TOKENS")
+      ->capture_default_str()
+      ->group(group);
+  app->add_option("--max-n", config->limits.max_n, "Most choices of one call")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+  app->add_option("--max-message-bytes", raw->max_message_bytes,
+                  "Largest message a client may send; default 4MiB")
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::Range(uint64_t{1} << 10, uint64_t{1} << 30))
+      ->type_name("SIZE")
+      ->group(group);
+  app->add_option("--drain-timeout", raw->drain_timeout_ms,
+                  "After SIGTERM, how long streams may go on; a second SIGTERM ends at once; "
+                  "default 30s")
+      ->transform(CLI::AsNumberWithUnit(std::map<std::string, uint64_t>{
+          {"ms", 1}, {"s", 1000}, {"min", 60'000}}, CLI::AsNumberWithUnit::UNIT_REQUIRED))
+      ->type_name("TIME")
+      ->group(group);
+}
+
+void AddSecurityFlags(CLI::App* app, ServerConfig* config) {
+  const char* group = "Security";
+  auto* cert = app->add_option("--tls-cert", config->tls_cert,
+                               "PEM file with the server's certificate chain; turns TLS on");
+  auto* key = app->add_option("--tls-key", config->tls_key, "PEM file with its private key");
+  auto* client_ca = app->add_option(
+      "--tls-client-ca", config->tls_client_ca,
+      "PEM file; clients must show a certificate that one of these authorities signed");
+  cert->needs(key)->type_name("FILE")->group(group);
+  key->needs(cert)->type_name("FILE")->group(group);
+  client_ca->needs(cert)->type_name("FILE")->group(group);
+  app->add_option("--auth-token-file", config->auth_token_file,
+                  "File with bearer tokens, one a line; calls must carry one of them. Health "
+                  "checks need none")
+      ->type_name("FILE")
+      ->group(group);
+}
+
+void AddLogFlags(CLI::App* app, ServerConfig* config) {
+  app->add_option("--log-level", config->log_level, "What to write to stderr")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->type_name("")
+      ->capture_default_str()
+      ->group("Logging");
+  app->add_flag("--log-prompts", config->log_prompts,
+                "Write prompts into the log, which is otherwise free of users' text")
+      ->group("Logging");
+}
+
+EarlyExit Mistake(const std::string& what) {
+  return {2, "skimd: " + what + "\nTry skimd --help.\n"};
+}
+
+// The last part of the directory, whatever slashes it ends with.
+std::string NameOf(const std::string& model_dir) {
+  std::filesystem::path path = std::filesystem::path(model_dir).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.filename().string();
+}
+
+std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlags& raw) {
+  for (const auto& [flag, text, address] :
+       {std::tuple{"--listen", &raw.listen, &config.listen},
+        std::tuple{"--metrics", &raw.metrics, &config.metrics}}) {
+    if (text->empty()) continue;
+    auto parsed = ParseListenAddress(*text);
+    if (!parsed.ok()) {
+      return Mistake(std::string(flag) + ": " + std::string(parsed.status().message()));
+    }
+    *address = *parsed;
+  }
+  constexpr uint64_t kMostMilliseconds = 24 * 3600 * 1000;
+  if (raw.drain_timeout_ms > kMostMilliseconds || raw.slow_reader_ms > kMostMilliseconds) {
+    return Mistake("--drain-timeout and --slow-reader-limit are at most a day");
+  }
+  if (raw.kv_cache_bytes > static_cast<uint64_t>(INT64_MAX)) {
+    return Mistake("--kv-cache: more bytes than an address has");
+  }
+  config.engine.kv_cache_bytes = static_cast<int64_t>(raw.kv_cache_bytes);
+  config.engine.max_rows_per_step = config.scheduler.max_rows_per_step;
+  config.engine.max_running = config.scheduler.max_running;
+  config.max_message_bytes = static_cast<int32_t>(raw.max_message_bytes);
+  config.drain_timeout = static_cast<Micros>(raw.drain_timeout_ms) * 1000;
+  config.scheduler.slow_reader_limit = static_cast<Micros>(raw.slow_reader_ms) * 1000;
+  if (config.model_name.empty()) config.model_name = NameOf(config.engine.model_dir);
+  return config;
+}
+
+}  // namespace
+
+std::variant<ServerConfig, EarlyExit> ParseCommandLine(int argc, const char* const* argv) {
+  ServerConfig config;
+  RawFlags raw;
+  CLI::App app(kDescription, "skimd");
+  app.footer(kFooter);
+  app.get_formatter()->column_width(34);
+  app.set_version_flag("--version", std::string("skimd ") + kVersion);
+  app.set_config("--config", "", "File with options, TOML")->type_name("FILE");
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  AddModelFlags(&app, &config);
+  AddServingFlags(&app, &config, &raw);
+  AddSecurityFlags(&app, &config);
+  AddSchedulerFlags(&app, &config, &raw);
+  AddMachineFlags(&app, &config, &raw);
+  AddLogFlags(&app, &config);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return EarlyExit{0, app.help()};
+  } catch (const CLI::CallForVersion&) {
+    return EarlyExit{0, app.version() + "\n"};
+  } catch (const CLI::ConfigError& error) {
+    return Mistake(std::string("--config: ") + error.what());
+  } catch (const CLI::ParseError& error) {
+    return Mistake(error.what());
+  }
+  return Convert(std::move(config), raw);
+}
+
+}  // namespace skim

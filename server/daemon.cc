@@ -1,0 +1,92 @@
+#include "server/daemon.h"
+
+#include <cstdio>
+#include <memory>
+
+#include "base/status_macros.h"
+#include "server/metrics_exposer.h"
+#include "server/serving_stack.h"
+
+namespace skim {
+namespace {
+
+constexpr Micros kEngineCheckInterval = 500'000;
+
+absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
+                                                   spdlog::logger* log) {
+  log->info("loading {}", options.model_dir);
+  int told_tenths = 0;
+  SKIM_ASSIGN_OR_RETURN(auto engine, Engine::Load(options, [&](uint64_t done, uint64_t total) {
+    const int tenths = total == 0 ? 10 : static_cast<int>(10.0 * done / total);
+    if (tenths <= told_tenths) return;
+    told_tenths = tenths;
+    log->info("loaded {}% of {} MiB of weights", tenths * 10, total >> 20);
+  }));
+  const ModelInfo& model = engine->model();
+  log->info("{}: {} parameters, {} layers, context {} tokens, weights {} MiB, KV cache {} MiB, {}",
+            model.architecture, model.parameters, model.layers, model.max_context,
+            model.weight_bytes >> 20, model.kv_cache_bytes >> 20, model.backend);
+  return engine;
+}
+
+absl::StatusOr<ServingStack::Options> StackOptions(const ServerConfig& config) {
+  ServingStack::Options options;
+  options.rpc.listen = config.listen;
+  options.rpc.max_message_bytes = config.max_message_bytes;
+  options.text_threads = config.text_threads;
+  options.log_prompts = config.log_prompts;
+  SKIM_ASSIGN_OR_RETURN(options.rpc.credentials,
+                        MakeCredentials(config.tls_cert, config.tls_key, config.tls_client_ca));
+  if (!config.auth_token_file.empty()) {
+    SKIM_ASSIGN_OR_RETURN(options.auth, BearerAuth::FromFile(config.auth_token_file));
+  }
+  return options;
+}
+
+void WaitForStop(Signals* signals, ServingStack* stack, spdlog::logger* log) {
+  bool healthy = true;
+  while (!signals->WaitForStop(kEngineCheckInterval)) {
+    if (!healthy || stack->CheckEngine()) continue;
+    healthy = false;
+    log->error("the engine has failed; health is off until a restart");
+  }
+}
+
+}  // namespace
+
+absl::Status RunDaemon(const ServerConfig& config, Signals* signals, spdlog::logger* log) {
+  SteadyClock clock;
+  Metrics metrics;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Tokenizer> tokenizer;
+  SKIM_ASSIGN_OR_RETURN(const auto exposer, MetricsExposer::Start(config.metrics, metrics));
+  SKIM_ASSIGN_OR_RETURN(auto options, StackOptions(config));
+  SKIM_ASSIGN_OR_RETURN(const auto stack,
+                        ServingStack::Start(std::move(options), &metrics, &clock, log));
+  SKIM_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(config.engine.model_dir));
+  SKIM_ASSIGN_OR_RETURN(engine, LoadEngine(config.engine, log));
+
+  const ModelInfo& info = engine->model();
+  metrics.SetModel(config.model_name, info.backend, static_cast<double>(info.weight_bytes),
+                   static_cast<double>(info.kv_cache_bytes));
+  SchedulerConfig scheduler = config.scheduler;
+  scheduler.max_context = info.max_context;
+  stack->Serve(scheduler, &engine->executor(),
+               ServedModel{.name = config.model_name,
+                           .info = &info,
+                           .tokenizer = tokenizer.get(),
+                           .loop = nullptr,
+                           .limits = config.limits});
+  signals->BeginServing();
+  std::printf("ready grpc=%s metrics=%s\n", stack->address().ToString().c_str(),
+              exposer->address().ToString().c_str());
+  std::fflush(stdout);
+
+  WaitForStop(signals, stack.get(), log);
+  log->info("draining: {} calls under way", stack->active_calls());
+  stack->Drain(config.drain_timeout);
+  log->info("stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace skim

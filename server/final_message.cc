@@ -1,0 +1,63 @@
+#include "server/final_message.h"
+
+namespace skim {
+namespace {
+
+double Milliseconds(Micros begin, Micros end) {
+  return begin == kNever || end == kNever || end < begin ? 0 : (end - begin) / 1e3;
+}
+
+v1::FinishReason ToProto(const Finish& finish, const ChoiceOutput& output) {
+  // The loop saw a cancellation; the cause was ours.
+  if (output.stop_string_found()) return v1::FINISH_REASON_STOP;
+  switch (finish.reason) {
+    case FinishReason::kStopToken: return v1::FINISH_REASON_STOP;
+    case FinishReason::kLength: return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kTimeLimit: return v1::FINISH_REASON_TIME_LIMIT;
+    case FinishReason::kCancelled: return v1::FINISH_REASON_CANCELLED;
+    case FinishReason::kError: break;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+}  // namespace
+
+v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros arrival,
+                     Micros last_token) {
+  v1::Final final;
+  final.set_finish_reason(ToProto(finish, output));
+  if (final.finish_reason() == v1::FINISH_REASON_STOP) output.ReportStop(&final);
+
+  v1::Usage* usage = final.mutable_usage();
+  usage->set_prompt_tokens(finish.prompt_tokens);
+  usage->set_cached_tokens(finish.cached_tokens);
+  usage->set_generated_tokens(output.generated_tokens());
+
+  v1::Timings* timings = final.mutable_timings();
+  timings->set_queue_ms(Milliseconds(arrival, finish.scheduled));
+  timings->set_time_to_first_token_ms(Milliseconds(arrival, finish.first_token));
+  // A sequence that ended by itself ended with its last token, on the loop's own time.
+  const bool by_itself = !output.stop_string_found() && (finish.reason == FinishReason::kStopToken ||
+                                                         finish.reason == FinishReason::kLength);
+  const double generation_ms =
+      Milliseconds(finish.first_token, by_itself ? finish.finished : last_token);
+  timings->set_generation_ms(generation_ms);
+  const int32_t later_tokens = output.generated_tokens() - 1;
+  if (later_tokens > 0 && generation_ms > 0) {
+    timings->set_mean_inter_token_ms(generation_ms / later_tokens);
+    timings->set_tokens_per_s(later_tokens / (generation_ms / 1e3));
+  }
+  return final;
+}
+
+const char* ReasonName(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_REASON_STOP: return "stop";
+    case v1::FINISH_REASON_LENGTH: return "length";
+    case v1::FINISH_REASON_TIME_LIMIT: return "time_limit";
+    case v1::FINISH_REASON_CANCELLED: return "cancelled";
+    default: return "error";
+  }
+}
+
+}  // namespace skim

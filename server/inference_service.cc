@@ -1,0 +1,151 @@
+#include "server/inference_service.h"
+
+#include <utility>
+
+#include "base/status_macros.h"
+#include "server/request_builder.h"
+#include "server/rpc_status.h"
+#include "server/unknown_fields.h"
+#include "server/version.h"
+
+namespace skim {
+namespace {
+
+// A call that ends before it began.
+class RefusedStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  explicit RefusedStream(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void OnDone() override { delete this; }
+};
+
+absl::Status TokenizeInput(const v1::TokenizeRequest& request, const Tokenizer& tokenizer,
+                           v1::TokenizeResponse* response) {
+  SKIM_RETURN_IF_ERROR(CheckNoUnknownFields(request));
+  if (request.input_case() == v1::TokenizeRequest::INPUT_NOT_SET) {
+    return InvalidField("input", "one of text and chat must be set");
+  }
+  if (request.has_chat() && request.has_parse_special_tokens()) {
+    return InvalidField("parse_special_tokens", "applies to text only");
+  }
+  auto ids = request.has_chat()
+                 ? EncodeChat(request.chat(), tokenizer)
+                 : EncodeText(request.text(), request.parse_special_tokens(), tokenizer);
+  if (!ids.ok()) return ids.status();
+  for (TokenId id : *ids) {
+    response->add_ids(static_cast<uint32_t>(id));
+    response->add_texts(tokenizer.TokenText(id));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DetokenizeIds(const v1::DetokenizeRequest& request, const Tokenizer& tokenizer,
+                           v1::DetokenizeResponse* response) {
+  SKIM_RETURN_IF_ERROR(CheckNoUnknownFields(request));
+  SKIM_ASSIGN_OR_RETURN(const auto ids,
+                        CheckedIds(request.ids(), "ids", tokenizer.vocab_size()));
+  const bool skip_special =
+      request.has_skip_special_tokens() ? request.skip_special_tokens() : true;
+  SKIM_ASSIGN_OR_RETURN(*response->mutable_text(), tokenizer.Decode(ids, skip_special));
+  return absl::OkStatus();
+}
+
+void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
+  const ModelInfo& info = *model.info;
+  response->set_name(model.name);
+  response->set_architecture(info.architecture);
+  response->set_parameters(info.parameters);
+  response->set_layers(info.layers);
+  response->set_hidden_size(info.hidden_size);
+  response->set_vocabulary(info.vocabulary);
+  response->set_max_context(info.max_context);
+  for (TokenId id : info.eos_tokens) response->add_end_token_ids(static_cast<uint32_t>(id));
+  response->set_has_chat_template(model.tokenizer->has_chat_template());
+  response->add_weight_formats(v1::WEIGHT_FORMAT_BF16);
+  response->set_backend(info.backend);
+  response->set_version(kVersion);
+}
+
+}  // namespace
+
+InferenceService::InferenceService(const CallServices& services, BearerAuth auth)
+    : services_(services), auth_(std::move(auth)) {}
+
+void InferenceService::Serve(const ServedModel& model) {
+  std::lock_guard lock(mutex_);
+  phase_ = Phase::kServing;
+  model_ = model;
+}
+
+void InferenceService::StopServing() {
+  std::lock_guard lock(mutex_);
+  phase_ = Phase::kDraining;
+}
+
+absl::StatusOr<ServedModel> InferenceService::Admit(
+    const grpc::CallbackServerContext& context) const {
+  SKIM_RETURN_IF_ERROR(auth_.Check(context));
+  std::lock_guard lock(mutex_);
+  switch (phase_) {
+    case Phase::kServing: return *model_;
+    case Phase::kLoading: return absl::UnavailableError("the model is being loaded");
+    case Phase::kDraining: break;
+  }
+  return absl::UnavailableError("the server is shutting down");
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  const auto model = Admit(*context);
+  if (model.ok()) return GenerateReactor::Start(*context, request, *model, services_);
+  services_.metrics->OnRefused(model.status().code());
+  return new RefusedStream(model.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::RunUnary(
+    grpc::CallbackServerContext* context, std::function<absl::Status(const ServedModel&)> work) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  auto model = Admit(*context);
+  if (!model.ok()) {
+    reactor->Finish(ToGrpcStatus(model.status()));
+    return reactor;
+  }
+  // The call lives until Finish, so whatever `work` borrows from it is there.
+  const bool posted = services_.workers->TryPostAdmission(
+      [reactor, model = *std::move(model), work = std::move(work)] {
+        reactor->Finish(ToGrpcStatus(work(model)));
+      });
+  if (!posted) {
+    reactor->Finish(ToGrpcStatus(
+        RetryAfter(absl::ResourceExhaustedError("too many calls wait to be tokenised"),
+                   kRetryDelay)));
+  }
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  return RunUnary(context, [request, response](const ServedModel& model) {
+    return TokenizeInput(*request, *model.tokenizer, response);
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  return RunUnary(context, [request, response](const ServedModel& model) {
+    return DetokenizeIds(*request, *model.tokenizer, response);
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context,
+                                                     const v1::GetModelRequest* request,
+                                                     v1::GetModelResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const auto model = Admit(*context);
+  if (model.ok()) DescribeModel(*model, response);
+  reactor->Finish(ToGrpcStatus(model.status()));
+  return reactor;
+}
+
+}  // namespace skim

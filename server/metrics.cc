@@ -1,0 +1,160 @@
+#include "server/metrics.h"
+
+#include "server/final_message.h"
+#include "server/version.h"
+
+namespace skim {
+namespace {
+
+using Buckets = prometheus::Histogram::BucketBoundaries;
+
+// Long-established bounds of LLM servers, with finer ones below 10 ms: small models on
+// CPUs make a token in less.
+const Buckets kFirstTokenSeconds = {.001, .0025, .005, .0075, .01, .02, .04, .06, .08, .1,
+                                    .25,  .5,    .75,  1,     2.5, 5,   7.5, 10,  20,  40,
+                                    80,   160,   640,  2560};
+const Buckets kInterTokenSeconds = {.0005, .001, .002, .003, .004, .005, .0075, .01, .015,
+                                    .02,   .025, .05,  .075, .1,   .15,  .2,    .3,  .4,
+                                    .5,    .75,  1,    2.5,  5,    7.5,  10,    20,  40, 80};
+const Buckets kRequestSeconds = {.01, .025, .05, .1, .2, .3, .5,  .8,  1,   1.5, 2,    2.5,  5,
+                                 10,  15,   20,  30, 40, 50, 60,  120, 240, 480, 960, 1920, 7680};
+const Buckets kQueueSeconds = {.001, .0025, .005, .01, .025, .05, .1, .2,  .3,  .5,  .8,
+                               1,    1.5,   2,    2.5, 5,    10,  15, 20,  30,  40,  50,
+                               60,   120,   240,  480, 960,  1920, 7680};
+const Buckets kStepSeconds = {.0005, .001, .002, .003, .005, .0075, .01, .02, .03, .05,
+                              .075,  .1,   .15,  .2,   .3,   .5,    .75, 1,   2.5, 5, 10};
+const Buckets kStepRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096};
+
+double Seconds(Micros micros) { return static_cast<double>(micros) / 1e6; }
+
+}  // namespace
+
+Metrics::Metrics()
+    : registry_(std::make_shared<prometheus::Registry>()),
+      time_to_first_token_(AddHistogram("skim_time_to_first_token_seconds",
+                                        "From submission to the first token",
+                                        kFirstTokenSeconds)),
+      inter_token_latency_(AddHistogram("skim_inter_token_latency_seconds",
+                                        "Between consecutive tokens of one sequence",
+                                        kInterTokenSeconds)),
+      request_latency_(AddHistogram("skim_e2e_request_latency_seconds",
+                                    "From submission to the end of a sequence",
+                                    kRequestSeconds)),
+      queue_time_(AddHistogram("skim_request_queue_seconds",
+                               "From submission to the first step", kQueueSeconds)),
+      step_duration_(
+          AddHistogram("skim_step_duration_seconds", "Of one engine step", kStepSeconds)),
+      step_rows_(AddHistogram("skim_step_rows", "Rows (tokens) in one engine step", kStepRows)),
+      prompt_tokens_(AddCounter("skim_prompt_tokens_total", "Prompt tokens of ended sequences")),
+      cached_prompt_tokens_(AddCounter("skim_prompt_tokens_cached_total",
+                                       "Of those, taken from the prefix cache")),
+      generation_tokens_(AddCounter("skim_generation_tokens_total", "Tokens generated")),
+      prefill_rows_(AddCounter("skim_prefill_rows_total", "Rows of prompts computed")),
+      decode_rows_(AddCounter("skim_decode_rows_total", "Rows of generated tokens computed")),
+      prefix_queries_(AddCounter("skim_prefix_cache_queries_total",
+                                 "Prompt tokens looked up in the prefix cache")),
+      prefix_hits_(AddCounter("skim_prefix_cache_hits_total", "Prompt tokens found there")),
+      preemptions_(AddCounter("skim_preemptions_total", "Sequences preempted")),
+      finished_(prometheus::BuildCounter()
+                    .Name("skim_requests_finished_total")
+                    .Help("Choices ended, by reason")
+                    .Register(*registry_)),
+      finished_by_reason_{},
+      refused_(prometheus::BuildCounter()
+                   .Name("skim_requests_refused_total")
+                   .Help("Calls ended with a status instead of a result, by gRPC code")
+                   .Register(*registry_)),
+      running_(AddGauge("skim_requests_running", "Sequences that hold KV pages")),
+      waiting_(AddGauge("skim_requests_waiting", "Sequences in the queue")),
+      waiting_tokens_(AddGauge("skim_waiting_tokens", "Prompt tokens in the queue")),
+      kv_usage_(AddGauge("skim_kv_cache_usage_ratio", "Share of KV pages held by sequences")),
+      kv_pages_(prometheus::BuildGauge()
+                    .Name("skim_kv_pages")
+                    .Help("KV pages: free, cached (reusable content) or owned by sequences")
+                    .Register(*registry_)),
+      kv_pages_free_(kv_pages_.Add({{"state", "free"}})),
+      kv_pages_cached_(kv_pages_.Add({{"state", "cached"}})),
+      kv_pages_owned_(kv_pages_.Add({{"state", "owned"}})),
+      weight_bytes_(AddGauge("skim_model_weight_bytes", "Resident weights")),
+      kv_cache_bytes_(AddGauge("skim_kv_cache_bytes", "Resident KV cache")) {
+  for (size_t i = 0; i < finished_by_reason_.size(); ++i) {
+    const auto reason = static_cast<v1::FinishReason>(i);
+    finished_by_reason_[i] = &finished_.Add({{"reason", ReasonName(reason)}});
+  }
+}
+
+void Metrics::OnStep(const StepStats& stats) {
+  step_duration_.Observe(Seconds(stats.duration));
+  step_rows_.Observe(stats.rows);
+  prefill_rows_.Increment(stats.prefill_rows);
+  decode_rows_.Increment(stats.decode_rows);
+  preemptions_.Increment(stats.preempted);
+  prefix_queries_.Increment(static_cast<double>(stats.prefix_queries));
+  prefix_hits_.Increment(static_cast<double>(stats.prefix_hits));
+}
+
+void Metrics::OnState(const LoopState& state) {
+  running_.Set(state.running);
+  waiting_.Set(state.waiting);
+  waiting_tokens_.Set(static_cast<double>(state.waiting_tokens));
+  const int32_t total = state.kv_pages_total;
+  kv_usage_.Set(total > 0 ? static_cast<double>(state.kv_pages_owned) / total : 0);
+  kv_pages_free_.Set(total - state.kv_pages_owned - state.kv_pages_cached);
+  kv_pages_cached_.Set(state.kv_pages_cached);
+  kv_pages_owned_.Set(state.kv_pages_owned);
+}
+
+void Metrics::OnFirstToken(Micros time_to_first_token) {
+  time_to_first_token_.Observe(Seconds(time_to_first_token));
+  generation_tokens_.Increment();
+}
+
+void Metrics::OnToken(Micros inter_token_latency) {
+  inter_token_latency_.Observe(Seconds(inter_token_latency));
+  generation_tokens_.Increment();
+}
+
+void Metrics::OnFinish(const Finish& finish) {
+  if (finish.finished != kNever && finish.submitted != kNever) {
+    request_latency_.Observe(Seconds(finish.finished - finish.submitted));
+  }
+  if (finish.scheduled == kNever) return;
+  queue_time_.Observe(Seconds(finish.scheduled - finish.submitted));
+  prompt_tokens_.Increment(finish.prompt_tokens);
+  cached_prompt_tokens_.Increment(finish.cached_tokens);
+}
+
+void Metrics::OnOutcome(v1::FinishReason reason) {
+  finished_by_reason_[static_cast<size_t>(reason)]->Increment();
+}
+
+void Metrics::OnRefused(absl::StatusCode code) {
+  refused_.Add({{"code", absl::StatusCodeToString(code)}}).Increment();
+}
+
+void Metrics::SetModel(const std::string& name, const std::string& backend,
+                       double weight_bytes, double kv_cache_bytes) {
+  prometheus::BuildGauge()
+      .Name("skim_build_info")
+      .Help("Always 1; the labels say what runs")
+      .Register(*registry_)
+      .Add({{"version", kVersion}, {"model_name", name}, {"backend", backend}})
+      .Set(1);
+  weight_bytes_.Set(weight_bytes);
+  kv_cache_bytes_.Set(kv_cache_bytes);
+}
+
+prometheus::Counter& Metrics::AddCounter(const char* name, const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_).Add({});
+}
+
+prometheus::Gauge& Metrics::AddGauge(const char* name, const char* help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add({});
+}
+
+prometheus::Histogram& Metrics::AddHistogram(const char* name, const char* help,
+                                             const Buckets& buckets) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add({}, buckets);
+}
+
+}  // namespace skim

@@ -1,0 +1,82 @@
+// What the daemon measures, as Prometheus text under /metrics. Updates are atomics or a
+// histogram's own short lock; a scrape never touches the scheduler.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "prometheus/counter.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+#include "scheduler/observer.h"
+#include "skim/v1/inference.pb.h"
+
+namespace skim {
+
+class Metrics final : public ServingObserver {
+ public:
+  Metrics();
+
+  // --- serving loop ---
+  void OnStep(const StepStats& stats) override;
+  void OnState(const LoopState& state) override;
+  void OnFirstToken(Micros time_to_first_token) override;
+  void OnToken(Micros inter_token_latency) override;
+  void OnFinish(const Finish& finish) override;
+
+  // --- RPC layer, any thread ---
+  // One choice has ended. The loop cannot tell: to it a stop string is a cancellation.
+  void OnOutcome(v1::FinishReason reason);
+  // A call ended before or instead of a result.
+  void OnRefused(absl::StatusCode code);
+
+  // --- once, after loading ---
+  void SetModel(const std::string& name, const std::string& backend, double weight_bytes,
+                double kv_cache_bytes);
+
+  // For the HTTP exposer, which holds it weakly.
+  const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
+
+ private:
+  prometheus::Counter& AddCounter(const char* name, const char* help);
+  prometheus::Gauge& AddGauge(const char* name, const char* help);
+  prometheus::Histogram& AddHistogram(const char* name, const char* help,
+                                      const prometheus::Histogram::BucketBoundaries& buckets);
+
+  const std::shared_ptr<prometheus::Registry> registry_;
+
+  prometheus::Histogram& time_to_first_token_;
+  prometheus::Histogram& inter_token_latency_;
+  prometheus::Histogram& request_latency_;
+  prometheus::Histogram& queue_time_;
+  prometheus::Histogram& step_duration_;
+  prometheus::Histogram& step_rows_;
+
+  prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& cached_prompt_tokens_;
+  prometheus::Counter& generation_tokens_;
+  prometheus::Counter& prefill_rows_;
+  prometheus::Counter& decode_rows_;
+  prometheus::Counter& prefix_queries_;
+  prometheus::Counter& prefix_hits_;
+  prometheus::Counter& preemptions_;
+  prometheus::Family<prometheus::Counter>& finished_;
+  std::array<prometheus::Counter*, 5> finished_by_reason_;
+  prometheus::Family<prometheus::Counter>& refused_;
+
+  prometheus::Gauge& running_;
+  prometheus::Gauge& waiting_;
+  prometheus::Gauge& waiting_tokens_;
+  prometheus::Gauge& kv_usage_;
+  prometheus::Family<prometheus::Gauge>& kv_pages_;
+  prometheus::Gauge& kv_pages_free_;
+  prometheus::Gauge& kv_pages_cached_;
+  prometheus::Gauge& kv_pages_owned_;
+  prometheus::Gauge& weight_bytes_;
+  prometheus::Gauge& kv_cache_bytes_;
+};
+
+}  // namespace skim

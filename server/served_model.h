@@ -1,0 +1,28 @@
+// What a loaded model offers to the RPC layer, borrowed from whoever owns the parts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "scheduler/serving_loop.h"
+#include "text/tokenizer.h"
+
+namespace skim {
+
+// Bounds on one request beyond what the model itself sets.
+struct RequestLimits {
+  int32_t max_output_tokens = 0;  // 0 = what the context leaves
+  int32_t max_n = 8;
+};
+
+struct ServedModel {
+  std::string name;
+  const ModelInfo* info = nullptr;
+  const Tokenizer* tokenizer = nullptr;
+  ServingLoop* loop = nullptr;
+  RequestLimits limits;
+};
+
+}  // namespace skim

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace skim {
+
+inline constexpr char kVersion[] = SKIM_VERSION;  // of the project, from CMake
+
+}  // namespace skim
