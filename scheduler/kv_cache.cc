@@ -93,8 +93,8 @@ void KvCache::Publish(const CacheDomain& domain, std::span<const TokenId> tokens
   while (kv->publishable && static_cast<int32_t>(kv->published.size()) < full) {
     const int32_t block = static_cast<int32_t>(kv->published.size());
     const NodeId parent = block == 0 ? PrefixIndex::kNone : kv->published.back();
-    const auto content = tokens.subspan(size_t{1} * block * geometry_.page_tokens,
-                                        geometry_.page_tokens);
+    const auto content =
+        tokens.subspan(size_t{1} * block * geometry_.page_tokens, geometry_.page_tokens);
     std::vector<PageId> own = BlockPages(*kv, block);
     NodeId node = index_.Find(parent, domain, content);
     if (node == PrefixIndex::kNone) {

@@ -38,8 +38,8 @@ class Planner {
  private:
   struct Entry {
     Sequence* sequence;
-    int32_t rows = 0;            // planned
-    int64_t planned_pages = 0;   // beyond those held
+    int32_t rows = 0;           // planned
+    int64_t planned_pages = 0;  // beyond those held
     bool preempted = false;
   };
 
@@ -170,9 +170,8 @@ class Planner {
     return best;
   }
 
-  bool MakeRoomForWaiting(const Sequence& candidate,
-                          std::span<const PrefixIndex::NodeId> hits, int64_t reserved,
-                          int32_t* occupied) {
+  bool MakeRoomForWaiting(const Sequence& candidate, std::span<const PrefixIndex::NodeId> hits,
+                          int64_t reserved, int32_t* occupied) {
     const int64_t pages = cache_.PagesFor(candidate.total()) -
                           static_cast<int64_t>(hits.size()) * cache_.pages_per_block() + reserved;
     const auto fits = [&](const KvScratch& state) {
@@ -197,19 +196,20 @@ class Planner {
 
   const PolicyLimits limits_;
   const KvCache& cache_;
-  std::vector<Entry> running_;       // in order; what is admitted follows
+  std::vector<Entry> running_;  // in order; what is admitted follows
   std::vector<Sequence*> waiting_;
   std::vector<int64_t> served_;
   KvScratch scratch_;
-  int32_t budget_;                   // rows left
-  Sequence* blocked_ = nullptr;      // the first that found no room
+  int32_t budget_;               // rows left
+  Sequence* blocked_ = nullptr;  // the first that found no room
   Decision decision_;
 };
 
 }  // namespace
 
-Decision Decide(const PolicyLimits& limits, const KvCache& cache, std::span<Sequence* const> running,
-                std::span<Sequence* const> waiting, std::span<const int64_t> served) {
+Decision Decide(const PolicyLimits& limits, const KvCache& cache,
+                std::span<Sequence* const> running, std::span<Sequence* const> waiting,
+                std::span<const int64_t> served) {
   return Planner(limits, cache, running, waiting, served).Plan();
 }
 

@@ -51,7 +51,8 @@ struct Decision {
 };
 
 // Changes nothing behind its arguments. `served` is indexed by Sequence::tenant.
-Decision Decide(const PolicyLimits& limits, const KvCache& cache, std::span<Sequence* const> running,
-                std::span<Sequence* const> waiting, std::span<const int64_t> served);
+Decision Decide(const PolicyLimits& limits, const KvCache& cache,
+                std::span<Sequence* const> running, std::span<Sequence* const> waiting,
+                std::span<const int64_t> served);
 
 }  // namespace skim

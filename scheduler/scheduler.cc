@@ -44,8 +44,7 @@ absl::Status CheckResult(const Sequence& sequence, const PlanSequence& planned,
       return absl::InternalError("no token could be drawn: the logits are not finite");
     }
   }
-  const int32_t scores =
-      planned.logits == LogitsWanted::kAll ? ScoredRows(sequence, planned) : 0;
+  const int32_t scores = planned.logits == LogitsWanted::kAll ? ScoredRows(sequence, planned) : 0;
   if (static_cast<int32_t>(result.prompt_logprobs.size()) != scores) {
     return absl::InternalError("the engine returned another number of prompt log-probabilities");
   }

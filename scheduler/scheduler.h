@@ -50,7 +50,7 @@ class Scheduler {
  private:
   using Owned = std::vector<std::unique_ptr<Sequence>>;
   struct Group {
-    uint64_t leader = 0;   // arrival number
+    uint64_t leader = 0;  // arrival number
     int32_t members = 0;
     bool computed = false;  // a member's prompt has been
   };

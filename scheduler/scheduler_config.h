@@ -9,13 +9,13 @@
 namespace skim {
 
 struct SchedulerConfig {
-  int32_t max_rows_per_step = 512;      // token budget of a step; > 0
-  int32_t max_running = 64;             // sequences that hold pages; > 0, at most a step's rows
-  int32_t max_waiting = 256;            // queue bound by requests
-  int64_t max_waiting_tokens = 1 << 20; // queue bound by prompt tokens
-  int32_t max_context = 0;              // tokens of prompt + output; > 0
+  int32_t max_rows_per_step = 512;       // token budget of a step; > 0
+  int32_t max_running = 64;              // sequences that hold pages; > 0, at most a step's rows
+  int32_t max_waiting = 256;             // queue bound by requests
+  int64_t max_waiting_tokens = 1 << 20;  // queue bound by prompt tokens
+  int32_t max_context = 0;               // tokens of prompt + output; > 0
   bool prefix_cache = true;
-  size_t channel_tokens = 1024;         // undelivered tokens before a stream is paused
+  size_t channel_tokens = 1024;           // undelivered tokens before a stream is paused
   Micros slow_reader_limit = 30'000'000;  // a paused stream is ended after this long
 };
 

@@ -127,8 +127,8 @@ ServingLoop::ServingLoop(const SchedulerConfig& config, StepExecutor* executor, 
 
 ServingLoop::~ServingLoop() = default;
 
-absl::StatusOr<std::shared_ptr<TokenChannel>> ServingLoop::Submit(
-    Request request, std::function<void()> on_ready) {
+absl::StatusOr<std::shared_ptr<TokenChannel>> ServingLoop::Submit(Request request,
+                                                                  std::function<void()> on_ready) {
   return impl_->Submit(std::move(request), std::move(on_ready));
 }
 

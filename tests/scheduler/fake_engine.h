@@ -34,9 +34,9 @@ class FakeEngine : public StepExecutor {
   std::function<uint64_t(SeqId)> domain_of = [](SeqId) { return uint64_t{0}; };
   // Tokens returned after a sampled row, as an accepted draft would be: at least 1.
   std::function<int32_t(SeqId)> run_length = [](SeqId) { return 1; };
-  std::set<SeqId> broken;         // these fail alone
-  absl::Status fault;             // the next Execute returns and clears this
-  bool throws = false;            // the next Execute throws std::bad_alloc
+  std::set<SeqId> broken;  // these fail alone
+  absl::Status fault;      // the next Execute returns and clears this
+  bool throws = false;     // the next Execute throws std::bad_alloc
 
   // The first thing that was wrong with a plan or with what its pages hold; empty if nothing.
   const std::string& complaint() const { return complaint_; }

@@ -42,9 +42,9 @@ class Simulation {
     std::vector<SampledToken> tokens;
     std::vector<SampledToken> prompt_logprobs;
     std::optional<Finish> finish;
-    bool stalls = false;      // reads only now and then
+    bool stalls = false;  // reads only now and then
     bool never_reads = false;
-    bool disturbed = false;   // a fault was injected
+    bool disturbed = false;  // a fault was injected
   };
 
   int32_t Pick(int32_t low, int32_t high);
