@@ -8,8 +8,9 @@
 // Both are the operand layout of a bf16 dot-product unit (AVX-512 VDPBF16PS, AMX
 // TDPBF16PS): the four bytes a lane reads are two neighbours along the summed axis.
 //
-// A writer of slot s with s even also clears the V lane of slot s+1: readers round the
-// number of slots up to a pair, and 0 x (what a former owner left) must be 0.
+// The writer of a sequence's last slot s, if s is even, also clears the V lane of slot s+1:
+// readers round the number of slots up to a pair, and 0 x (what a former owner left) must
+// be 0. Any other partner is itself in use, and may be written by another thread.
 #pragma once
 
 #include <cstddef>

@@ -6,9 +6,13 @@
 // banned tokens, temperature, top-k, top-p, min-p, draw. Log-probabilities are those of the
 // raw logits, before any of this.
 //
-// Randomness: u = hash(seed, position, purpose) -> [0,1). The draw walks the surviving
-// candidates in descending probability (ties: lower id first), so one seed gives one text
-// whatever the batch, chunking or preemption.
+// Top-k and top-p go by descending logit (ties: lower id first); top-p keeps the token that
+// reaches the mass, min-p what has at least min_p times the highest probability. A logit that
+// bias or penalties turn into NaN counts as -inf, +inf as the largest float.
+//
+// Randomness: u = hash(seed, position, purpose) -> [0,1), kernels/sample_rng.h. The draw
+// inverts the cumulative distribution of the survivors in ascending token id: no sort of the
+// vocabulary, and one seed gives one text whatever the batch, chunking or preemption.
 #pragma once
 
 #include <cstdint>

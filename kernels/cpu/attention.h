@@ -12,18 +12,18 @@
 
 #include <vector>
 
+#include "kernels/cpu/attention_plan.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 
 namespace skim {
 
-inline constexpr int kAttentionSpan = 512;  // slots, a multiple of kAttentionBlock
-
 // Working memory of CpuAttention, owned by whoever owns the pool. It grows to the largest
 // call and is then reused: no allocation in a steady state.
-class AttentionScratch {
- public:
+struct AttentionScratch {
+  std::vector<PlanCut> cuts;  // where each thread begins
+
   float* Reserve(size_t floats);  // 64-byte aligned, contents undefined
 
  private:

@@ -1,0 +1,123 @@
+// Sixteen float lanes in portable C++. VecPlain, VecAvx2 and VecAvx512 have the same members,
+// so a kernel is written once as a template over the vector type. What they promise:
+//   - a lane's result depends on the lane's operands only; partial loads fill with zero
+//   - Max and Exp keep a NaN of their last operand; reductions have one fixed tree
+//   - Dot adds a0 b0 and a1 b1 of a pair to the lane, by the dot unit of the path
+// Everything has internal linkage: see kernels/CMakeLists.txt.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "base/bf16.h"
+#include "kernels/cpu/simd_exp.h"
+
+namespace skim {
+namespace {
+
+struct VecPlain {
+  static constexpr int kLanes = 16;
+  static constexpr int kTileRows = 2;  // accumulators of a product tile that stay in registers
+  static constexpr int kTileVecs = 1;
+
+  struct F {
+    float lane[kLanes];
+  };
+  struct Pairs {
+    Bf16 lane[kLanes][2];
+  };
+  struct Mask {
+    bool lane[kLanes];
+  };
+
+  template <typename Function>
+  static F Each(Function&& function) {
+    F result;
+    for (int i = 0; i < kLanes; ++i) result.lane[i] = function(i);
+    return result;
+  }
+
+  static F Set(float x) {
+    return Each([&](int) { return x; });
+  }
+  static F Load(const float* from) {
+    return Each([&](int i) { return from[i]; });
+  }
+  static F LoadPartial(const float* from, int lanes) {
+    return Each([&](int i) { return i < lanes ? from[i] : 0.0f; });
+  }
+  static void Store(float* to, F a) { std::memcpy(to, a.lane, sizeof a.lane); }
+  static void StorePartial(float* to, F a, int lanes) {
+    for (int i = 0; i < lanes; ++i) to[i] = a.lane[i];
+  }
+
+  static F Add(F a, F b) {
+    return Each([&](int i) { return a.lane[i] + b.lane[i]; });
+  }
+  static F Sub(F a, F b) {
+    return Each([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  static F Mul(F a, F b) {
+    return Each([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  static F Div(F a, F b) {
+    return Each([&](int i) { return a.lane[i] / b.lane[i]; });
+  }
+  static F Max(F a, F b) {
+    return Each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static F Exp(F a) {
+    return Each([&](int i) { return ExpPlain(a.lane[i]); });
+  }
+  static float ReduceAdd(F a) {
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+      for (int i = 0; i < step; ++i) a.lane[i] += a.lane[i + step];
+    }
+    return a.lane[0];
+  }
+  static float ReduceMax(F a) {
+    float max = a.lane[0];
+    for (float x : a.lane) max = max > x ? max : x;
+    return max;
+  }
+
+  static Mask AtMost(const int32_t* values, int32_t limit) {
+    Mask mask;
+    for (int i = 0; i < kLanes; ++i) mask.lane[i] = values[i] <= limit;
+    return mask;
+  }
+  static Mask AtLeast(F a, F b) {
+    Mask mask;
+    for (int i = 0; i < kLanes; ++i) mask.lane[i] = a.lane[i] >= b.lane[i];
+    return mask;
+  }
+  static F Select(Mask mask, F yes, F no) {
+    return Each([&](int i) { return mask.lane[i] ? yes.lane[i] : no.lane[i]; });
+  }
+
+  // Rounds to nearest even, stores the first `lanes`, returns what the rounded values are.
+  static F StoreBf16(Bf16* to, F a, int lanes = kLanes) {
+    for (int i = 0; i < lanes; ++i) to[i] = ToBf16(a.lane[i]);
+    return Each([&](int i) { return ToFloat(ToBf16(a.lane[i])); });
+  }
+
+  static Pairs LoadPairs(const Bf16* from) {
+    Pairs pairs;
+    std::memcpy(pairs.lane, from, sizeof pairs.lane);
+    return pairs;
+  }
+  static Pairs LoadPairsPartial(const Bf16* from, int lanes) {
+    Pairs pairs = {};
+    std::memcpy(pairs.lane, from, sizeof pairs.lane[0] * lanes);
+    return pairs;
+  }
+  static F Dot(F sum, const Bf16* pair, Pairs b) {  // the same pair for every lane
+    const float a0 = ToFloat(pair[0]), a1 = ToFloat(pair[1]);
+    return Each([&](int i) {
+      return sum.lane[i] + a0 * ToFloat(b.lane[i][0]) + a1 * ToFloat(b.lane[i][1]);
+    });
+  }
+};
+
+}  // namespace
+}  // namespace skim
