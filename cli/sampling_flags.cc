@@ -37,7 +37,8 @@ void SamplingFlags::Register(CLI::App* command) {
   // A repeated flag takes one value each time, or it would swallow the prompt.
   command->add_option("--logit-bias", logit_bias_, "TOKEN_ID=BIAS, added to its logit; repeat")
       ->allow_extra_args(false);
-  command->add_option("--seed", seed_, "The same seed gives the same text");
+  command->add_option("--seed", seed_, "The same seed gives the same text")
+      ->check(CLI::NonNegativeNumber);  // or -1 would silently become 2^64 - 1
   command->add_option("--stop", stop_, "End before this string; repeat")->allow_extra_args(false);
   command->add_option("--stop-token", stop_token_ids_, "End at this token id; repeat")
       ->allow_extra_args(false);

@@ -1,0 +1,81 @@
+#include "cli/sampling_flags.h"
+
+#include <gmock/gmock.h>
+#include <google/protobuf/text_format.h>
+#include <google/protobuf/util/message_differencer.h>
+#include <gtest/gtest.h>
+
+namespace skim {
+namespace {
+
+absl::Status Parse(const std::string& arguments, v1::GenerateRequest* request) {
+  CLI::App app;
+  SamplingFlags flags;
+  flags.Register(&app);
+  try {
+    app.parse(arguments);
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  return flags.Fill(request);
+}
+
+TEST(SamplingFlags, LeaveUnsetWhatIsNotGiven) {
+  v1::GenerateRequest request;
+  ASSERT_TRUE(Parse("", &request).ok());
+  EXPECT_EQ(request.ByteSizeLong(), 2u);  // `sampling`, there and empty
+  EXPECT_EQ(request.sampling().ByteSizeLong(), 0u);
+}
+
+TEST(SamplingFlags, EveryFlagReachesItsField) {
+  v1::GenerateRequest request;
+  const absl::Status status = Parse(
+      "--max-tokens 1 --min-tokens 0 --temperature 0 --top-k 4 --top-p 0.5 --min-p 0.25 "
+      "--repetition-penalty 1.5 --frequency-penalty -0.5 --presence-penalty 2 --logit-bias 7=-1.5 "
+      "--logit-bias 8=2 --seed 18446744073709551615 --stop a --stop b --stop-token 9 --ignore-eos "
+      "--priority -3 --tenant t --cache-salt s --time-limit-ms 100 --request-id r",
+      &request);
+  ASSERT_TRUE(status.ok()) << status;
+  v1::GenerateRequest expected;
+  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(R"pb(
+                                                              sampling {
+                                                                max_tokens: 1
+                                                                min_tokens: 0
+                                                                temperature: 0
+                                                                top_k: 4
+                                                                top_p: 0.5
+                                                                min_p: 0.25
+                                                                repetition_penalty: 1.5
+                                                                frequency_penalty: -0.5
+                                                                presence_penalty: 2
+                                                                logit_bias { key: 7 value: -1.5 }
+                                                                logit_bias { key: 8 value: 2 }
+                                                                seed: 18446744073709551615
+                                                                stop: "a"
+                                                                stop: "b"
+                                                                stop_token_ids: 9
+                                                                ignore_eos: true
+                                                              }
+                                                              priority: -3
+                                                              tenant: "t"
+                                                              cache_salt: "s"
+                                                              time_limit_ms: 100
+                                                              request_id: "r")pb",
+                                                            &expected));
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(request, expected))
+      << request.DebugString();
+}
+
+TEST(SamplingFlags, NameTheFlagThatCannotBeRead) {
+  for (const char* bad : {"--max-tokens -1", "--max-tokens x", "--top-k 1.5", "--seed -1",
+                          "--logit-bias 5", "--logit-bias x=1", "--logit-bias 5=x",
+                          "--logit-bias -1=1", "--logit-bias 5=1 --logit-bias 5=2"}) {
+    v1::GenerateRequest request;
+    const absl::Status status = Parse(bad, &request);
+    const std::string flag = std::string(bad).substr(0, std::string(bad).find(' '));
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(flag)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace skim
