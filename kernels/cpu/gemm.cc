@@ -114,6 +114,7 @@ void Gemm::RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWei
   const int64_t chunk_pairs =
       share.row_end - share.row_begin <= kFewRows ? kShortChunkPairs : kLongChunkPairs;
   const bool one_chunk = pairs <= chunk_pairs;
+  const bool prefetch = share.row_end - share.row_begin >= kernels_.prefetch_from_rows;
   for (int64_t row0 = share.row_begin; row0 < share.row_end; row0 += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, share.row_end - row0);
     const int64_t tiles = CeilDiv(rows, kernels_.max_rows);
@@ -133,7 +134,7 @@ void Gemm::RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWei
         tile.configured_rows = &configured_rows;
         tile.prefetch = tile.prefetch_end = nullptr;
         // What follows this chunk: the next one of the group, or the next group's first.
-        if (!last || next < share.block_end) {
+        if (prefetch && (!last || next < share.block_end)) {
           const uint16_t* following = last ? weight.Block(next) : tile.w + length * tile.w_stride;
           const int64_t stride = last ? weight.LineStride(next) : tile.w_stride;
           const int64_t following_pairs =
@@ -141,7 +142,7 @@ void Gemm::RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWei
           tile.prefetch = reinterpret_cast<const char*>(following);
           tile.prefetch_end = reinterpret_cast<const char*>(following + following_pairs * stride);
         }
-        tile.prefetch_lines = static_cast<int>(CeilDiv(16 * kGroupBlocks, tiles));
+        tile.prefetch_lines = static_cast<int>(CeilDiv(kGroupBlocks, tiles));
         for (int64_t i = 0; i < tiles; ++i) {
           const int64_t from = kernels_.even_tiles ? rows * i / tiles : i * kernels_.max_rows;
           const int64_t to = kernels_.even_tiles ? rows * (i + 1) / tiles
@@ -152,7 +153,7 @@ void Gemm::RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWei
           kernels_.tile(tile);
           if (tile.prefetch != nullptr) {
             tile.prefetch =
-                std::min(tile.prefetch + length / 16 * tile.prefetch_lines * 64, tile.prefetch_end);
+                std::min(tile.prefetch + length * tile.prefetch_lines * 64, tile.prefetch_end);
           }
           if (last) store(row0 + from, tile.rows, block, width, tile.acc);
         }

@@ -17,6 +17,7 @@ void Finish() { AmxTiles::Release(); }
 
 const GemmKernels kGemmAmx = {.max_rows = kMaxTileRows,
                               .even_tiles = false,
+                              .prefetch_from_rows = kAmxTileRows + 1,
                               .tile = Tile,
                               .store_linear = StoreLinearAvx512,
                               .store_swiglu = StoreSwiGluAvx512,

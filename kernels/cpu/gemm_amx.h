@@ -80,7 +80,8 @@ class AmxTileKernel {
   }
 
   void Prefetch() {
-    for (int i = 0; i < t_.prefetch_lines && prefetch_ < t_.prefetch_end; ++i, prefetch_ += 64) {
+    const int lines = kAmxPairs * t_.prefetch_lines;
+    for (int i = 0; i < lines && prefetch_ < t_.prefetch_end; ++i, prefetch_ += 64) {
       __builtin_prefetch(prefetch_, 0, 2);
     }
   }

@@ -32,7 +32,7 @@ struct Bf16Lines {
   return _mm256_set1_ps(f);
 }
 
-[[gnu::always_inline]] inline void Prefetch16(const GemmTile& t, const char*& next) {
+[[gnu::always_inline]] inline void Prefetch(const GemmTile& t, const char*& next) {
   for (int i = 0; i < t.prefetch_lines && next < t.prefetch_end; ++i, next += 64) {
     _mm_prefetch(next, _MM_HINT_T1);
   }
@@ -52,21 +52,19 @@ void Block(const GemmTile& t, int block, const char*& prefetch) {
   }
   const uint16_t* line = t.w + block * 32;
   const uint16_t* x = t.x;
-  for (int64_t p = 0; p < t.pairs; p += 16) {
-    Prefetch16(t, prefetch);
-    for (int i = 0; i < 16; ++i, x += 2, line += t.w_stride) {
+  for (int64_t p = 0; p < t.pairs; ++p, x += 2, line += t.w_stride) {
+    Prefetch(t, prefetch);
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) {
-        const Lines w(line + c * 32);
+    for (int c = 0; c < C; ++c) {
+      const Lines w(line + c * 32);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          const __m256 x0 = Broadcast(x + r * t.x_stride);
-          const __m256 x1 = Broadcast(x + r * t.x_stride + 1);
+      for (int r = 0; r < R; ++r) {
+        const __m256 x0 = Broadcast(x + r * t.x_stride);
+        const __m256 x1 = Broadcast(x + r * t.x_stride + 1);
 #pragma GCC unroll 2
-          for (int h = 0; h < 2; ++h) {
-            acc[r][c][h] = _mm256_fmadd_ps(x0, w.even[h], acc[r][c][h]);
-            acc[r][c][h] = _mm256_fmadd_ps(x1, w.odd[h], acc[r][c][h]);
-          }
+        for (int h = 0; h < 2; ++h) {
+          acc[r][c][h] = _mm256_fmadd_ps(x0, w.even[h], acc[r][c][h]);
+          acc[r][c][h] = _mm256_fmadd_ps(x1, w.odd[h], acc[r][c][h]);
         }
       }
     }
@@ -162,6 +160,7 @@ void Finish() {}
 
 const GemmKernels kGemmAvx2 = {.max_rows = kMaxRows,
                                .even_tiles = true,
+                               .prefetch_from_rows = kMaxRows + 1,
                                .tile = Tile,
                                .store_linear = Linear,
                                .store_swiglu = SwiGlu,

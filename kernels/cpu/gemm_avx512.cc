@@ -1,7 +1,7 @@
 // AVX-512 BF16. One VDPBF16PS takes a line of weights (16 columns x 2 k) and a pair of x
 // broadcast to all lanes. 6 rows x 4 blocks = 24 accumulators, 4 lines and a broadcast fill
-// the 32 registers; 24 independent sums hide the instruction's latency (about 6 cycles) at
-// two a cycle, and each tile loads 10 operands for 24 instructions.
+// the 32 registers: more than enough independent sums to hide the instruction's latency
+// (about 6 cycles), and 10 loads for 24 products.
 #include <immintrin.h>
 
 #include "kernels/cpu/gemm_kernels.h"
@@ -39,21 +39,19 @@ void Tile(const GemmTile& t) {
   const uint16_t* line = t.w;
   const uint16_t* x = t.x;
   const char* prefetch = t.prefetch;
-  for (int64_t p = 0; p < t.pairs; p += 16) {
+#pragma GCC unroll 2
+  for (int64_t p = 0; p < t.pairs; ++p, x += 2, line += t.w_stride) {
     for (int i = 0; i < t.prefetch_lines && prefetch < t.prefetch_end; ++i, prefetch += 64) {
       _mm_prefetch(prefetch, _MM_HINT_T1);
     }
-#pragma GCC unroll 2
-    for (int i = 0; i < 16; ++i, x += 2, line += t.w_stride) {
-      __m512bh w[C];
+    __m512bh w[C];
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) w[c] = Lines::Load(line + c * 32);
+    for (int c = 0; c < C; ++c) w[c] = Lines::Load(line + c * 32);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const __m512bh pair = BroadcastPair(x + r * t.x_stride);
+    for (int r = 0; r < R; ++r) {
+      const __m512bh pair = BroadcastPair(x + r * t.x_stride);
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], pair, w[c]);
-      }
+      for (int c = 0; c < C; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], pair, w[c]);
     }
   }
 #pragma GCC unroll 8
@@ -82,6 +80,7 @@ void Finish() {}
 
 const GemmKernels kGemmAvx512 = {.max_rows = kMaxRows,
                                  .even_tiles = true,
+                                 .prefetch_from_rows = kMaxRows,
                                  .tile = AnyTile<Bf16Lines>,
                                  .store_linear = StoreLinearAvx512,
                                  .store_swiglu = StoreSwiGluAvx512,

@@ -32,7 +32,7 @@ struct GemmTile {
   int width;          // blocks, 1 .. 4
   bool from_zero;     // the first chunk: acc holds nothing yet
   // The weights to be read next, fetched into the cache meanwhile: this many 64-byte lines
-  // per 16 pairs, up to prefetch_end.
+  // per pair, up to prefetch_end.
   const char* prefetch;
   const char* prefetch_end;
   int prefetch_lines;
@@ -64,6 +64,9 @@ struct StoreSwiGlu {
 struct GemmKernels {
   int max_rows;
   bool even_tiles;  // seven rows are better as 4 + 3 than as 6 + 1
+  // From this many rows on, weights are prefetched by instruction. With fewer, reading them is
+  // all that takes time, and the processor's own stream detection does that better.
+  int prefetch_from_rows;
   void (*tile)(const GemmTile&);
   void (*store_linear)(const StoreLinear&);
   void (*store_swiglu)(const StoreSwiGlu&);

@@ -60,6 +60,7 @@ void Finish() {}
 
 const GemmKernels kGemmPlain = {.max_rows = 4,
                                 .even_tiles = false,
+                                .prefetch_from_rows = 1 << 30,
                                 .tile = Tile,
                                 .store_linear = Linear,
                                 .store_swiglu = SwiGlu,

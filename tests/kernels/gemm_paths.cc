@@ -20,6 +20,7 @@ void EmulatedTile(const GemmTile& t) {
 const GemmKernels& EmulatedAmxKernels() {
   static const GemmKernels kernels = {.max_rows = kMaxTileRows,
                                       .even_tiles = false,
+                                      .prefetch_from_rows = 2,
                                       .tile = EmulatedTile,
                                       .store_linear = kGemmPlain.store_linear,
                                       .store_swiglu = kGemmPlain.store_swiglu,

@@ -115,8 +115,7 @@ TEST_P(GemmTest, LinearIsWithinRoundingOfTheExactProduct) {
 }
 
 TEST_P(GemmTest, LinearOfAVocabularyIsWithinRounding) {
-  if (slow()) return;  // the same loops as above, for a minute
-  const int64_t vocabulary = 49152, k = 576, m = 3;
+  const int64_t vocabulary = slow() ? 3072 : 49152, k = 576, m = 3;
   const auto x = RandomBf16(1, m, k);
   const auto w = RandomBf16(2, vocabulary, k, 0.1f);
   const auto packed = Pack(w, WeightShape::kPlain);
