@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <string>
 
@@ -82,7 +83,9 @@ TEST_P(BatchInvariance, ChunksPagesSegmentsAndThreadsDoNotMatter) {
     ExpectSameBits(reference, Alone({.threads = threads}, 64), "threads " + std::to_string(threads));
   }
   ExpectSameBits(reference, Alone({.boundaries = {1}}, 7), "two segments");
-  ExpectSameBits(reference, Alone({.boundaries = {1, 2}}, 64), "three segments");
+  std::vector<int32_t> every_layer(Load()->config().layers - 1);
+  std::iota(every_layer.begin(), every_layer.end(), 1);
+  ExpectSameBits(reference, Alone({.boundaries = every_layer}, 64), "a segment per layer");
 }
 
 TEST_P(BatchInvariance, FifteenOthersDoNotMatter) {
@@ -185,6 +188,7 @@ TEST_P(BatchInvariance, RowsOfDifferentIntervalsShareAStep) {
   ASSERT_TRUE(harness->Generate(&twin, 30, 2).ok());
   HarnessSequence split = harness->NewSequence(Prompt(*harness, 40, 3));
   harness->ReservePages(&split, 40);
+  harness->ReservePages(&twin, twin.computed + 1);
   for (int16_t part = 0; part < 2; ++part) {
     StepPlan plan;
     auto add = [&](TokenId token, int32_t position, int16_t enter, int16_t leave, int32_t slot) {

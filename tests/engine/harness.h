@@ -24,7 +24,7 @@ struct HarnessOptions {
   int32_t kv_pages = 1024;
   int32_t hidden_slots = 0;
   int32_t max_rows = 512;
-  std::vector<int32_t> boundaries;
+  std::vector<int32_t> boundaries = {};
 };
 
 struct HarnessSequence {
