@@ -15,7 +15,7 @@ std::vector<int32_t> Range(int begin, int end) {
   return range;
 }
 
-// Both roundings to bf16 (probabilities, output) err by at most 2^-9 of what they round.
+// Both roundings to bf16 (probabilities, output) err by at most 2^-8 of what they round.
 void ExpectNear(const KvShape& shape, const KvWork& work, int row, const AttentionResult& got) {
   const AttentionReference want = ReferenceAttention(shape, work, row);
   for (size_t i = 0; i < want.out.size(); ++i) {
