@@ -1,0 +1,42 @@
+// What serving costs at least, so that a measured speed can be given as a share of what the
+// machine could do. A share is the time the roofs alone would take over the time it took.
+#pragma once
+
+#include <cstdint>
+
+#include "skim/v1/inference.pb.h"
+
+namespace skim {
+
+struct Roofs {
+  double bf16_flops = 0;  // per second
+  double int8_ops = 0;    // per second
+  double read_bytes_per_s = 0;
+};
+
+class ServeCost {
+ public:
+  explicit ServeCost(const v1::GetModelResponse& model);
+
+  // Of computing the prompt and its first token: two operations for each weight that meets a
+  // token, and the attention of each token to those before it. The embedding is a look-up and
+  // the head sees one row, so neither counts. (For a model whose head is not tied to its
+  // embedding this counts the head, a little too much.)
+  double PrefillFlops(double prompt_tokens) const;
+
+  // That one decode step reads whatever the number of streams: every weight once. Keys and
+  // values come on top and are left out.
+  double StepBytes() const;
+
+  double PrefillSeconds(double prompt_tokens, const Roofs& roofs) const;
+  double StepSeconds(const Roofs& roofs) const;
+
+ private:
+  double parameters_;
+  double embedding_parameters_;
+  double layers_;
+  double hidden_size_;
+  double bytes_per_weight_;
+};
+
+}  // namespace skim
