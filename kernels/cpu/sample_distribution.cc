@@ -223,7 +223,9 @@ Distribution MakeDistribution(Isa isa, const SampleRow& row, std::span<const flo
     std::fill(scratch.weights.begin(), scratch.weights.end(), 0.0f);
     return distribution;
   }
-  kernels.exp_weights(adjusted.data(), n, max, row.temperature, kBlock, scratch.weights.data(),
+  // An infinite temperature would make NaN of -inf.
+  const float temperature = std::min(row.temperature, std::numeric_limits<float>::max());
+  kernels.exp_weights(adjusted.data(), n, max, temperature, kBlock, scratch.weights.data(),
                       scratch.block_sums.data());
   const bool top_k = row.top_k > 0 && row.top_k < n, top_p = row.top_p < 1;
   if (top_k || top_p || row.min_p > 0) {
