@@ -30,12 +30,15 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& directory);
   ~Tokenizer();
 
-  // `text` must be UTF-8 (INVALID_ARGUMENT else). With parse_special, the text of a special
-  // token becomes that token; without, it is ordinary text: the default for what clients
-  // send. `add_special` applies the tokenizer's own template (BOS and the like).
+  // `text` must be UTF-8 (INVALID_ARGUMENT else, with the byte). With parse_special, the text
+  // of a special token becomes that token; without, it is ordinary text: the default for what
+  // clients send. `add_special` applies the tokenizer's own template (BOS and the like).
+  // Special are the tokens flagged so and all of the form <|...|>, which some models forget
+  // to flag. Time is linear in the text; memory up to some hundred times its size.
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, bool add_special,
                                               bool parse_special) const;
-  // Ids outside the vocabulary: INVALID_ARGUMENT.
+  // Ids outside [0, vocab_size): INVALID_ARGUMENT. Ids inside that no token has are nothing.
+  // Bytes that are no UTF-8 become U+FFFD; the valid characters beside them stay.
   absl::StatusOr<std::string> Decode(std::span<const TokenId> ids, bool skip_special) const;
   // The token's own text, bytes that are no UTF-8 replaced; for log-probabilities.
   std::string TokenText(TokenId id) const;
@@ -43,7 +46,8 @@ class Tokenizer {
   bool has_chat_template() const;
   // Renders the model's template and encodes it. What a client wrote never becomes a
   // special token, whatever it contains. FAILED_PRECONDITION without a template;
-  // INVALID_ARGUMENT with the template's own message if it raises.
+  // INVALID_ARGUMENT with the template's own message if it raises, fails, or exceeds its
+  // limits, and if the messages use all noncharacters from U+FDD0 to U+FDEF.
   absl::StatusOr<std::vector<TokenId>> EncodeChat(std::span<const ChatMessage> messages,
                                                   bool add_generation_prompt) const;
   // The rendered text, for showing.
@@ -67,6 +71,7 @@ class TextStream {
  public:
   virtual ~TextStream() = default;
   // Text that became certain with this token; often empty inside a multi-byte character.
+  // Ids that no token has add nothing.
   virtual std::string Push(TokenId id) = 0;
   // What was held back; an unfinished character becomes U+FFFD.
   virtual std::string Flush() = 0;

@@ -14,6 +14,8 @@ use crate::detokenize::Detokenizer;
 use crate::error::{Code, Error, Result};
 use crate::guard::Guards;
 
+const MAX_CUTS: usize = 8;
+
 /// How the text of a protected token reads.
 #[derive(Clone, Copy, PartialEq)]
 enum Reading {
@@ -155,7 +157,7 @@ impl Text {
         split
             .tokenize(|piece| match reading {
                 Reading::Token => self.tokenizer.get_model().tokenize(piece.get()),
-                _ => self.tokenize_as_text(piece.get()),
+                _ => self.tokenize_as_text(piece.get(), MAX_CUTS),
             })
             .map_err(Error::internal)?;
         let encoding = split.into_encoding(None, 0, OffsetType::None).map_err(Error::internal)?;
@@ -164,8 +166,9 @@ impl Text {
     }
 
     /// Some models hold their special tokens among the ordinary pieces and can arrive at one
-    /// from plain text. Such a piece is cut open after its first character.
-    fn tokenize_as_text(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
+    /// from plain text. Such a piece is cut open after its first character; where that keeps
+    /// making new ones, every character stands alone.
+    fn tokenize_as_text(&self, word: &str, cuts_left: usize) -> tokenizers::Result<Vec<Token>> {
         let model: &ModelWrapper = self.tokenizer.get_model();
         let tokens = model.tokenize(word)?;
         // An unknown character is the "unknown" token, but not its text.
@@ -178,10 +181,14 @@ impl Text {
         let Some(first) = cuts.next() else {
             return Ok(tokens);
         };
+        let cuts: Vec<usize> = match cuts_left {
+            0 => word.char_indices().map(|(at, _)| at).skip(1).collect(),
+            _ => std::iter::once(first).chain(cuts).collect(),
+        };
         let mut pieces = Vec::new();
         let mut start = 0;
-        for cut in std::iter::once(first).chain(cuts).chain([word.len()]) {
-            pieces.extend(self.tokenize_as_text(&word[start..cut])?);
+        for cut in cuts.into_iter().chain([word.len()]) {
+            pieces.extend(self.tokenize_as_text(&word[start..cut], cuts_left.saturating_sub(1))?);
             start = cut;
         }
         Ok(pieces)
