@@ -17,7 +17,15 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from text_golden_cases import CHATS, CORPUS, LARGE, TEMPLATES, TRAINING_TEXT
+from text_golden_cases import (
+    CHATS,
+    CORPUS,
+    LARGE,
+    SNIPPET_CHAT,
+    SNIPPETS,
+    TEMPLATES,
+    TRAINING_TEXT,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "text" / "data"
@@ -157,6 +165,18 @@ def goldens(
     }
 
 
+def snippets() -> dict[str, object]:
+    """What small templates print, with the byte-level tokenizer."""
+    path = DATA / "byte_level" / "tokenizer.json"
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(path), **SMALL["byte_level"][1])
+    texts = [
+        fast.apply_chat_template(SNIPPET_CHAT, chat_template=snippet, tokenize=False)
+        for snippet in SNIPPETS
+    ]
+    cases = [{"template": s, "text": t} for s, t in zip(SNIPPETS, texts, strict=True)]
+    return {"messages": SNIPPET_CHAT, "cases": cases}
+
+
 def _large(tokenizer: Tokenizer, text: str, count: int) -> dict[str, object]:
     ids = tokenizer.encode(text * count, add_special_tokens=False).ids
     return {"text": text, "count": count, "ids": len(ids), "fnv1a": _fnv1a(ids)}
@@ -216,6 +236,7 @@ def main() -> None:
         # Mostly shorter: these run with the unit tests.
         large = LARGE[:2] + [(text, count // 8) for text, count in LARGE[2:]]
         _write_json(DATA / f"{name}.json", goldens(directory, roles, TEMPLATES[name], large))
+    _write_json(DATA / "templates.json", snippets())
     if model.is_dir():
         config = json.loads((model / "tokenizer_config.json").read_text())
         roles = {role: config[role] for role in ("bos_token", "eos_token", "unk_token")}
