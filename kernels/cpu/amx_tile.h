@@ -26,6 +26,8 @@ struct alignas(64) AmxConfig {
 };
 static_assert(sizeof(AmxConfig) == 64);
 
+namespace {
+
 // Written in assembly: the intrinsics of GCC 12 do not tell the compiler that they read and
 // write memory, and take tile numbers as literals only.
 struct AmxTiles {
@@ -51,6 +53,8 @@ struct AmxTiles {
     __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
 };
+
+}  // namespace
 
 class EmulatedAmxTiles {
  public:
