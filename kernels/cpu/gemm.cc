@@ -45,6 +45,28 @@ int RowParts(int threads, int64_t row_tiles, int64_t column_units) {
   return best;
 }
 
+// The blocks of one group (or a part of it) over a stretch of K.
+struct Chunk {
+  int64_t block, block_end;
+  int64_t pair, pair_end;
+};
+
+// The order in which a thread reads its weights: as they lie in memory.
+struct ChunkWalk {
+  const CpuPackedWeight& weight;
+  int64_t block_end;
+  int64_t chunk_pairs;
+
+  Chunk At(int64_t block, int64_t pair) const {
+    return {block, std::min(block_end, (block / kGroupBlocks + 1) * kGroupBlocks), pair,
+            std::min(weight.pairs(), pair + chunk_pairs)};
+  }
+  Chunk Next(const Chunk& chunk) const {
+    return chunk.pair_end < weight.pairs() ? At(chunk.block, chunk.pair_end)
+                                           : At(chunk.block_end, 0);
+  }
+};
+
 }  // namespace
 
 struct Gemm::Share {
@@ -109,54 +131,51 @@ void Gemm::Run(Matrix<const Bf16> x, const CpuPackedWeight& weight, const Store&
 template <typename Store>
 void Gemm::RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWeight& weight,
                     float* acc, const Store& store) const {
+  const int64_t share_rows = share.row_end - share.row_begin;
+  const bool prefetch = share_rows >= kernels_.prefetch_from_rows;
+  const ChunkWalk walk{weight, share.block_end,
+                       share_rows <= kFewRows ? kShortChunkPairs : kLongChunkPairs};
   int configured_rows = 0;
-  const int64_t pairs = weight.pairs();
-  const int64_t chunk_pairs =
-      share.row_end - share.row_begin <= kFewRows ? kShortChunkPairs : kLongChunkPairs;
-  const bool one_chunk = pairs <= chunk_pairs;
-  const bool prefetch = share.row_end - share.row_begin >= kernels_.prefetch_from_rows;
   for (int64_t row0 = share.row_begin; row0 < share.row_end; row0 += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, share.row_end - row0);
     const int64_t tiles = CeilDiv(rows, kernels_.max_rows);
-    for (int64_t block = share.block_begin, next; block < share.block_end; block = next) {
-      next = std::min(share.block_end, (block / kGroupBlocks + 1) * kGroupBlocks);
-      const int width = static_cast<int>(next - block);
-      for (int64_t pair = 0; pair < pairs; pair += chunk_pairs) {
-        const int64_t length = std::min(chunk_pairs, pairs - pair);
-        const bool last = pair + length == pairs;
-        GemmTile tile;
-        tile.x_stride = x.stride;
-        tile.w_stride = weight.LineStride(block);
-        tile.w = weight.Block(block) + pair * tile.w_stride;
-        tile.pairs = length;
-        tile.width = width;
-        tile.from_zero = pair == 0;
-        tile.configured_rows = &configured_rows;
-        tile.prefetch = tile.prefetch_end = nullptr;
-        // What follows this chunk: the next one of the group, or the next group's first.
-        if (prefetch && (!last || next < share.block_end)) {
-          const uint16_t* following = last ? weight.Block(next) : tile.w + length * tile.w_stride;
-          const int64_t stride = last ? weight.LineStride(next) : tile.w_stride;
-          const int64_t following_pairs =
-              std::min(chunk_pairs, last ? pairs : pairs - pair - length);
-          tile.prefetch = reinterpret_cast<const char*>(following);
-          tile.prefetch_end = reinterpret_cast<const char*>(following + following_pairs * stride);
+    Chunk chunk = walk.At(share.block_begin, 0), next;
+    for (; chunk.block < share.block_end; chunk = next) {
+      next = walk.Next(chunk);
+      const bool whole_k = chunk.pair == 0 && chunk.pair_end == weight.pairs();
+      const bool last = chunk.pair_end == weight.pairs();
+      GemmTile tile{.x = nullptr,
+                    .x_stride = x.stride,
+                    .w = weight.Block(chunk.block) + chunk.pair * weight.LineStride(chunk.block),
+                    .w_stride = weight.LineStride(chunk.block),
+                    .acc = acc,
+                    .pairs = chunk.pair_end - chunk.pair,
+                    .rows = 0,
+                    .width = static_cast<int>(chunk.block_end - chunk.block),
+                    .from_zero = chunk.pair == 0,
+                    .prefetch = nullptr,
+                    .prefetch_end = nullptr,
+                    .prefetch_lines = static_cast<int>(CeilDiv(kGroupBlocks, tiles)),
+                    .configured_rows = &configured_rows};
+      if (prefetch && next.block < share.block_end) {
+        const uint16_t* lines = weight.Block(next.block);
+        const int64_t stride = weight.LineStride(next.block);
+        tile.prefetch = reinterpret_cast<const char*>(lines + next.pair * stride);
+        tile.prefetch_end = reinterpret_cast<const char*>(lines + next.pair_end * stride);
+      }
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t from = kernels_.even_tiles ? rows * i / tiles : i * kernels_.max_rows;
+        const int64_t to =
+            kernels_.even_tiles ? rows * (i + 1) / tiles : std::min(rows, from + kernels_.max_rows);
+        tile.x = reinterpret_cast<const uint16_t*>(x.Row(row0 + from) + 2 * chunk.pair);
+        if (!whole_k) tile.acc = acc + from * kTileColumns;
+        tile.rows = static_cast<int>(to - from);
+        kernels_.tile(tile);
+        if (tile.prefetch != nullptr) {
+          tile.prefetch =
+              std::min(tile.prefetch + tile.pairs * tile.prefetch_lines * 64, tile.prefetch_end);
         }
-        tile.prefetch_lines = static_cast<int>(CeilDiv(kGroupBlocks, tiles));
-        for (int64_t i = 0; i < tiles; ++i) {
-          const int64_t from = kernels_.even_tiles ? rows * i / tiles : i * kernels_.max_rows;
-          const int64_t to = kernels_.even_tiles ? rows * (i + 1) / tiles
-                                                 : std::min(rows, from + kernels_.max_rows);
-          tile.x = reinterpret_cast<const uint16_t*>(x.Row(row0 + from) + 2 * pair);
-          tile.acc = one_chunk ? acc : acc + from * kTileColumns;
-          tile.rows = static_cast<int>(to - from);
-          kernels_.tile(tile);
-          if (tile.prefetch != nullptr) {
-            tile.prefetch =
-                std::min(tile.prefetch + length * tile.prefetch_lines * 64, tile.prefetch_end);
-          }
-          if (last) store(row0 + from, tile.rows, block, width, tile.acc);
-        }
+        if (last) store(row0 + from, tile.rows, chunk.block, tile.width, tile.acc);
       }
     }
   }

@@ -156,8 +156,9 @@ TEST_P(GemmTest, AccumulateAddsTheProductToTheResidualLast) {
 TEST_P(GemmTest, ARowHasTheSameBitsInEveryBatchAtEveryPlaceOnAnyNumberOfThreads) {
   const std::vector<Shape> shapes = slow() ? std::vector<Shape>{{33, 17}, {52, 290}}
                                            : std::vector<Shape>{{33, 17}, {192, 576}, {100, 2100}};
-  std::vector<int64_t> batches = {100, 257};
+  std::vector<int64_t> batches = {100};
   for (int64_t m = 1; m <= 40; ++m) batches.push_back(m);
+  if (!slow()) batches.push_back(257);
   for (Shape s : shapes) {
     const int64_t distinct = 23;
     const auto x = RandomBf16(8, distinct, s.k, 1, 2);
@@ -170,7 +171,6 @@ TEST_P(GemmTest, ARowHasTheSameBitsInEveryBatchAtEveryPlaceOnAnyNumberOfThreads)
     }
     for (int threads : {1, 2, 3}) {
       for (int64_t m : batches) {
-        if (slow() && m == 257 && threads != 2) continue;
         TestMatrix<Bf16> batch(m, s.k);
         const int64_t shift = m * 5 + threads;  // every row meets many places
         for (int64_t r = 0; r < m; ++r) {
