@@ -134,6 +134,7 @@ class Runner {
     SchedulerConfig config;
     config.max_rows_per_step = static_cast<int32_t>(words.Number("rows", 8));
     config.max_running = static_cast<int32_t>(words.Number("running", 4));
+    config.max_waiting = static_cast<int32_t>(words.Number("waiting", 256));
     config.max_context = static_cast<int32_t>(words.Number("context", 64));
     channel_tokens_ = static_cast<size_t>(words.Number("channel", 8));
     config.channel_tokens = channel_tokens_;

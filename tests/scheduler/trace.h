@@ -2,7 +2,8 @@
 // indented; running it gives the whole text again, which must be the same.
 //
 //   config rows=8 running=4 pages=16 page_tokens=4 units=1,2 context=64 channel=8
-//          cache=off slow_limit=100            (defaults as shown; before anything else)
+//          waiting=256 slow_limit=100 cache=off
+//                                              (the defaults, but for cache; comes first)
 //   submit ID prompt=1..9,5 max=N [priority=] [tenant=] [salt=] [deadline=] [group=] [stop=]
 //          [scores] [slow]                     slow: read only by `drain`
 //   step [N]       plan and execute (N times): the plan, then tokens and finishes
