@@ -1,7 +1,7 @@
 // Scheduler tests as text. A trace is commands, each followed by what it must print,
 // indented; running it gives the whole text again, which must be the same.
 //
-//   config rows=8 running=4 pages=16 page_tokens=4 units=1,2 context=64 channel=8
+//   config rows=8 running=4 pages=16 page_tokens=4 units=1 context=64 channel=8
 //          waiting=256 slow_limit=100 cache=off
 //                                              (the defaults, but for cache; comes first)
 //   submit ID prompt=1..9,5 max=N [priority=] [tenant=] [salt=] [deadline=] [group=] [stop=]
