@@ -66,7 +66,7 @@ class KernelBench {
   static double MedianSeconds(const std::function<void()>& work) {
     std::vector<double> seconds;
     double total = 0;
-    for (int i = 0; i < 9 || (total < 0.3 && i < 500); ++i) {
+    for (int i = 0; i < 3 || (i < 9 && total < 2) || (i < 500 && total < 0.3); ++i) {
       const auto start = std::chrono::steady_clock::now();
       work();
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
