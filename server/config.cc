@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <map>
 
 #include "server/version.h"
 
@@ -23,6 +24,8 @@ constexpr char kFooter[] =
     "  skimd --model /models/smollm2\n"
     "  skimd --model /models/smollm2 --listen 0.0.0.0:50051 --kv-cache 4GiB \\\n"
     "        --tls-cert server.pem --tls-key server.key --auth-token-file tokens.txt\n";
+
+const std::map<std::string, uint64_t> kMillisecondUnits = {{"ms", 1}, {"s", 1000}, {"min", 60'000}};
 
 // What CLI11 writes into; converted afterwards.
 struct RawFlags {
@@ -101,8 +104,8 @@ void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       "Prompt tokens in the queue before calls are refused", "TOKENS");
   app->add_option("--slow-reader-limit", raw->slow_reader_ms,
                   "A client that reads nothing for this long loses its stream; default 30s")
-      ->transform(CLI::AsNumberWithUnit(std::map<std::string, uint64_t>{
-          {"ms", 1}, {"s", 1000}, {"min", 60'000}}, CLI::AsNumberWithUnit::UNIT_REQUIRED))
+      ->transform(
+          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED))
       ->type_name("TIME")
       ->group("Scheduling");
   app->add_flag("--prefix-cache,!--no-prefix-cache", s.prefix_cache,
@@ -141,8 +144,8 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--drain-timeout", raw->drain_timeout_ms,
                   "After SIGTERM, how long streams may go on; a second SIGTERM ends at once; "
                   "default 30s")
-      ->transform(CLI::AsNumberWithUnit(std::map<std::string, uint64_t>{
-          {"ms", 1}, {"s", 1000}, {"min", 60'000}}, CLI::AsNumberWithUnit::UNIT_REQUIRED))
+      ->transform(
+          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED))
       ->type_name("TIME")
       ->group(group);
 }
@@ -197,6 +200,11 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
       return Mistake(std::string(flag) + ": " + std::string(parsed.status().message()));
     }
     *address = *parsed;
+  }
+  if (config.scheduler.max_running > config.scheduler.max_rows_per_step) {
+    return Mistake("--max-running: a step of --max-rows-per-step " +
+                   std::to_string(config.scheduler.max_rows_per_step) +
+                   " has no row for every running sequence");
   }
   constexpr uint64_t kMostMilliseconds = 24 * 3600 * 1000;
   if (raw.drain_timeout_ms > kMostMilliseconds || raw.slow_reader_ms > kMostMilliseconds) {

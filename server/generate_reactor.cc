@@ -151,6 +151,9 @@ absl::Status GenerateReactor::end_status() const {
 
 void GenerateReactor::Pump() {
   if (!admitted_.load() || finished_ || writing_.load()) return;
+  // Before collecting: a channel tells of more only after it was drained, so an ended call
+  // that left it full would wait for ever.
+  if (!end_status().ok()) outbox_.clear();
   if (outbox_.empty()) Collect();
   const absl::Status status = end_status();
   if (!status.ok()) outbox_.clear();

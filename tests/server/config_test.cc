@@ -1,0 +1,115 @@
+#include "server/config.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/engine/temp_dir.h"
+
+namespace skim {
+namespace {
+
+std::variant<ServerConfig, EarlyExit> Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "skimd");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+}
+
+ServerConfig MustParse(const std::vector<const char*>& arguments) {
+  auto parsed = Parse(arguments);
+  if (const auto* exit = std::get_if<EarlyExit>(&parsed)) {
+    ADD_FAILURE() << exit->message;
+    return {};
+  }
+  return std::get<ServerConfig>(parsed);
+}
+
+TEST(Config, HasDefaultsForAllButTheModel) {
+  const ServerConfig config = MustParse({"--model", "/models/smollm2/"});
+  EXPECT_EQ(config.engine.model_dir, "/models/smollm2/");
+  EXPECT_EQ(config.model_name, "smollm2");
+  EXPECT_EQ(config.listen.ToString(), "127.0.0.1:50051");
+  EXPECT_EQ(config.metrics.ToString(), "127.0.0.1:9090");
+  EXPECT_EQ(config.engine.kv_cache_bytes, 0);
+  EXPECT_EQ(config.drain_timeout, 30'000'000);
+  EXPECT_EQ(config.limits.max_n, 8);
+  EXPECT_FALSE(config.log_prompts);
+}
+
+TEST(Config, ReadsSizesAndTimesWithUnits) {
+  const ServerConfig config = MustParse({"--model", "m", "--kv-cache", "512MiB", "--drain-timeout",
+                                         "1500ms", "--max-message-bytes", "1MB"});
+  EXPECT_EQ(config.engine.kv_cache_bytes, int64_t{512} << 20);
+  EXPECT_EQ(config.drain_timeout, 1'500'000);
+  EXPECT_EQ(config.max_message_bytes, 1'000'000);
+}
+
+TEST(Config, TellsEngineAndSchedulerTheSame) {
+  const ServerConfig config =
+      MustParse({"--model", "m", "--max-rows-per-step", "96", "--max-running", "7"});
+  EXPECT_EQ(config.engine.max_rows_per_step, 96);
+  EXPECT_EQ(config.scheduler.max_rows_per_step, 96);
+  EXPECT_EQ(config.engine.max_running, 7);
+  EXPECT_EQ(config.scheduler.max_running, 7);
+}
+
+TEST(Config, ReadsAFileBelowTheCommandLine) {
+  TempDir directory;
+  const std::string file = directory.Write(
+      "skimd.toml", "model = \"/m/a\"\nkv-cache = \"2GiB\"\nmax-n = 3\nlog-prompts = true\n");
+  const ServerConfig config = MustParse({"--config", file.c_str(), "--max-n", "4"});
+  EXPECT_EQ(config.engine.model_dir, "/m/a");
+  EXPECT_EQ(config.engine.kv_cache_bytes, int64_t{2} << 30);
+  EXPECT_EQ(config.limits.max_n, 4);
+  EXPECT_TRUE(config.log_prompts);
+}
+
+TEST(Config, NamesWhatIsWrong) {
+  TempDir directory;
+  const std::string unknown_key = directory.Write("a.toml", "model = \"m\"\nspeeed = 1\n");
+  const std::string bad_value = directory.Write("b.toml", "model = \"m\"\nmax-running = \"x\"\n");
+  const std::string missing = directory.path() + "/none.toml";
+  struct Case {
+    std::vector<const char*> arguments;
+    const char* named;
+  };
+  const Case cases[] = {
+      {{}, "--model"},
+      {{"--model", "m", "--turbo"}, "--turbo"},
+      {{"--model", "m", "--kv-cache", "12 parsecs"}, "parsecs"},
+      {{"--model", "m", "--kv-cache", "-1"}, "--kv-cache"},
+      {{"--model", "m", "--kv-cache", "99999999999999999999GiB"}, "kv-cache"},
+      {{"--model", "m", "--listen", "nowhere"}, "--listen"},
+      {{"--model", "m", "--listen", "127.0.0.1:70000"}, "--listen"},
+      {{"--model", "m", "--metrics", "::1:90"}, "--metrics"},
+      {{"--model", "m", "--isa", "mmx"}, "--isa"},
+      {{"--model", "m", "--backend", "tpu"}, "--backend"},
+      {{"--model", "m", "--max-running", "0"}, "--max-running"},
+      {{"--model", "m", "--max-running", "99", "--max-rows-per-step", "64"}, "--max-running"},
+      {{"--model", "m", "--max-n", "0"}, "--max-n"},
+      {{"--model", "m", "--drain-timeout", "30"}, "--drain-timeout"},
+      {{"--model", "m", "--drain-timeout", "9000min"}, "--drain-timeout"},
+      {{"--model", "m", "--tls-cert", "c.pem"}, "--tls-key"},
+      {{"--model", "m", "--tls-client-ca", "c.pem"}, "--tls-cert"},
+      {{"--model", "m", "--log-level", "loud"}, "--log-level"},
+      {{"--config", unknown_key.c_str()}, "speeed"},
+      {{"--config", bad_value.c_str()}, "--max-running"},
+      {{"--model", "m", "--config", missing.c_str()}, "none.toml"},
+  };
+  for (const Case& c : cases) {
+    const auto parsed = Parse(c.arguments);
+    const auto* exit = std::get_if<EarlyExit>(&parsed);
+    ASSERT_NE(exit, nullptr) << c.named;
+    EXPECT_EQ(exit->code, 2) << c.named;
+    EXPECT_NE(exit->message.find(c.named), std::string::npos) << c.named << ": " << exit->message;
+  }
+}
+
+TEST(Config, HelpTeachesUnitsDefaultsAndExamples) {
+  const auto parsed = Parse({"--help"});
+  const auto& exit = std::get<EarlyExit>(parsed);
+  EXPECT_EQ(exit.code, 0);
+  for (const char* part : {"--kv-cache", "512MiB", "127.0.0.1:50051", "Examples"}) {
+    EXPECT_NE(exit.message.find(part), std::string::npos) << part;
+  }
+}
+
+}  // namespace
+}  // namespace skim

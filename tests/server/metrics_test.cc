@@ -1,0 +1,110 @@
+#include "server/metrics.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/metrics_exposer.h"
+
+namespace skim {
+namespace {
+
+std::string HttpGet(const ListenAddress& address, const std::string& path) {
+  const int socket_fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in target{};
+  target.sin_family = AF_INET;
+  target.sin_port = htons(address.port);
+  inet_pton(AF_INET, address.host.c_str(), &target.sin_addr);
+  EXPECT_EQ(connect(socket_fd, reinterpret_cast<sockaddr*>(&target), sizeof(target)), 0);
+  const std::string request = "GET " + path + " HTTP/1.0\r\n\r\n";
+  EXPECT_EQ(send(socket_fd, request.data(), request.size(), 0),
+            static_cast<ssize_t>(request.size()));
+  std::string response;
+  char buffer[4096];
+  for (ssize_t n = 0; (n = recv(socket_fd, buffer, sizeof(buffer), 0)) > 0;) {
+    response.append(buffer, n);
+  }
+  close(socket_fd);
+  return response;
+}
+
+TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
+  Metrics metrics;
+  metrics.SetModel("m", "cpu", 1024, 2048);
+  metrics.OnStep({.duration = 4000,
+                  .rows = 12,
+                  .prefill_rows = 10,
+                  .decode_rows = 2,
+                  .preempted = 1,
+                  .prefix_queries = 100,
+                  .prefix_hits = 64});
+  metrics.OnState({.running = 3,
+                   .waiting = 2,
+                   .waiting_tokens = 50,
+                   .kv_pages_total = 40,
+                   .kv_pages_owned = 10,
+                   .kv_pages_cached = 5});
+  metrics.OnFirstToken(7000);
+  metrics.OnToken(900);
+  metrics.OnFinish({.reason = FinishReason::kLength,
+                    .status = {},
+                    .prompt_tokens = 20,
+                    .cached_tokens = 16,
+                    .generated_tokens = 2,
+                    .preemptions = 0,
+                    .submitted = 1000,
+                    .scheduled = 3000,
+                    .first_token = 8000,
+                    .finished = 9000});
+  metrics.OnOutcome(v1::FINISH_REASON_LENGTH);
+  metrics.OnRefused(absl::StatusCode::kInvalidArgument);
+
+  const auto exposer = MetricsExposer::Start({"127.0.0.1", 0}, metrics);
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  EXPECT_NE((*exposer)->address().port, 0);
+  const std::string page = HttpGet((*exposer)->address(), "/metrics");
+  for (const char* line : {
+           "skim_time_to_first_token_seconds_bucket{le=\"0.0075\"} 1",
+           "skim_inter_token_latency_seconds_bucket{le=\"0.001\"} 1",
+           "skim_inter_token_latency_seconds_bucket{le=\"0.0005\"} 0",
+           "skim_e2e_request_latency_seconds_sum 0.008",
+           "skim_request_queue_seconds_sum 0.002",
+           "skim_prompt_tokens_total 20",
+           "skim_prompt_tokens_cached_total 16",
+           "skim_generation_tokens_total 2",
+           "skim_requests_running 3",
+           "skim_requests_waiting 2",
+           "skim_kv_cache_usage_ratio 0.25",
+           "skim_kv_pages{state=\"free\"} 25",
+           "skim_kv_pages{state=\"cached\"} 5",
+           "skim_kv_pages{state=\"owned\"} 10",
+           "skim_prefix_cache_queries_total 100",
+           "skim_prefix_cache_hits_total 64",
+           "skim_preemptions_total 1",
+           "skim_requests_finished_total{reason=\"length\"} 1",
+           "skim_requests_finished_total{reason=\"stop\"} 0",
+           "skim_requests_refused_total{code=\"INVALID_ARGUMENT\"} 1",
+           "skim_step_duration_seconds_sum 0.004",
+           "skim_step_rows_sum 12",
+           "skim_model_weight_bytes 1024",
+           "skim_build_info{",
+       }) {
+    EXPECT_NE(page.find(line), std::string::npos) << line << "\n" << page;
+  }
+}
+
+TEST(Metrics, NamesTheAddressThatCannotBeServed) {
+  Metrics metrics;
+  const auto first = MetricsExposer::Start({"127.0.0.1", 0}, metrics);
+  ASSERT_TRUE(first.ok());
+  const auto second = MetricsExposer::Start((*first)->address(), metrics);
+  ASSERT_FALSE(second.ok());
+  EXPECT_NE(second.status().message().find((*first)->address().ToString()),
+            absl::string_view::npos);
+  EXPECT_FALSE(MetricsExposer::Start({"no-such-host", 1}, metrics).ok());
+}
+
+}  // namespace
+}  // namespace skim
