@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/bench/attention_bench.h"
 #include "kernels/bench/roofs.h"
 #include "kernels/cpu/cores.h"
 #include "kernels/cpu/gemm.h"
@@ -46,6 +47,7 @@ class KernelBench {
     }
     FewRows();
     ThreadScaling();
+    Attention();
   }
 
  private:
@@ -136,6 +138,15 @@ class KernelBench {
     const double all = LinearSeconds(gemm_, m, kLarge, weights);
     Print("thread_scaling", one / all, "ratio",
           {{"format", "bf16"}, {"m", m}, {"n", kLarge.n}, {"k", kLarge.k}});
+  }
+
+  void Attention() {
+    for (const AttentionShare& a : MeasureAttention(pool_, isa_, flops_, bandwidth_, MedianSeconds)) {
+      Print(a.name.c_str(), a.share, "ratio",
+            {{"heads", a.heads}, {"kv_heads", a.kv_heads}, {"head_dim", a.head_dim},
+             {"context", a.context}, {"rate", a.rate}},
+            a.share);
+    }
   }
 
   const Isa isa_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -44,6 +45,8 @@ class FlushDenormals {
 #endif
 };
 
+constexpr int kSumLanes = 16;
+
 int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Takes stretches of a float array, each on its own cache line.
@@ -67,7 +70,9 @@ struct Shape {
   int head_dim;
   int columns;
 
-  int64_t StateFloats() const { return 2 * RoundUp(rows, 16) + int64_t{rows} * columns; }
+  int64_t StateFloats() const {
+    return RoundUp(rows, 16) + int64_t{rows} * (kSumLanes + columns);
+  }
   int64_t ThreadFloats() const {
     return RoundUp(rows * head_dim, 32) / 2 + rows * kAttentionBlock * 3 / 2 +
            2 * RoundUp(rows, 16) + kAttentionBlock + 2 * StateFloats();
@@ -77,14 +82,14 @@ struct Shape {
 AttentionState TakeState(Carver& carver, const Shape& shape) {
   AttentionState state;
   state.max = carver.Take<float>(shape.rows);
-  state.sum = carver.Take<float>(shape.rows);
+  state.sum = carver.Take<float>(shape.rows * kSumLanes);
   state.acc = carver.Take<float>(int64_t{shape.rows} * shape.columns);
   return state;
 }
 
 void Clear(const AttentionTile& tile, const AttentionState& state) {
   std::fill_n(state.max, tile.rows, kNoMaximum);
-  std::fill_n(state.sum, tile.rows, 0.0f);
+  std::fill_n(state.sum, tile.rows * kSumLanes, 0.0f);
   std::fill_n(state.acc, int64_t{tile.rows} * tile.columns, 0.0f);
 }
 
@@ -102,7 +107,7 @@ class TileWorker {
     tile_.columns = shape.columns;
     tile_.q = q_;
     tile_.limit = limit_;
-    tile_.scale = args.scale;
+    tile_.scale = args.scale * std::numbers::log2e_v<float>;
     tile_.scores = carver.Take<float>(shape.rows * kAttentionBlock);
     tile_.probabilities = carver.Take<Bf16>(shape.rows * kAttentionBlock);
     tile_.factors = carver.Take<float>(shape.rows);
@@ -148,38 +153,49 @@ class TileWorker {
       const int64_t row = spec_.first_row + t;
       for (int h = 0; h < spec_.heads; ++h, ++r) {
         const int head = spec_.first_head + h;
-        kernels_.finish(tile_, state, r, args_.out.Row(row) + head * tile_.head_dim);
+        const float sum =
+            kernels_.finish(tile_, state, r, args_.out.Row(row) + head * tile_.head_dim);
         if (args_.lse == nullptr) continue;
         args_.lse[row * args_.heads + head] =
-            state.sum[r] == 0 ? -std::numeric_limits<float>::infinity()
-                              : state.max[r] + std::log(state.sum[r]);
+            sum == 0 ? -std::numeric_limits<float>::infinity()
+                     : (state.max[r] + std::log2(sum)) * std::numbers::ln2_v<float>;
       }
     }
   }
 
  private:
   void AddSpan(int span, const AttentionState& state) {
-    const int end = std::min(spec_.slots, (span + 1) * kAttentionSpan);
-    for (int slot = span * kAttentionSpan; slot < end; slot += kAttentionBlock) {
-      kernels_.add_block(tile_, MakeBlock(slot), state);
+    const int begin = span * kAttentionSpan, end = std::min(spec_.slots, begin + kAttentionSpan);
+    if (begin >= end) return;
+    BlockPlaces places = PlacesOf(begin);
+    for (int slot = begin; slot < end; slot += kAttentionBlock) {
+      const int after = slot + kAttentionBlock;
+      const BlockPlaces next = after < spec_.slots ? PlacesOf(after) : places;
+      kernels_.add_block(tile_, MakeBlock(slot, places, next), state);
+      places = next;
     }
   }
 
-  AttentionBlock MakeBlock(int slot) {
+  // slot < spec_.slots
+  BlockPlaces PlacesOf(int slot) const {
     const KvLayout& layout = kv_.layout;
-    AttentionBlock block;
-    block.slots = std::min(kAttentionBlock, spec_.slots - slot);
+    BlockPlaces places;
     for (int g = 0; g < kBlockGroups; ++g) {
       // A group past the last slot may have no page; its scores are masked, so any keys do.
-      const int first = g * kKeyGroup < block.slots ? slot + g * kKeyGroup : slot;
+      const int first = slot + g * kKeyGroup < spec_.slots ? slot + g * kKeyGroup : slot;
       const PageId page = rows_.blocks[spec_.sequence->block_begin + first / layout.page_tokens];
       const int offset = first % layout.page_tokens;
       const Bf16* base = kv_.pool + page * static_cast<int64_t>(layout.PageBytes() / sizeof(Bf16));
-      block.keys[g] = base + layout.KeyBase(kv_.layer_in_unit, spec_.kv_head) +
-                      layout.KeyElement(offset, 0);
-      block.values[g] = base + layout.ValueBase(kv_.layer_in_unit, spec_.kv_head) +
-                        layout.ValueElement(offset, 0);
+      places.keys[g] = base + layout.KeyBase(kv_.layer_in_unit, spec_.kv_head) +
+                       layout.KeyElement(offset, 0);
+      places.values[g] = base + layout.ValueBase(kv_.layer_in_unit, spec_.kv_head) +
+                         layout.ValueElement(offset, 0);
     }
+    return places;
+  }
+
+  AttentionBlock MakeBlock(int slot, const BlockPlaces& places, const BlockPlaces& next) {
+    AttentionBlock block = {places, next, std::min(kAttentionBlock, spec_.slots - slot), nullptr};
     const bool all_seen = rows_.slot_positions == nullptr && block.slots == kAttentionBlock &&
                           slot + kAttentionBlock - 1 <= lowest_limit_;
     block.positions = all_seen ? nullptr : positions_;

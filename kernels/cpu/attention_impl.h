@@ -6,6 +6,11 @@
 namespace skim {
 namespace {
 
+// The first rows of a tile bring the next block nearer: a page holds too few consecutive
+// lines of a head for the hardware to see a stream, and decoding is bound by memory.
+// Into the second level: fetching into the first stalls on its few miss buffers.
+inline void Fetch(const Bf16* line) { __builtin_prefetch(line, 0, 2); }
+
 // scores[r][64] = q[r] . keys, for kRows rows and kVecs groups of 16 keys. One accumulator
 // per score takes the pairs in ascending order whatever kRows and kVecs are.
 template <typename V, int kRows, int kVecs>
@@ -18,9 +23,12 @@ void ScoreRows(const AttentionTile& tile, const AttentionBlock& block, int row, 
   }
   const Bf16* q = tile.q + row * tile.head_dim;
   for (int d = 0; d < tile.head_dim; d += 2) {
+    if (row == 0) {
+      for (int v = 0; v < kVecs; ++v) Fetch(block.next.keys[group + v] + d * kKeyGroup);
+    }
     typename V::Pairs keys[kVecs];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) keys[v] = V::LoadPairs(block.keys[group + v] + d * kKeyGroup);
+    for (int v = 0; v < kVecs; ++v) keys[v] = V::LoadPairs(block.at.keys[group + v] + d * kKeyGroup);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -57,9 +65,13 @@ void WeighRows(const AttentionTile& tile, const AttentionBlock& block, const Att
   const int tail_lanes = tile.head_dim - column - (kVecs - 1) * V::kLanes;
   const Bf16* p = tile.probabilities + row * kAttentionBlock;
   for (int slot = 0; slot < block.slots; slot += kKeyGroup) {
-    const Bf16* values = block.values[slot / kKeyGroup] + 2 * column;
+    const Bf16* values = block.at.values[slot / kKeyGroup] + 2 * column;
+    const Bf16* next = block.next.values[slot / kKeyGroup] + 2 * column;
     const int end = block.slots - slot < kKeyGroup ? block.slots - slot : kKeyGroup;
-    for (int s = 0; s < end; s += 2, values += 2 * tile.head_dim) {
+    for (int s = 0; s < end; s += 2, values += 2 * tile.head_dim, next += 2 * tile.head_dim) {
+      if (row == 0) {
+        for (int v = 0; v < kVecs; ++v) Fetch(next + v * 2 * V::kLanes);
+      }
       typename V::Pairs v_pairs[kVecs];
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
@@ -134,6 +146,13 @@ struct WeighPass {
   }
 };
 
+template <typename V>
+float Exp2(float x) {
+  float lanes[V::kLanes];
+  V::Store(lanes, V::Exp2(V::Set(x)));
+  return lanes[0];
+}
+
 // Turns the scores of a row into probabilities relative to its new maximum.
 template <typename V>
 void SoftmaxRow(const AttentionTile& tile, const AttentionBlock& block,
@@ -156,21 +175,17 @@ void SoftmaxRow(const AttentionTile& tile, const AttentionBlock& block,
   const F max_lanes = V::Set(max);
   Bf16* probabilities = tile.probabilities + row * kAttentionBlock;
   for (int g = 0; g < kBlockGroups; ++g) {
-    x[g] = V::Exp(V::Sub(x[g], max_lanes));
+    x[g] = V::Exp2(V::Sub(x[g], max_lanes));
     if (block.positions != nullptr) x[g] = V::Select(seen[g], x[g], zero);
     x[g] = V::StoreBf16(probabilities + g * kKeyGroup, x[g]);
   }
-  const float sum = V::ReduceAdd(V::Add(V::Add(x[0], x[1]), V::Add(x[2], x[3])));
-  // Most blocks do not raise the maximum; e^0 is exactly 1, so this only saves time.
-  float factor = 1;
-  if (max != old_max) {
-    float lanes[V::kLanes];
-    V::Store(lanes, V::Exp(V::Set(old_max - max)));
-    factor = lanes[0];
-  }
+  const F block_sum = V::Add(V::Add(x[0], x[1]), V::Add(x[2], x[3]));
+  // Most blocks do not raise the maximum; 2^0 is exactly 1, so this only saves time.
+  const float factor = max == old_max ? 1 : Exp2<V>(old_max - max);
   tile.factors[row] = factor;
   state.max[row] = max;
-  state.sum[row] = state.sum[row] * factor + sum;
+  float* sum = state.sum + row * V::kLanes;
+  V::Store(sum, V::Add(V::Mul(V::Load(sum), V::Set(factor)), block_sum));
 }
 
 template <typename V>
@@ -186,31 +201,30 @@ void MergeStates(const AttentionTile& tile, const AttentionState& into,
                  const AttentionState& from) {
   for (int r = 0; r < tile.rows; ++r) {
     const float max = from.max[r] > into.max[r] ? from.max[r] : into.max[r];
-    float lanes[V::kLanes];
-    V::Store(lanes, V::Exp(V::Set(into.max[r] - max)));
-    const float keep = lanes[0];
-    V::Store(lanes, V::Exp(V::Set(from.max[r] - max)));
-    const float add = lanes[0];
+    const typename V::F keep = V::Set(Exp2<V>(into.max[r] - max));
+    const typename V::F add = V::Set(Exp2<V>(from.max[r] - max));
+    const auto merge = [&](float* a, const float* b) {
+      V::Store(a, V::Add(V::Mul(V::Load(a), keep), V::Mul(V::Load(b), add)));
+    };
     into.max[r] = max;
-    into.sum[r] = into.sum[r] * keep + from.sum[r] * add;
-    float* a = into.acc + r * tile.columns;
-    const float* b = from.acc + r * tile.columns;
+    merge(into.sum + r * V::kLanes, from.sum + r * V::kLanes);
     for (int c = 0; c < tile.columns; c += V::kLanes) {
-      V::Store(a + c, V::Add(V::Mul(V::Load(a + c), V::Set(keep)),
-                             V::Mul(V::Load(b + c), V::Set(add))));
+      merge(into.acc + r * tile.columns + c, from.acc + r * tile.columns + c);
     }
   }
 }
 
 template <typename V>
-void FinishRow(const AttentionTile& tile, const AttentionState& state, int row, Bf16* out) {
-  const float inverse = state.sum[row] == 0 ? 0.0f : 1 / state.sum[row];
+float FinishRow(const AttentionTile& tile, const AttentionState& state, int row, Bf16* out) {
+  const float sum = V::ReduceAdd(V::Load(state.sum + row * V::kLanes));
+  const float inverse = sum == 0 ? 0.0f : 1 / sum;
   const float* acc = state.acc + row * tile.columns;
   for (int c = 0; c < tile.head_dim; c += V::kLanes) {
     const int lanes = tile.head_dim - c < V::kLanes ? tile.head_dim - c : V::kLanes;
     // Adding zero turns -0 into +0: passing a masked block may do that too.
     V::StoreBf16(out + c, V::Add(V::Mul(V::Load(acc + c), V::Set(inverse)), V::Set(0)), lanes);
   }
+  return sum;
 }
 
 template <typename V>

@@ -19,25 +19,31 @@ struct AttentionTile {
   int columns;           // head_dim rounded up to 16: stride of accumulators
   const Bf16* q;         // [rows][head_dim]
   const int32_t* limit;  // [rows] the highest position a row sees
-  float scale;
+  float scale;           // log2(e) x that of AttentionArgs: powers of two are cheaper
   float* scores;         // scratch [rows][kAttentionBlock]
   Bf16* probabilities;   // scratch [rows][kAttentionBlock]
   float* factors;        // scratch [rows]
 };
 
-// Softmax over the slots seen so far: out = acc / sum, lse = max + log(sum).
+// Softmax over the slots seen so far: out = acc / sum, lse = ln 2 * (max + log2(sum)).
 struct AttentionState {
   float* max;  // [rows], kNoMaximum where nothing was seen
-  float* sum;  // [rows]
+  float* sum;  // [rows][16] by slot modulo 16, added up at the end
   float* acc;  // [rows][columns]
 };
-// Finite, so that the factor between two empty states is exp(0), not NaN.
+// Finite, so that the factor between two empty states is 2^0, not NaN.
 inline constexpr float kNoMaximum = -3.402823466e+38f;
 
-// kAttentionBlock slots in groups of kKeyGroup.
-struct AttentionBlock {
-  const Bf16* keys[kBlockGroups];    // readable, also where no slot of the group is in use
+// Where kAttentionBlock slots lie, in groups of kKeyGroup. All are readable, also where no
+// slot of a group is in use.
+struct BlockPlaces {
+  const Bf16* keys[kBlockGroups];
   const Bf16* values[kBlockGroups];
+};
+
+struct AttentionBlock {
+  BlockPlaces at;
+  BlockPlaces next;                  // of the block after this one, to be fetched meanwhile
   int slots;                         // in use, 1 .. kAttentionBlock
   const int32_t* positions;          // [kAttentionBlock], INT32_MAX from `slots` on; or null:
                                      // all slots are in use and seen by every row
@@ -47,8 +53,8 @@ struct AttentionKernels {
   void (*add_block)(const AttentionTile&, const AttentionBlock&, const AttentionState&);
   // into = into + from, in this order.
   void (*merge)(const AttentionTile&, const AttentionState& into, const AttentionState& from);
-  // out = acc / sum, or zeros.
-  void (*finish)(const AttentionTile&, const AttentionState&, int row, Bf16* out);
+  // out = acc / sum, or zeros. Returns the sum.
+  float (*finish)(const AttentionTile&, const AttentionState&, int row, Bf16* out);
 };
 
 extern const AttentionKernels kAttentionPlain;

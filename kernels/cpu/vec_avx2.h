@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "base/bf16.h"
-#include "kernels/cpu/simd_exp.h"
+#include "kernels/cpu/vec_constants.h"
 
 namespace skim {
 namespace {
@@ -45,6 +45,7 @@ struct VecAvx2 {
   static F Div(F a, F b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
   static F Max(F a, F b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
   static F Exp(F a) { return {ExpAvx2(a.low), ExpAvx2(a.high)}; }
+  static F Exp2(F a) { return {Exp2Of8(a.low), Exp2Of8(a.high)}; }
 
   static float ReduceAdd(F a) {
     const __m256 eight = _mm256_add_ps(a.low, a.high);
@@ -100,6 +101,21 @@ struct VecAvx2 {
   }
 
  private:
+  static __m256 Exp2Of8(__m256 x) {
+    x = _mm256_max_ps(_mm256_set1_ps(kExp2Lowest), x);
+    const __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 f = _mm256_sub_ps(x, n);
+    __m256 p = _mm256_set1_ps(kExp2Terms[5]);
+    for (int i = 4; i >= 0; --i) p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kExp2Terms[i]));
+    // Two factors, as 2^n itself may be out of range where the product is not.
+    const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    const __m256i bias = _mm256_set1_epi32(127);
+    const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+    const __m256i rest = _mm256_sub_epi32(whole, half);
+    const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23);
+    p = _mm256_mul_ps(p, _mm256_castsi256_ps(low));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(high));
+  }
   static __m256i FirstLanes(int lanes) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes),
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

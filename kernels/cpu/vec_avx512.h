@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "base/bf16.h"
-#include "kernels/cpu/simd_exp.h"
+#include "kernels/cpu/vec_constants.h"
 
 namespace skim {
 namespace {
@@ -37,6 +37,14 @@ struct VecAvx512 {
   static F Div(F a, F b) { return _mm512_div_ps(a, b); }
   static F Max(F a, F b) { return _mm512_max_ps(a, b); }
   static F Exp(F a) { return ExpAvx512(a); }
+  static F Exp2(F a) {
+    a = _mm512_max_ps(_mm512_set1_ps(kExp2Lowest), a);
+    const F n = _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const F f = _mm512_sub_ps(a, n);
+    F p = _mm512_set1_ps(kExp2Terms[5]);
+    for (int i = 4; i >= 0; --i) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kExp2Terms[i]));
+    return _mm512_scalef_ps(p, n);
+  }
   static float ReduceAdd(F a) { return _mm512_reduce_add_ps(a); }
   static float ReduceMax(F a) { return _mm512_reduce_max_ps(a); }
 

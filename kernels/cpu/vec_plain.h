@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "base/bf16.h"
-#include "kernels/cpu/simd_exp.h"
+#include "kernels/cpu/vec_constants.h"
 
 namespace skim {
 namespace {
@@ -68,6 +68,20 @@ struct VecPlain {
   }
   static F Exp(F a) {
     return Each([&](int i) { return ExpPlain(a.lane[i]); });
+  }
+  // 2^x for x <= 0 (0 below -150), exactly 1 at 0, to 3e-6: for weights that are rounded to
+  // bf16 anyway. 2^n * sum of (f ln 2)^i / i! over i <= 5, n = round(x), f = x - n.
+  static F Exp2(F a) {
+    return Each([&](int i) {
+      const float x = a.lane[i] < kExp2Lowest ? kExp2Lowest : a.lane[i];
+      if (x != x) return x;
+      constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+      const float n = (x + kRound) - kRound, f = x - n;
+      float p = kExp2Terms[5];
+      for (int term = 4; term >= 0; --term) p = p * f + kExp2Terms[term];
+      const int whole = static_cast<int>(n), half = whole / 2;
+      return p * PowerOfTwo(half) * PowerOfTwo(whole - half);
+    });
   }
   static float ReduceAdd(F a) {
     for (int step = kLanes / 2; step > 0; step /= 2) {

@@ -1,0 +1,102 @@
+#include "kernels/bench/attention_bench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <span>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/memory.h"
+
+namespace skim {
+namespace {
+
+constexpr int kContext = 4096;
+constexpr int kPageTokens = 32;
+// Decoding walks the K/V of as many layers as no cache holds.
+constexpr size_t kColdBytes = size_t{256} << 20;
+
+struct Shape {
+  int heads, kv_heads, head_dim;
+};
+constexpr Shape kShapes[] = {{9, 3, 64}, {32, 8, 64}};  // SmolLM2-135M; Llama 3.2 1B
+
+// One sequence of kContext tokens; its last `rows` tokens are the rows of the step.
+class AttentionScene {
+ public:
+  AttentionScene(const Shape& shape, int rows, int layers) {
+    kv_.layout = {kPageTokens, layers, shape.kv_heads, shape.head_dim};
+    blocks_.resize(kContext / kPageTokens);
+    std::iota(blocks_.begin(), blocks_.end(), 0);
+    std::shuffle(blocks_.begin(), blocks_.end(), std::mt19937(1));
+    pool_ = *AlignedMemory::Allocate(blocks_.size() * kv_.layout.PageBytes());
+    kv_.pool = reinterpret_cast<Bf16*>(pool_.data());
+    Fill({kv_.pool, pool_.size() / sizeof(Bf16)});
+    const int64_t width = int64_t{shape.heads} * shape.head_dim;
+    q_.resize(rows * width);
+    Fill(q_);
+    out_.resize(rows * width);
+    positions_.resize(rows);
+    std::iota(positions_.begin(), positions_.end(), kContext - rows);
+    sequence_ = {0, rows, 0, kContext};
+    args_.q = {q_.data(), rows, width, width};
+    args_.heads = shape.heads;
+    args_.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+    args_.out = {out_.data(), rows, width, width};
+  }
+
+  void RunLayer(ThreadPool& pool, Isa isa, int layer) {
+    kv_.layer_in_unit = layer;
+    AttentionRows rows;
+    rows.sequences = {&sequence_, 1};
+    rows.positions = positions_.data();
+    rows.blocks = blocks_.data();
+    CpuAttention(pool, isa, scratch_, args_, rows, kv_);
+  }
+
+ private:
+  static void Fill(std::span<Bf16> values) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = ToBf16(static_cast<float>(i * 7 % 251) * 0.008f - 1);
+    }
+  }
+
+  KvLayer kv_;
+  std::vector<PageId> blocks_;
+  AlignedMemory pool_;
+  std::vector<Bf16> q_, out_;
+  std::vector<int32_t> positions_;
+  SequenceRows sequence_;
+  AttentionArgs args_;
+  AttentionScratch scratch_;
+};
+
+}  // namespace
+
+std::vector<AttentionShare> MeasureAttention(
+    ThreadPool& pool, Isa isa, double flops, double bytes_per_s,
+    const std::function<double(const std::function<void()>&)>& seconds) {
+  std::vector<AttentionShare> shares;
+  for (const Shape& shape : kShapes) {
+    const size_t layer_bytes =
+        size_t{2} * kContext * shape.kv_heads * shape.head_dim * sizeof(Bf16);
+    const int layers = static_cast<int>(kColdBytes / layer_bytes);
+    AttentionScene decode(shape, 1, layers);
+    const double decode_seconds = seconds([&] {
+      for (int layer = 0; layer < layers; ++layer) decode.RunLayer(pool, isa, layer);
+    });
+    const double read = static_cast<double>(layer_bytes) * layers / decode_seconds;
+    shares.push_back({"attention_decode_share", read / bytes_per_s, read, shape.heads,
+                      shape.kv_heads, shape.head_dim, kContext});
+
+    AttentionScene prefill(shape, kContext, 1);
+    const double products = kContext * (kContext + 1.0) / 2 * shape.heads * shape.head_dim;
+    const double rate = 4 * products / seconds([&] { prefill.RunLayer(pool, isa, 0); });
+    shares.push_back({"attention_prefill_share", rate / flops, rate, shape.heads, shape.kv_heads,
+                      shape.head_dim, kContext});
+  }
+  return shares;
+}
+
+}  // namespace skim
