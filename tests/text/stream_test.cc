@@ -49,7 +49,8 @@ TEST_P(Streams, OfRandomIdsEqualTheirDecoding) {
 }
 
 TEST_P(Streams, OfEncodedTextGiveTheTextBack) {
-  for (const nlohmann::json& c : ReadJson(DataPath(GetParam()) + ".json").at("encode")) {
+  const nlohmann::json golden = ReadJson(DataPath(GetParam()) + ".json");
+  for (const nlohmann::json& c : golden.at("encode")) {
     const std::string text = c.at("text");
     const std::vector<TokenId> ids = tokenizer_->Encode(text, false, false).value();
     const std::unique_ptr<TextStream> stream = tokenizer_->NewStream(false);

@@ -5,6 +5,10 @@
 //! after rendering it is taken out again, and its positions are the breaks that no added
 //! token may cross. Text without any such place is rendered untouched, so templates that
 //! inspect roles and contents work as they were written.
+//!
+//! This holds for templates that print contents whole or stripped at their ends. One that cut
+//! contents in the middle *and* printed two cuts with nothing between them could still join
+//! halves of a token; published templates put text or tokens around what they cut.
 
 use std::collections::HashSet;
 
