@@ -1,0 +1,1 @@
+"""Measures Skim beside other servers of language models: the same model, machine and work."""
