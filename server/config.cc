@@ -27,6 +27,9 @@ constexpr char kFooter[] =
 
 const std::map<std::string, uint64_t> kMillisecondUnits = {{"ms", 1}, {"s", 1000}, {"min", 60'000}};
 
+// A check that adds nothing to the option's line in --help: the type name says it already.
+CLI::Validator Quiet(const CLI::Validator& validator) { return validator.description(""); }
+
 // What CLI11 writes into; converted afterwards.
 struct RawFlags {
   std::string listen;
@@ -50,7 +53,7 @@ void AddModelFlags(CLI::App* app, ServerConfig* config) {
       ->group("Model");
   app->add_option("--max-context", config->engine.max_context,
                   "Longest prompt and output together, in tokens; 0 = what the model allows")
-      ->check(CLI::NonNegativeNumber)
+      ->check(Quiet(CLI::NonNegativeNumber))
       ->type_name("TOKENS")
       ->capture_default_str()
       ->group("Model");
@@ -58,31 +61,31 @@ void AddModelFlags(CLI::App* app, ServerConfig* config) {
 
 void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--backend", config->engine.backend.backend, "What computes")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->type_name("")
+      ->check(Quiet(CLI::IsMember({"cpu", "cuda"})))
+      ->type_name("cpu|cuda")
       ->capture_default_str()
       ->group("Machine");
   app->add_option("--isa", config->engine.backend.isa,
                   "Instructions to compute with on a CPU; auto = the best this machine has")
-      ->check(CLI::IsMember({"auto", "amx", "avx512", "avx2", "plain"}))
-      ->type_name("")
+      ->check(Quiet(CLI::IsMember({"auto", "amx", "avx512", "avx2", "plain"})))
+      ->type_name("auto|amx|avx512|avx2|plain")
       ->capture_default_str()
       ->group("Machine");
   app->add_option("--threads", config->engine.backend.threads,
                   "Threads that compute; 0 = one per physical core")
-      ->check(CLI::Range(0, 1024))
+      ->check(Quiet(CLI::Range(0, 1024)))
       ->type_name("N")
       ->capture_default_str()
       ->group("Machine");
   app->add_option("--text-threads", config->text_threads,
                   "Threads that turn text into tokens and back")
-      ->check(CLI::Range(1, 64))
+      ->check(Quiet(CLI::Range(1, 64)))
       ->type_name("N")
       ->capture_default_str()
       ->group("Machine");
   app->add_option("--kv-cache", raw->kv_cache_bytes,
                   "Memory for keys and values; 0 = a quarter of what is free")
-      ->transform(CLI::AsSizeValue(true))
+      ->transform(Quiet(CLI::AsSizeValue(true)))
       ->type_name("SIZE")
       ->group("Machine");
 }
@@ -91,7 +94,7 @@ void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   SchedulerConfig& s = config->scheduler;
   const auto add = [&](const char* name, auto* value, const char* help, const char* unit) {
     app->add_option(name, *value, help)
-        ->check(CLI::PositiveNumber)
+        ->check(Quiet(CLI::PositiveNumber))
         ->type_name(unit)
         ->capture_default_str()
         ->group("Scheduling");
@@ -104,8 +107,8 @@ void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       "Prompt tokens in the queue before calls are refused", "TOKENS");
   app->add_option("--slow-reader-limit", raw->slow_reader_ms,
                   "A client that reads nothing for this long loses its stream; default 30s")
-      ->transform(
-          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED))
+      ->transform(Quiet(
+          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED)))
       ->type_name("TIME")
       ->group("Scheduling");
   app->add_flag("--prefix-cache,!--no-prefix-cache", s.prefix_cache,
@@ -126,26 +129,26 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->group(group);
   app->add_option("--max-output-tokens", config->limits.max_output_tokens,
                   "Most tokens that a call may generate; 0 = what the context leaves")
-      ->check(CLI::NonNegativeNumber)
+      ->check(Quiet(CLI::NonNegativeNumber))
       ->type_name("TOKENS")
       ->capture_default_str()
       ->group(group);
   app->add_option("--max-n", config->limits.max_n, "Most choices of one call")
-      ->check(CLI::Range(1, 1024))
+      ->check(Quiet(CLI::Range(1, 1024)))
       ->type_name("N")
       ->capture_default_str()
       ->group(group);
   app->add_option("--max-message-bytes", raw->max_message_bytes,
                   "Largest message a client may send; default 4MiB")
-      ->transform(CLI::AsSizeValue(true))
-      ->check(CLI::Range(uint64_t{1} << 10, uint64_t{1} << 30))
+      ->transform(Quiet(CLI::AsSizeValue(true)))
+      ->check(Quiet(CLI::Range(uint64_t{1} << 10, uint64_t{1} << 30)))
       ->type_name("SIZE")
       ->group(group);
   app->add_option("--drain-timeout", raw->drain_timeout_ms,
                   "After SIGTERM, how long streams may go on; a second SIGTERM ends at once; "
                   "default 30s")
-      ->transform(
-          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED))
+      ->transform(Quiet(
+          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED)))
       ->type_name("TIME")
       ->group(group);
 }
@@ -170,8 +173,8 @@ void AddSecurityFlags(CLI::App* app, ServerConfig* config) {
 
 void AddLogFlags(CLI::App* app, ServerConfig* config) {
   app->add_option("--log-level", config->log_level, "What to write to stderr")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
-      ->type_name("")
+      ->check(Quiet(CLI::IsMember({"debug", "info", "warn", "error", "off"})))
+      ->type_name("debug|info|warn|error|off")
       ->capture_default_str()
       ->group("Logging");
   app->add_flag("--log-prompts", config->log_prompts,
