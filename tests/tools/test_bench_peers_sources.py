@@ -144,6 +144,12 @@ class Processes(Scratch):
         with self.assertRaisesRegex(BenchError, r"thing failed \(3\).*so sad"):
             processes.output_of(self.python(code), self.log, 60, "thing")
 
+    def test_complaints_on_stdout_are_told_too(self) -> None:
+        with self.assertRaisesRegex(BenchError, "no such header"):
+            processes.output_of(
+                self.python("print('no such header'); raise SystemExit(1)"), self.log, 60
+            )
+
     def test_what_hangs_is_ended(self) -> None:
         code = "import time; print(1, flush=True); time.sleep(1000)"
         with self.assertRaisesRegex(BenchError, "more than 0 s"):

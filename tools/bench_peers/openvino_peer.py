@@ -47,7 +47,8 @@ class OpenVinoPeer:
         if weights == "bf16":
             return source
         folder = self._setup.folder / "models" / f"{source.stem}.openvino-int8"
-        if (folder / "openvino_model.xml").exists():
+        done = folder / "openvino_model.xml"
+        if done.exists() and done.stat().st_mtime > source.stat().st_mtime:
             return folder
         say(f"writing {folder.name}")
         log = self._setup.folder / "logs" / "openvino-compress.log"

@@ -64,6 +64,9 @@ def output_of(
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"{what} took more than {limit_s:.0f} s; {last_words(log)}") from error
     if child.returncode:
+        # Compilers complain on stdout.
+        with log.open("ab") as file:
+            file.write(out)
         raise BenchError(f"{what} failed ({child.returncode}); {last_words(log)}")
     return out.decode(errors="replace")
 
