@@ -1,6 +1,7 @@
 // One request of a load test and what the client means to do with its stream.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/types.h"
@@ -21,6 +22,7 @@ struct PlannedRequest {
   uint32_t cancel_after_tokens = 0;  // 0 = after this time, whatever has arrived:
   Micros cancel_after = 0;
   Micros read_delay = 0;
+  size_t malformed_kind = 0;  // which way of BreakRequest
 };
 
 }  // namespace skim

@@ -49,6 +49,7 @@ std::string_view FaultName(FaultKind kind) {
 
 StreamAudit::StreamAudit(const PlannedRequest& planned)
     : behaviour_(planned.behaviour),
+      malformed_kind_(planned.malformed_kind),
       counts_tokens_(!planned.request.output().has_token_ids() ||
                      planned.request.output().token_ids()),
       prompt_tokens_(static_cast<uint32_t>(planned.request.token_ids().ids_size())),
@@ -99,9 +100,10 @@ void StreamAudit::CheckStatus(const grpc::Status& status) {
   const grpc::StatusCode code = status.error_code();
   if (behaviour_ == Behaviour::kMalformed) {
     if (status.ok()) {
-      Add(FaultKind::kAcceptedMalformed, "");
+      Add(FaultKind::kAcceptedMalformed, absl::StrCat("kind ", malformed_kind_));
     } else if (!IsRefusal(code)) {
-      Add(FaultKind::kUnexpectedStatus, std::string(CodeName(code)) + " for a malformed request");
+      Add(FaultKind::kUnexpectedStatus,
+          absl::StrCat(std::string(CodeName(code)), " for malformed kind ", malformed_kind_));
     }
     return;
   }

@@ -62,6 +62,7 @@ class StreamAudit {
   void CheckChoice(uint32_t index);
 
   const Behaviour behaviour_;
+  const size_t malformed_kind_;
   const bool counts_tokens_;      // false if the request asked for no token ids
   const uint32_t prompt_tokens_;  // 0 = not known to us
   const uint32_t max_tokens_;     // 0 = the server's choice

@@ -87,8 +87,9 @@ PlannedRequest Workload::Next() {
   } else if (planned.behaviour == Behaviour::kSlowReader) {
     planned.read_delay = options_.read_delay;
   } else if (planned.behaviour == Behaviour::kMalformed) {
-    const size_t kind = std::uniform_int_distribution<size_t>(0, MalformedKinds() - 1)(random_);
-    BreakRequest(kind, options_.vocabulary, options_.max_context, &request);
+    planned.malformed_kind =
+        std::uniform_int_distribution<size_t>(0, MalformedKinds() - 1)(random_);
+    BreakRequest(planned.malformed_kind, options_.vocabulary, options_.max_context, &request);
   }
   return planned;
 }
