@@ -1,6 +1,7 @@
 #include "kernels/cpu/attention.h"
 
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <cmath>
 #include <cstring>
@@ -98,7 +99,12 @@ class TileWorker {
  public:
   TileWorker(const AttentionKernels& kernels, const AttentionArgs& args, const AttentionRows& rows,
              const KvLayer& kv, const Shape& shape, float* scratch)
-      : kernels_(kernels), args_(args), rows_(rows), kv_(kv) {
+      : kernels_(kernels),
+        args_(args),
+        rows_(rows),
+        kv_(kv),
+        page_shift_(std::countr_zero(static_cast<unsigned>(kv.layout.page_tokens))),
+        page_elements_(static_cast<int64_t>(kv.layout.PageBytes() / sizeof(Bf16))) {
     Carver carver(scratch);
     q_ = carver.Take<Bf16>(shape.rows * shape.head_dim);
     limit_ = carver.Take<int32_t>(shape.rows);
@@ -119,6 +125,8 @@ class TileWorker {
 
   void Load(const TileSpec& spec) {
     spec_ = spec;
+    keys_ = kv_.pool + kv_.layout.KeyBase(kv_.layer_in_unit, spec.kv_head);
+    blocks_ = rows_.blocks + spec.sequence->block_begin;
     tile_.rows = spec.rows();
     lowest_limit_ = INT32_MAX;
     for (int t = 0, r = 0; t < spec.tokens; ++t) {
@@ -178,18 +186,14 @@ class TileWorker {
 
   // slot < spec_.slots
   BlockPlaces PlacesOf(int slot) const {
-    const KvLayout& layout = kv_.layout;
     BlockPlaces places;
     for (int g = 0; g < kBlockGroups; ++g) {
       // A group past the last slot may have no page; its scores are masked, so any keys do.
       const int first = slot + g * kKeyGroup < spec_.slots ? slot + g * kKeyGroup : slot;
-      const PageId page = rows_.blocks[spec_.sequence->block_begin + first / layout.page_tokens];
-      const int offset = first % layout.page_tokens;
-      const Bf16* base = kv_.pool + page * static_cast<int64_t>(layout.PageBytes() / sizeof(Bf16));
-      places.keys[g] = base + layout.KeyBase(kv_.layer_in_unit, spec_.kv_head) +
-                       layout.KeyElement(offset, 0);
-      places.values[g] = base + layout.ValueBase(kv_.layer_in_unit, spec_.kv_head) +
-                         layout.ValueElement(offset, 0);
+      const PageId page = blocks_[first >> page_shift_];
+      const int offset = first & (kv_.layout.page_tokens - 1);
+      places.keys[g] = keys_ + page * page_elements_ + int64_t{offset} * tile_.head_dim;
+      places.values[g] = places.keys[g] + kv_.layout.HeadElements();
     }
     return places;
   }
@@ -219,6 +223,10 @@ class TileWorker {
   const KvLayer& kv_;
   AttentionTile tile_;
   TileSpec spec_;
+  const int page_shift_;         // pages hold a power of two of slots
+  const int64_t page_elements_;
+  const Bf16* keys_ = nullptr;   // of the tile's KV head in page 0
+  const PageId* blocks_ = nullptr;
   int32_t lowest_limit_ = 0;
   Bf16* q_;
   int32_t* limit_;

@@ -6,10 +6,18 @@
 namespace skim {
 namespace {
 
-// The first rows of a tile bring the next block nearer: a page holds too few consecutive
-// lines of a head for the hardware to see a stream, and decoding is bound by memory.
-// Into the second level: fetching into the first stalls on its few miss buffers.
+// A page holds too few consecutive lines of a head for the hardware to see a stream, and
+// decoding is bound by memory: the first rows of a tile bring the next block nearer, spread
+// over all the work on this one. Into the second level: the first stalls on its few miss
+// buffers.
 inline void Fetch(const Bf16* line) { __builtin_prefetch(line, 0, 2); }
+
+constexpr int kLine = 64 / sizeof(Bf16);
+// The values fetched during the softmax; the rest is fetched while values are weighed.
+constexpr int kSoftmaxFetchSlots = kAttentionBlock / 2;
+
+// With few rows, keys are read in the order in which they lie in memory.
+constexpr int kFewRows = 8;
 
 // scores[r][64] = q[r] . keys, for kRows rows and kVecs groups of 16 keys. One accumulator
 // per score takes the pairs in ascending order whatever kRows and kVecs are.
@@ -69,7 +77,7 @@ void WeighRows(const AttentionTile& tile, const AttentionBlock& block, const Att
     const Bf16* next = block.next.values[slot / kKeyGroup] + 2 * column;
     const int end = block.slots - slot < kKeyGroup ? block.slots - slot : kKeyGroup;
     for (int s = 0; s < end; s += 2, values += 2 * tile.head_dim, next += 2 * tile.head_dim) {
-      if (row == 0) {
+      if (row == 0 && slot >= kSoftmaxFetchSlots) {
         for (int v = 0; v < kVecs; ++v) Fetch(next + v * 2 * V::kLanes);
       }
       typename V::Pairs v_pairs[kVecs];
@@ -99,8 +107,12 @@ void WeighRows(const AttentionTile& tile, const AttentionBlock& block, const Att
 
 template <typename V, int kRows>
 void ScoreAllKeys(const AttentionTile& tile, const AttentionBlock& block, int row) {
-  for (int group = 0; group < kBlockGroups; group += V::kTileVecs) {
-    ScoreRows<V, kRows, V::kTileVecs>(tile, block, row, group);
+  if (tile.rows <= kFewRows) {
+    for (int g = 0; g < kBlockGroups; ++g) ScoreRows<V, kRows, 1>(tile, block, row, g);
+  } else {
+    for (int g = 0; g < kBlockGroups; g += V::kTileVecs) {
+      ScoreRows<V, kRows, V::kTileVecs>(tile, block, row, g);
+    }
   }
 }
 
@@ -192,7 +204,14 @@ template <typename V>
 void AddBlock(const AttentionTile& tile, const AttentionBlock& block,
               const AttentionState& state) {
   ForRowGroups<V>(0, tile.rows, ScorePass<V>{tile, block});
-  for (int r = 0; r < tile.rows; ++r) SoftmaxRow<V>(tile, block, state, r);
+  const int group_lines = kKeyGroup * tile.head_dim / kLine;
+  const int lines = kSoftmaxFetchSlots / kKeyGroup * group_lines;
+  for (int r = 0, line = 0; r < tile.rows; ++r) {
+    for (; line * tile.rows < lines * (r + 1); ++line) {
+      Fetch(block.next.values[line / group_lines] + line % group_lines * kLine);
+    }
+    SoftmaxRow<V>(tile, block, state, r);
+  }
   ForRowGroups<V>(0, tile.rows, WeighPass<V>{tile, block, state});
 }
 
