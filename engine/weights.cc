@@ -1,5 +1,6 @@
 #include "engine/weights.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -34,17 +35,11 @@ class Loader {
       }
       total_rows += rows[i];
     }
-    SKIM_ASSIGN_OR_RETURN(std::unique_ptr<PackedWeight> packed, Pack(stacked, total_rows, cols, shape));
-    Count(total_rows * cols);
-    return packed;
-  }
-
-  absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const std::vector<Bf16>& values, int64_t rows,
-                                                     int64_t cols, WeightShape shape) {
-    SKIM_ASSIGN_OR_RETURN(
-        std::unique_ptr<PackedWeight> packed,
-        ops_->PackWeight({values.data(), rows, cols, cols}, WeightFormat::kBf16, shape));
+    SKIM_ASSIGN_OR_RETURN(std::unique_ptr<PackedWeight> packed,
+                          ops_->PackWeight({stacked.data(), total_rows, cols, cols},
+                                           WeightFormat::kBf16, shape));
     out_->bytes += packed->bytes();
+    Count(total_rows * cols);
     return packed;
   }
 
@@ -56,15 +51,12 @@ class Loader {
                             checkpoint_.FloatTensor(names[i], {sizes[i]}));
       stacked.insert(stacked.end(), part.begin(), part.end());
     }
-    Count(static_cast<int64_t>(stacked.size()));
-    return Upload(stacked.data(), stacked.size() * sizeof(float));
-  }
-
-  absl::StatusOr<std::unique_ptr<Buffer>> Upload(const void* data, size_t bytes) {
+    const size_t bytes = stacked.size() * sizeof(float);
     SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, ops_->Allocate(bytes));
-    ops_->Upload(buffer->data(), data, bytes);
+    ops_->Upload(buffer->data(), stacked.data(), bytes);
     SKIM_RETURN_IF_ERROR(ops_->Wait());
     out_->bytes += bytes;
+    Count(static_cast<int64_t>(stacked.size()));
     return buffer;
   }
 
@@ -129,17 +121,9 @@ absl::StatusOr<Weights> Weights::Load(const ModelConfig& config, const Checkpoin
   Weights weights;
   Loader load(checkpoint, ops, progress, &weights);
   const int64_t vocab = config.vocab_size, hidden = config.hidden_size;
-  {
-    SKIM_ASSIGN_OR_RETURN(std::vector<Bf16> embedding,
-                          checkpoint.Bf16Tensor("model.embed_tokens.weight", {vocab, hidden}));
-    SKIM_ASSIGN_OR_RETURN(weights.embedding,
-                          load.Upload(embedding.data(), embedding.size() * sizeof(Bf16)));
-    load.Count(vocab * hidden);
-    if (config.tied_embeddings) {
-      SKIM_ASSIGN_OR_RETURN(weights.head, load.Pack(embedding, vocab, hidden, WeightShape::kPlain));
-    }
-  }
+  SKIM_ASSIGN_OR_RETURN(weights.head, load.Linear({"model.embed_tokens.weight"}, {vocab}, hidden));
   if (!config.tied_embeddings) {
+    weights.embedding = std::move(weights.head);
     SKIM_ASSIGN_OR_RETURN(weights.head, load.Linear({"lm_head.weight"}, {vocab}, hidden));
   }
   for (int layer = 0; layer < config.layers; ++layer) {

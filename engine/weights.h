@@ -29,12 +29,14 @@ struct LayerWeights {
 };
 
 struct Weights {
-  std::unique_ptr<Buffer> embedding;  // Bf16 [vocab, hidden]
+  std::unique_ptr<PackedWeight> embedding;  // [vocab, hidden]; null if the head serves as it
   std::vector<LayerWeights> layers;
   std::unique_ptr<Buffer> final_norm;  // [hidden]
   std::unique_ptr<PackedWeight> head;  // [vocab, hidden]
   uint64_t parameters = 0;             // distinct ones: a tied head counts once
   uint64_t bytes = 0;                  // resident in the backend
+
+  const PackedWeight& embedding_table() const { return embedding ? *embedding : *head; }
 
   // `progress(done, total)` in bytes as stored. Errors name the tensor.
   static absl::StatusOr<Weights> Load(const ModelConfig& config, const Checkpoint& checkpoint,

@@ -108,8 +108,9 @@ class Ops {
                                                                    WeightFormat format,
                                                                    WeightShape shape) = 0;
 
-  // y[r] = table[tokens[r]]
-  virtual void Embed(Matrix<const Bf16> table, const TokenId* tokens, Matrix<float> y) = 0;
+  // y[r] = table[tokens[r]]. The table is packed as kPlain, [vocabulary, hidden]: a model
+  // whose head is its embedding holds it once.
+  virtual void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) = 0;
   // y = x / sqrt(mean(x^2) + eps) * weight
   virtual void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) = 0;
   // y = x W^T + bias, or y += when `accumulate` (the residual stream). bias may be null.

@@ -60,8 +60,8 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CpuOps::PackWeight(Matrix<const Bf
   return CpuPackedWeight::Pack(pool_, weight, shape);
 }
 
-void CpuOps::Embed(Matrix<const Bf16> table, const TokenId* tokens, Matrix<float> y) {
-  CpuEmbed(pool_, table, tokens, y);
+void CpuOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {
+  CpuEmbed(pool_, Own(table), tokens, y);
 }
 
 void CpuOps::RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) {

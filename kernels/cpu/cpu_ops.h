@@ -29,7 +29,7 @@ class CpuOps final : public Ops {
                                                            WeightFormat format,
                                                            WeightShape shape) override;
 
-  void Embed(Matrix<const Bf16> table, const TokenId* tokens, Matrix<float> y) override;
+  void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) override;
   void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) override;
   void Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias, bool accumulate,
               Matrix<float> y) override;

@@ -61,4 +61,14 @@ void CpuPackedWeight::CopyBlock(Matrix<const Bf16> weight, int64_t block) {
   }
 }
 
+void CpuPackedWeight::ReadRow(int64_t row, float* out) const {
+  const int64_t block = row / kBlockColumns, stride = LineStride(block);
+  const uint16_t* line = Block(block) + 2 * (row % kBlockColumns);
+  const int64_t cols = in_features();
+  for (int64_t k = 0; k < cols; k += 2, line += stride) {
+    out[k] = ToFloat(Bf16{line[0]});
+    if (k + 1 < cols) out[k + 1] = ToFloat(Bf16{line[1]});
+  }
+}
+
 }  // namespace skim

@@ -42,6 +42,9 @@ class CpuPackedWeight final : public PackedWeight {
   int64_t pairs() const { return pairs_; }  // padded K / 2
   int64_t padded_k() const { return 2 * pairs_; }
 
+  // One row of a kPlain weight, out[in_features]: an embedding looked up in its packed form.
+  void ReadRow(int64_t row, float* out) const;
+
   // First line of a block; its next pair of K is LineStride(block) elements further.
   const uint16_t* Block(int64_t block) const {
     const int64_t group_begin = block / kGroupBlocks * kGroupBlocks;

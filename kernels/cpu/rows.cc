@@ -7,13 +7,10 @@
 
 namespace skim {
 
-void CpuEmbed(ThreadPool& pool, Matrix<const Bf16> table, const TokenId* tokens,
+void CpuEmbed(ThreadPool& pool, const CpuPackedWeight& table, const TokenId* tokens,
               Matrix<float> y) {
   SplitUnlessSmall(pool, y.rows, y.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const Bf16* from = table.Row(tokens[r]);
-      std::transform(from, from + y.cols, y.Row(r), ToFloat);
-    }
+    for (int64_t r = begin; r < end; ++r) table.ReadRow(tokens[r], y.Row(r));
   });
 }
 

@@ -2,13 +2,15 @@
 #pragma once
 
 #include "base/types.h"
+#include "kernels/cpu/packed_weight.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/matrix.h"
 
 namespace skim {
 
 // y[r] = table[tokens[r]]
-void CpuEmbed(ThreadPool& pool, Matrix<const Bf16> table, const TokenId* tokens, Matrix<float> y);
+void CpuEmbed(ThreadPool& pool, const CpuPackedWeight& table, const TokenId* tokens,
+              Matrix<float> y);
 // y[i] = x[index[i]] for every row of y
 void CpuGatherRows(ThreadPool& pool, Matrix<const float> x, const int32_t* index, Matrix<float> y);
 // y[index[i]] = x[i] for every row of x; no index twice

@@ -9,7 +9,7 @@
 namespace skim {
 namespace {
 
-constexpr int64_t kRows = 50, kCols = 300;
+constexpr int64_t kRows = 50, kCols = 301;
 
 std::vector<int32_t> ShuffledIndex() {
   std::vector<int32_t> index(kRows);
@@ -24,7 +24,9 @@ TEST(Embed, CopiesTheRowOfEachToken) {
   for (int threads : {1, 3}) {
     ThreadPool pool(threads, false);
     TestMatrix<float> y(5, kCols, 2);
-    CpuEmbed(pool, table.view(), tokens.data(), y.view());
+    const auto packed = CpuPackedWeight::Pack(pool, table.view(), WeightShape::kPlain);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    CpuEmbed(pool, **packed, tokens.data(), y.view());
     for (int64_t r = 0; r < 5; ++r) {
       for (int64_t c = 0; c < kCols; ++c) {
         ASSERT_EQ(y.at(r, c), ToFloat(table.at(tokens[r], c)));
