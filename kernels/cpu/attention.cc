@@ -71,9 +71,7 @@ struct Shape {
   int head_dim;
   int columns;
 
-  int64_t StateFloats() const {
-    return RoundUp(rows, 16) + int64_t{rows} * (kSumLanes + columns);
-  }
+  int64_t StateFloats() const { return RoundUp(rows, 16) + int64_t{rows} * (kSumLanes + columns); }
   int64_t ThreadFloats() const {
     return RoundUp(rows * head_dim, 32) / 2 + rows * kAttentionBlock * 3 / 2 +
            2 * RoundUp(rows, 16) + kAttentionBlock + 2 * StateFloats();
@@ -223,9 +221,9 @@ class TileWorker {
   const KvLayer& kv_;
   AttentionTile tile_;
   TileSpec spec_;
-  const int page_shift_;         // pages hold a power of two of slots
+  const int page_shift_;  // pages hold a power of two of slots
   const int64_t page_elements_;
-  const Bf16* keys_ = nullptr;   // of the tile's KV head in page 0
+  const Bf16* keys_ = nullptr;  // of the tile's KV head in page 0
   const PageId* blocks_ = nullptr;
   int32_t lowest_limit_ = 0;
   Bf16* q_;
@@ -241,9 +239,12 @@ class TileWorker {
 class AttentionRun {
  public:
   AttentionRun(const AttentionKernels& kernels, const AttentionArgs& args,
-               const AttentionRows& rows, const KvLayer& kv, int threads,
-               AttentionScratch& scratch)
-      : kernels_(kernels), args_(args), rows_(rows), kv_(kv), plan_(args, rows, kv),
+               const AttentionRows& rows, const KvLayer& kv, int threads, AttentionScratch& scratch)
+      : kernels_(kernels),
+        args_(args),
+        rows_(rows),
+        kv_(kv),
+        plan_(args, rows, kv),
         cuts_(scratch.cuts) {
     plan_.Cut(threads, cuts_);
     const int head_dim = kv.layout.head_dim;

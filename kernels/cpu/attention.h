@@ -7,7 +7,9 @@
 //   span    kAttentionSpan slots start from an empty state; spans are merged left to right
 // Masked slots have p = 0 exactly, so a masked block or span leaves a row's bits alone: rows
 // that share a tile may be shown more than they see. A span is what several threads can
-// share of one long sequence; where they cut never shows in a result.
+// share of one long sequence; where they cut never shows in a result. Isa::kAmx runs the
+// AVX-512 functions for any number of rows: a unit that rounded differently would have to
+// serve them all.
 #pragma once
 
 #include <vector>

@@ -36,7 +36,8 @@ void ScoreRows(const AttentionTile& tile, const AttentionBlock& block, int row, 
     }
     typename V::Pairs keys[kVecs];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) keys[v] = V::LoadPairs(block.at.keys[group + v] + d * kKeyGroup);
+    for (int v = 0; v < kVecs; ++v)
+      keys[v] = V::LoadPairs(block.at.keys[group + v] + d * kKeyGroup);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -167,8 +168,8 @@ float Exp2(float x) {
 
 // Turns the scores of a row into probabilities relative to its new maximum.
 template <typename V>
-void SoftmaxRow(const AttentionTile& tile, const AttentionBlock& block,
-                const AttentionState& state, int row) {
+void SoftmaxRow(const AttentionTile& tile, const AttentionBlock& block, const AttentionState& state,
+                int row) {
   using F = typename V::F;
   const float* scores = tile.scores + row * kAttentionBlock;
   const F scale = V::Set(tile.scale), none = V::Set(kNoMaximum), zero = V::Set(0);
@@ -201,8 +202,7 @@ void SoftmaxRow(const AttentionTile& tile, const AttentionBlock& block,
 }
 
 template <typename V>
-void AddBlock(const AttentionTile& tile, const AttentionBlock& block,
-              const AttentionState& state) {
+void AddBlock(const AttentionTile& tile, const AttentionBlock& block, const AttentionState& state) {
   ForRowGroups<V>(0, tile.rows, ScorePass<V>{tile, block});
   const int group_lines = kKeyGroup * tile.head_dim / kLine;
   const int lines = kSoftmaxFetchSlots / kKeyGroup * group_lines;

@@ -43,10 +43,10 @@ struct BlockPlaces {
 
 struct AttentionBlock {
   BlockPlaces at;
-  BlockPlaces next;                  // of the block after this one, to be fetched meanwhile
-  int slots;                         // in use, 1 .. kAttentionBlock
-  const int32_t* positions;          // [kAttentionBlock], INT32_MAX from `slots` on; or null:
-                                     // all slots are in use and seen by every row
+  BlockPlaces next;          // of the block after this one, to be fetched meanwhile
+  int slots;                 // in use, 1 .. kAttentionBlock
+  const int32_t* positions;  // [kAttentionBlock], INT32_MAX from `slots` on; or null:
+                             // all slots are in use and seen by every row
 };
 
 struct AttentionKernels {

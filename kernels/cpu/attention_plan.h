@@ -62,8 +62,8 @@ class AttentionPlan {
 
   const AttentionRows& rows_;
   int kv_heads_;
-  int group_;         // query heads per KV head
-  int tile_heads_;    // of those, in one tile
+  int group_;       // query heads per KV head
+  int tile_heads_;  // of those, in one tile
   int tile_tokens_;
   int max_rows_ = 0;
   int64_t tiles_ = 0;

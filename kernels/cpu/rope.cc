@@ -54,9 +54,12 @@ class RopeRun {
     const int head_dim = layout.head_dim, group = args_.heads / layout.kv_heads;
     const float* x = args_.qkv.Row(row);
     const int64_t angles = int64_t{rows_.positions[row]} * (args_.rotary_dim / 2);
-    RotaryHead head = {nullptr,         head_dim,
-                       args_.q_norm,    args_.norm_eps,
-                       args_.rope_cos + angles, args_.rope_sin + angles,
+    RotaryHead head = {nullptr,
+                       head_dim,
+                       args_.q_norm,
+                       args_.norm_eps,
+                       args_.rope_cos + angles,
+                       args_.rope_sin + angles,
                        args_.rotary_dim};
     for (int h = kv_head * group; h < (kv_head + 1) * group; ++h) {
       head.x = x + h * head_dim;

@@ -11,9 +11,7 @@ struct RowImpl {
   using F = typename V::F;
   static constexpr float kMaxFloat = 3.402823466e+38f;
 
-  static int Lanes(int64_t left) {
-    return static_cast<int>(left < V::kLanes ? left : V::kLanes);
-  }
+  static int Lanes(int64_t left) { return static_cast<int>(left < V::kLanes ? left : V::kLanes); }
   static F LoadUpTo(const float* from, int lanes) {
     return lanes == V::kLanes ? V::Load(from) : V::LoadPartial(from, lanes);
   }

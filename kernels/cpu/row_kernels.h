@@ -14,7 +14,7 @@ struct RotaryHead {
   int head_dim;       // <= kMaxHeadDim
   const float* norm;  // [head_dim] RMS-norm weights, or null
   float norm_eps;
-  const float* cos;   // [rotary_dim / 2] of the row's position
+  const float* cos;  // [rotary_dim / 2] of the row's position
   const float* sin;
   int rotary_dim;
 };
@@ -22,7 +22,7 @@ struct RotaryHead {
 inline constexpr int kMaxHeadDim = 256;
 
 struct LogitRange {
-  float max;        // ignoring NaN
+  float max;            // ignoring NaN
   bool has_nan_or_inf;  // a NaN or +inf; -inf is an ordinary value
 };
 

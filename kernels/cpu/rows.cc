@@ -14,8 +14,7 @@ void CpuEmbed(ThreadPool& pool, const CpuPackedWeight& table, const TokenId* tok
   });
 }
 
-void CpuGatherRows(ThreadPool& pool, Matrix<const float> x, const int32_t* index,
-                   Matrix<float> y) {
+void CpuGatherRows(ThreadPool& pool, Matrix<const float> x, const int32_t* index, Matrix<float> y) {
   SplitUnlessSmall(pool, y.rows, y.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       std::memcpy(y.Row(r), x.Row(index[r]), y.cols * sizeof(float));

@@ -14,7 +14,6 @@ void CpuEmbed(ThreadPool& pool, const CpuPackedWeight& table, const TokenId* tok
 // y[i] = x[index[i]] for every row of y
 void CpuGatherRows(ThreadPool& pool, Matrix<const float> x, const int32_t* index, Matrix<float> y);
 // y[index[i]] = x[i] for every row of x; no index twice
-void CpuScatterRows(ThreadPool& pool, Matrix<const float> x, const int32_t* index,
-                    Matrix<float> y);
+void CpuScatterRows(ThreadPool& pool, Matrix<const float> x, const int32_t* index, Matrix<float> y);
 
 }  // namespace skim

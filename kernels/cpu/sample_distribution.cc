@@ -104,8 +104,7 @@ class CutoffFinder {
     scratch_.candidates.clear();
     for (size_t i = 0; i < logits_.size(); ++i) {
       if (logits_[i] == -kInfinity || BinOf(logits_[i], max_) != bin) continue;
-      scratch_.candidates.push_back(
-          {logits_[i], static_cast<TokenId>(i), scratch_.weights[i]});
+      scratch_.candidates.push_back({logits_[i], static_cast<TokenId>(i), scratch_.weights[i]});
     }
   }
 
@@ -178,8 +177,8 @@ TokenId Distribution::Draw(double u) const {
 
 std::span<const float> AdjustLogits(const SampleRow& row, std::span<const float> logits,
                                     RowScratch& scratch) {
-  const bool penalties = row.repetition_penalty != 1 || row.frequency_penalty != 0 ||
-                         row.presence_penalty != 0;
+  const bool penalties =
+      row.repetition_penalty != 1 || row.frequency_penalty != 0 || row.presence_penalty != 0;
   if (row.bias.empty() && row.banned.empty() && !(penalties && !row.counts.empty())) {
     return logits;
   }

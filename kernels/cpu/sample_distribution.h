@@ -33,9 +33,9 @@ struct SampleScratch {
 
 // Points into the RowScratch it was made with; valid until that is used again.
 struct Distribution {
-  std::span<const float> weights;       // by token id; 0 = cannot be drawn
-  std::span<const double> block_sums;   // of kBlockTokens weights each
-  double total = 0;                     // sum of block_sums in order; 0 = nothing to draw
+  std::span<const float> weights;      // by token id; 0 = cannot be drawn
+  std::span<const double> block_sums;  // of kBlockTokens weights each
+  double total = 0;                    // sum of block_sums in order; 0 = nothing to draw
 
   static constexpr int kBlockTokens = 256;
 

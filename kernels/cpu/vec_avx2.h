@@ -96,7 +96,8 @@ struct VecAvx2 {
             _mm256_maskload_epi32(words + 8, FirstLanes(lanes - 8))};
   }
   static F Dot(F sum, const Bf16* pair, Pairs b) {
-    const __m256i a = _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(pair)));
+    const __m256i a =
+        _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(pair)));
     return {Dot8(sum.low, a, b.low), Dot8(sum.high, a, b.high)};
   }
 
@@ -117,8 +118,7 @@ struct VecAvx2 {
     return _mm256_mul_ps(p, _mm256_castsi256_ps(high));
   }
   static __m256i FirstLanes(int lanes) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes),
-                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
   static __m256 AtMost8(const int32_t* values, int32_t limit) {
     const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));

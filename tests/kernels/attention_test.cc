@@ -104,7 +104,8 @@ TEST_P(AttentionOn, GivesARowTheSameBitsInAnyBatch) {
   const auto alone_b = RunAttention(GetParam(), 1, shape, {chunk_b});
   const auto alone_c = RunAttention(GetParam(), 1, shape, {verify_c});
   for (int threads : {1, 2, 3, 5}) {
-    const auto together = RunAttention(GetParam(), threads, shape, {decode_a, chunk_b, verify_c}, 9);
+    const auto together =
+        RunAttention(GetParam(), threads, shape, {decode_a, chunk_b, verify_c}, 9);
     const std::string where = std::to_string(threads) + " threads";
     ExpectSameBits(together[0], alone_a[0], where);
     for (int r = 0; r < 100; ++r) ExpectSameBits(together[1 + r], alone_b[r], where);
@@ -123,8 +124,9 @@ TEST_P(AttentionOn, SplitsOneLongSequenceOverThreadsWithoutATrace) {
       for (int threads : {2, 3, 4, 7, 16}) {
         const auto results = RunAttention(GetParam(), threads, shape, {work, work});
         for (int r = 0; r < 2 * rows; ++r) {
-          ExpectSameBits(results[r], expected[r % rows],
-                         std::to_string(tokens) + " tokens, " + std::to_string(threads) + " threads");
+          ExpectSameBits(
+              results[r], expected[r % rows],
+              std::to_string(tokens) + " tokens, " + std::to_string(threads) + " threads");
         }
       }
     }

@@ -38,7 +38,7 @@ struct KvWork {
 };
 
 struct AttentionResult {
-  std::vector<Bf16> out;  // [heads * head_dim]
+  std::vector<Bf16> out;   // [heads * head_dim]
   std::vector<float> lse;  // [heads]
 };
 

@@ -1,9 +1,10 @@
+#include "kernels/cpu/norm.h"
+
 #include <cmath>
 #include <cstring>
 #include <string>
 
 #include "gtest/gtest.h"
-#include "kernels/cpu/norm.h"
 #include "random_matrix.h"
 
 namespace skim {

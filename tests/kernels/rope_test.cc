@@ -73,17 +73,15 @@ class RopeScene {
                     : value(d) * std::cos(angle) + value(d - half) * std::sin(angle);
   }
 
-  Bf16 Q(int row, int head, int d) const {
-    return q_[(row * c_.heads + head) * c_.head_dim + d];
-  }
+  Bf16 Q(int row, int head, int d) const { return q_[(row * c_.heads + head) * c_.head_dim + d]; }
   // The layout of kv_layout.h, spelled out.
   Bf16 Key(PageId page, int layer, int head, int offset, int d) const {
-    return Head(page, layer, head)[(offset / 16 * (c_.head_dim / 2) + d / 2) * 32 +
-                                   offset % 16 * 2 + d % 2];
+    return Head(page, layer,
+                head)[(offset / 16 * (c_.head_dim / 2) + d / 2) * 32 + offset % 16 * 2 + d % 2];
   }
   Bf16 Value(PageId page, int layer, int head, int offset, int d) const {
-    return Head(page, layer, head)[16 * c_.head_dim + (offset / 2 * c_.head_dim + d) * 2 +
-                                   offset % 2];
+    return Head(page, layer,
+                head)[16 * c_.head_dim + (offset / 2 * c_.head_dim + d) * 2 + offset % 2];
   }
   const std::vector<Bf16>& pool() const { return pool_; }
   const std::vector<Bf16>& q() const { return q_; }

@@ -21,8 +21,8 @@ std::vector<double> Reference(const SampleRow& row, const std::vector<float>& lo
   std::vector<double> x(logits.begin(), logits.end());
   for (const LogitBias& b : row.bias) x[b.token] += b.bias;
   for (const TokenCount& c : row.counts) {
-    x[c.token] = x[c.token] > 0 ? x[c.token] / row.repetition_penalty
-                                : x[c.token] * row.repetition_penalty;
+    x[c.token] =
+        x[c.token] > 0 ? x[c.token] / row.repetition_penalty : x[c.token] * row.repetition_penalty;
     x[c.token] -= row.frequency_penalty * c.in_output;
     if (c.in_output > 0) x[c.token] -= row.presence_penalty;
   }
