@@ -27,8 +27,7 @@ void ActiveCalls::EndAll(const absl::Status& status) {
 
 bool ActiveCalls::WaitUntilNone(Micros timeout) const {
   std::unique_lock lock(mutex_);
-  return none_.wait_for(lock, std::chrono::microseconds(timeout),
-                        [&] { return calls_.empty(); });
+  return none_.wait_for(lock, std::chrono::microseconds(timeout), [&] { return calls_.empty(); });
 }
 
 }  // namespace skim

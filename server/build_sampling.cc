@@ -20,8 +20,8 @@ absl::Status CheckRange(const char* field, float value, float low, Bound low_bou
   std::string range = (low_bound == Bound::kIncluded ? "at least " : "more than ") +
                       std::to_string(static_cast<int>(low));
   if (!unbounded) range += " and at most " + std::to_string(static_cast<int>(high));
-  return InvalidField(field, "must be a finite number, " + range + "; it is " +
-                                 std::to_string(value));
+  return InvalidField(field,
+                      "must be a finite number, " + range + "; it is " + std::to_string(value));
 }
 
 absl::Status CheckToken(const std::string& field, uint32_t id, const ModelInfo& model) {
@@ -32,8 +32,8 @@ absl::Status CheckToken(const std::string& field, uint32_t id, const ModelInfo& 
 
 absl::Status CheckAtMost(const char* field, uint64_t value, uint64_t limit, const char* what) {
   if (value <= limit) return absl::OkStatus();
-  return InvalidField(field, std::to_string(value) + " " + what + "; the limit is " +
-                                 std::to_string(limit));
+  return InvalidField(
+      field, std::to_string(value) + " " + what + "; the limit is " + std::to_string(limit));
 }
 
 absl::Status CheckNumbers(const v1::Sampling& s) {
@@ -53,8 +53,8 @@ absl::Status CheckNumbers(const v1::Sampling& s) {
                                     Bound::kExcluded, kInf));
   }
   if (s.has_frequency_penalty()) {
-    SKIM_RETURN_IF_ERROR(CheckRange("sampling.frequency_penalty", s.frequency_penalty(), -2,
-                                    Bound::kIncluded, 2));
+    SKIM_RETURN_IF_ERROR(
+        CheckRange("sampling.frequency_penalty", s.frequency_penalty(), -2, Bound::kIncluded, 2));
   }
   if (s.has_presence_penalty()) {
     SKIM_RETURN_IF_ERROR(
@@ -155,7 +155,8 @@ absl::StatusOr<SamplingParams> BuildSampling(const v1::Sampling& s, const v1::Ou
   p.max_tokens = static_cast<int32_t>(std::min(max_tokens, room));
   if (s.min_tokens() > static_cast<uint32_t>(p.max_tokens)) {
     return FieldError(absl::StatusCode::kOutOfRange, "sampling.min_tokens",
-                      std::to_string(s.min_tokens()) + " tokens were asked for; there is room for " +
+                      std::to_string(s.min_tokens()) +
+                          " tokens were asked for; there is room for " +
                           std::to_string(p.max_tokens));
   }
   p.min_tokens = static_cast<int32_t>(s.min_tokens());
@@ -165,8 +166,7 @@ absl::StatusOr<SamplingParams> BuildSampling(const v1::Sampling& s, const v1::Ou
     p.stop_tokens.insert(p.stop_tokens.end(), model.eos_tokens.begin(), model.eos_tokens.end());
   }
   std::ranges::sort(p.stop_tokens);
-  p.stop_tokens.erase(std::unique(p.stop_tokens.begin(), p.stop_tokens.end()),
-                      p.stop_tokens.end());
+  p.stop_tokens.erase(std::unique(p.stop_tokens.begin(), p.stop_tokens.end()), p.stop_tokens.end());
   p.top_logprobs = output.has_logprobs() ? static_cast<int32_t>(output.logprobs()) : -1;
   p.prompt_logprobs = output.prompt_logprobs();
   return p;

@@ -24,9 +24,8 @@ absl::Status CheckSampling(const v1::Sampling& sampling, const v1::Output& outpu
 
 // After CheckSampling. `prompt_tokens` + 1 fits the context. The seed is left at the
 // request's or at `drawn_seed`.
-absl::StatusOr<SamplingParams> BuildSampling(const v1::Sampling& sampling,
-                                             const v1::Output& output, const ModelInfo& model,
-                                             const RequestLimits& limits, int32_t prompt_tokens,
-                                             uint64_t drawn_seed);
+absl::StatusOr<SamplingParams> BuildSampling(const v1::Sampling& sampling, const v1::Output& output,
+                                             const ModelInfo& model, const RequestLimits& limits,
+                                             int32_t prompt_tokens, uint64_t drawn_seed);
 
 }  // namespace skim

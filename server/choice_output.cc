@@ -9,9 +9,8 @@ ChoiceOutput::ChoiceOutput(const OutputOptions* options, const SamplingParams* s
     : options_(options),
       sampling_(sampling),
       tokenizer_(tokenizer),
-      stream_(options->text || !options->stop.empty()
-                  ? tokenizer->NewStream(options->skip_special)
-                  : nullptr),
+      stream_(options->text || !options->stop.empty() ? tokenizer->NewStream(options->skip_special)
+                                                      : nullptr),
       matcher_(options->stop, options->include_stop) {}
 
 void ChoiceOutput::Add(const SampledToken& token, v1::Delta* delta) {

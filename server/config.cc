@@ -107,8 +107,8 @@ void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       "Prompt tokens in the queue before calls are refused", "TOKENS");
   app->add_option("--slow-reader-limit", raw->slow_reader_ms,
                   "A client that reads nothing for this long loses its stream; default 30s")
-      ->transform(Quiet(
-          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED)))
+      ->transform(
+          Quiet(CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED)))
       ->type_name("TIME")
       ->group("Scheduling");
   app->add_flag("--prefix-cache,!--no-prefix-cache", s.prefix_cache,
@@ -147,8 +147,8 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--drain-timeout", raw->drain_timeout_ms,
                   "After SIGTERM, how long streams may go on; a second SIGTERM ends at once; "
                   "default 30s")
-      ->transform(Quiet(
-          CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED)))
+      ->transform(
+          Quiet(CLI::AsNumberWithUnit(kMillisecondUnits, CLI::AsNumberWithUnit::UNIT_REQUIRED)))
       ->type_name("TIME")
       ->group(group);
 }

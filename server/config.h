@@ -17,11 +17,11 @@ struct ServerConfig {
   EngineOptions engine;
   SchedulerConfig scheduler;  // max_context is filled in once the model is known
   RequestLimits limits;
-  std::string model_name;     // empty = the last part of the model's directory
+  std::string model_name;  // empty = the last part of the model's directory
 
   ListenAddress listen{"127.0.0.1", 50051};
   ListenAddress metrics{"127.0.0.1", 9090};
-  std::string tls_cert;       // PEM files; empty = plaintext
+  std::string tls_cert;  // PEM files; empty = plaintext
   std::string tls_key;
   std::string tls_client_ca;  // set = clients must show a certificate of this authority
   std::string auth_token_file;

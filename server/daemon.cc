@@ -17,11 +17,12 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
   log->info("loading {}", options.model_dir);
   int told_tenths = 0;
   SKIM_ASSIGN_OR_RETURN(auto engine, Engine::Load(options, [&](uint64_t done, uint64_t total) {
-    const int tenths = total == 0 ? 10 : static_cast<int>(10.0 * done / total);
-    if (tenths <= told_tenths) return;
-    told_tenths = tenths;
-    log->info("loaded {}% of {} MiB of weights", tenths * 10, total >> 20);
-  }));
+                          const int tenths =
+                              total == 0 ? 10 : static_cast<int>(10.0 * done / total);
+                          if (tenths <= told_tenths) return;
+                          told_tenths = tenths;
+                          log->info("loaded {}% of {} MiB of weights", tenths * 10, total >> 20);
+                        }));
   const ModelInfo& model = engine->model();
   log->info("{}: {} parameters, {} layers, context {} tokens, weights {} MiB, KV cache {} MiB, {}",
             model.architecture, model.parameters, model.layers, model.max_context,

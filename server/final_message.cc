@@ -11,11 +11,16 @@ v1::FinishReason ToProto(const Finish& finish, const ChoiceOutput& output) {
   // The loop saw a cancellation; the cause was ours.
   if (output.stop_string_found()) return v1::FINISH_REASON_STOP;
   switch (finish.reason) {
-    case FinishReason::kStopToken: return v1::FINISH_REASON_STOP;
-    case FinishReason::kLength: return v1::FINISH_REASON_LENGTH;
-    case FinishReason::kTimeLimit: return v1::FINISH_REASON_TIME_LIMIT;
-    case FinishReason::kCancelled: return v1::FINISH_REASON_CANCELLED;
-    case FinishReason::kError: break;
+    case FinishReason::kStopToken:
+      return v1::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kTimeLimit:
+      return v1::FINISH_REASON_TIME_LIMIT;
+    case FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+    case FinishReason::kError:
+      break;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -37,8 +42,9 @@ v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros ar
   timings->set_queue_ms(Milliseconds(arrival, finish.scheduled));
   timings->set_time_to_first_token_ms(Milliseconds(arrival, finish.first_token));
   // A sequence that ended by itself ended with its last token, on the loop's own time.
-  const bool by_itself = !output.stop_string_found() && (finish.reason == FinishReason::kStopToken ||
-                                                         finish.reason == FinishReason::kLength);
+  const bool by_itself =
+      !output.stop_string_found() &&
+      (finish.reason == FinishReason::kStopToken || finish.reason == FinishReason::kLength);
   const double generation_ms =
       Milliseconds(finish.first_token, by_itself ? finish.finished : last_token);
   timings->set_generation_ms(generation_ms);
@@ -52,11 +58,16 @@ v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros ar
 
 const char* ReasonName(v1::FinishReason reason) {
   switch (reason) {
-    case v1::FINISH_REASON_STOP: return "stop";
-    case v1::FINISH_REASON_LENGTH: return "length";
-    case v1::FINISH_REASON_TIME_LIMIT: return "time_limit";
-    case v1::FINISH_REASON_CANCELLED: return "cancelled";
-    default: return "error";
+    case v1::FINISH_REASON_STOP:
+      return "stop";
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    case v1::FINISH_REASON_TIME_LIMIT:
+      return "time_limit";
+    case v1::FINISH_REASON_CANCELLED:
+      return "cancelled";
+    default:
+      return "error";
   }
 }
 

@@ -35,14 +35,13 @@ bool Empty(const v1::Delta& delta) {
 GenerateReactor* GenerateReactor::Start(const grpc::CallbackServerContext& context,
                                         const v1::GenerateRequest* request,
                                         const ServedModel& model, const CallServices& services) {
-  std::shared_ptr<GenerateReactor> reactor(
-      new GenerateReactor(context, request, model, services));
+  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, request, model, services));
   reactor->self_ = reactor;
   services.calls->Add(reactor.get());
   const bool posted = services.workers->TryPostAdmission([reactor] { reactor->Admit(); });
   if (!posted) {
-    reactor->Refuse(RetryAfter(
-        absl::ResourceExhaustedError("too many calls wait to be tokenised"), kRetryDelay));
+    reactor->Refuse(RetryAfter(absl::ResourceExhaustedError("too many calls wait to be tokenised"),
+                               kRetryDelay));
   }
   return reactor.get();
 }
@@ -98,8 +97,8 @@ absl::Status GenerateReactor::Submit() {
     request.prompt = {};  // the loop has its own
     Choice& choice = choices_.emplace_back();
     choice.channel = *std::move(channel);
-    choice.output = std::make_unique<ChoiceOutput>(&generation_.output, &request.sampling,
-                                                   model_.tokenizer);
+    choice.output =
+        std::make_unique<ChoiceOutput>(&generation_.output, &request.sampling, model_.tokenizer);
     std::lock_guard lock(mutex_);
     cancellable_.push_back(choice.channel);
     if (!end_status_.ok()) choice.channel->Cancel();
@@ -232,11 +231,11 @@ void GenerateReactor::LogOutcome(const absl::Status& status) const {
   services_.log->info(
       "request id={} seq={} choices={} prompt_tokens={} cached_tokens={} generated_tokens={} "
       "queue_ms={:.1f} ttft_ms={:.1f} total_ms={:.1f} tokens_per_s={:.1f} finish={} status={}",
-      request_id_, generation_.requests.front().id, choices_.size(),
-      first.usage().prompt_tokens(), first.usage().cached_tokens(), generated_tokens,
-      first.timings().queue_ms(), first.timings().time_to_first_token_ms(),
-      static_cast<double>(services_.clock->Now() - arrival_) / 1e3,
-      first.timings().tokens_per_s(), reasons, absl::StatusCodeToString(status.code()));
+      request_id_, generation_.requests.front().id, choices_.size(), first.usage().prompt_tokens(),
+      first.usage().cached_tokens(), generated_tokens, first.timings().queue_ms(),
+      first.timings().time_to_first_token_ms(),
+      static_cast<double>(services_.clock->Now() - arrival_) / 1e3, first.timings().tokens_per_s(),
+      reasons, absl::StatusCodeToString(status.code()));
 }
 
 }  // namespace skim

@@ -88,7 +88,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   const ServedModel model_;
   const CallServices services_;
   const Micros arrival_;
-  const Micros deadline_;  // the call's own, on the loop's clock
+  const Micros deadline_;         // the call's own, on the loop's clock
   const std::string request_id_;  // empty if it may not be logged
   std::shared_ptr<GenerateReactor> self_;
   SerialTask task_;

@@ -41,8 +41,7 @@ absl::Status TokenizeInput(const v1::TokenizeRequest& request, const Tokenizer& 
 absl::Status DetokenizeIds(const v1::DetokenizeRequest& request, const Tokenizer& tokenizer,
                            v1::DetokenizeResponse* response) {
   SKIM_RETURN_IF_ERROR(CheckNoUnknownFields(request));
-  SKIM_ASSIGN_OR_RETURN(const auto ids,
-                        CheckedIds(request.ids(), "ids", tokenizer.vocab_size()));
+  SKIM_ASSIGN_OR_RETURN(const auto ids, CheckedIds(request.ids(), "ids", tokenizer.vocab_size()));
   const bool skip_special =
       request.has_skip_special_tokens() ? request.skip_special_tokens() : true;
   SKIM_ASSIGN_OR_RETURN(*response->mutable_text(), tokenizer.Decode(ids, skip_special));
@@ -86,9 +85,12 @@ absl::StatusOr<ServedModel> InferenceService::Admit(
   SKIM_RETURN_IF_ERROR(auth_.Check(context));
   std::lock_guard lock(mutex_);
   switch (phase_) {
-    case Phase::kServing: return *model_;
-    case Phase::kLoading: return absl::UnavailableError("the model is being loaded");
-    case Phase::kDraining: break;
+    case Phase::kServing:
+      return *model_;
+    case Phase::kLoading:
+      return absl::UnavailableError("the model is being loaded");
+    case Phase::kDraining:
+      break;
   }
   return absl::UnavailableError("the server is shutting down");
 }
@@ -115,9 +117,8 @@ grpc::ServerUnaryReactor* InferenceService::RunUnary(
         reactor->Finish(ToGrpcStatus(work(model)));
       });
   if (!posted) {
-    reactor->Finish(ToGrpcStatus(
-        RetryAfter(absl::ResourceExhaustedError("too many calls wait to be tokenised"),
-                   kRetryDelay)));
+    reactor->Finish(ToGrpcStatus(RetryAfter(
+        absl::ResourceExhaustedError("too many calls wait to be tokenised"), kRetryDelay)));
   }
   return reactor;
 }

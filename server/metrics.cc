@@ -10,19 +10,19 @@ using Buckets = prometheus::Histogram::BucketBoundaries;
 
 // Long-established bounds of LLM servers, with finer ones below 10 ms: small models on
 // CPUs make a token in less.
-const Buckets kFirstTokenSeconds = {.001, .0025, .005, .0075, .01, .02, .04, .06, .08, .1,
-                                    .25,  .5,    .75,  1,     2.5, 5,   7.5, 10,  20,  40,
-                                    80,   160,   640,  2560};
-const Buckets kInterTokenSeconds = {.0005, .001, .002, .003, .004, .005, .0075, .01, .015,
-                                    .02,   .025, .05,  .075, .1,   .15,  .2,    .3,  .4,
-                                    .5,    .75,  1,    2.5,  5,    7.5,  10,    20,  40, 80};
-const Buckets kRequestSeconds = {.01, .025, .05, .1, .2, .3, .5,  .8,  1,   1.5, 2,    2.5,  5,
-                                 10,  15,   20,  30, 40, 50, 60,  120, 240, 480, 960, 1920, 7680};
-const Buckets kQueueSeconds = {.001, .0025, .005, .01, .025, .05, .1, .2,  .3,  .5,  .8,
-                               1,    1.5,   2,    2.5, 5,    10,  15, 20,  30,  40,  50,
-                               60,   120,   240,  480, 960,  1920, 7680};
-const Buckets kStepSeconds = {.0005, .001, .002, .003, .005, .0075, .01, .02, .03, .05,
-                              .075,  .1,   .15,  .2,   .3,   .5,    .75, 1,   2.5, 5, 10};
+const Buckets kFirstTokenSeconds = {.001, .0025, .005, .0075, .01, .02, .04, .06,
+                                    .08,  .1,    .25,  .5,    .75, 1,   2.5, 5,
+                                    7.5,  10,    20,   40,    80,  160, 640, 2560};
+const Buckets kInterTokenSeconds = {.0005, .001, .002, .003, .004, .005, .0075, .01, .015, .02,
+                                    .025,  .05,  .075, .1,   .15,  .2,   .3,    .4,  .5,   .75,
+                                    1,     2.5,  5,    7.5,  10,   20,   40,    80};
+const Buckets kRequestSeconds = {.01, .025, .05, .1, .2, .3, .5, .8,  1,   1.5, 2,   2.5,  5,
+                                 10,  15,   20,  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+const Buckets kQueueSeconds = {.001, .0025, .005, .01, .025, .05, .1,  .2,   .3,  .5,
+                               .8,   1,     1.5,  2,   2.5,  5,   10,  15,   20,  30,
+                               40,   50,    60,   120, 240,  480, 960, 1920, 7680};
+const Buckets kStepSeconds = {.0005, .001, .002, .003, .005, .0075, .01, .02, .03, .05, .075,
+                              .1,    .15,  .2,   .3,   .5,   .75,   1,   2.5, 5,   10};
 const Buckets kStepRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096};
 
 double Seconds(Micros micros) { return static_cast<double>(micros) / 1e6; }
@@ -32,22 +32,20 @@ double Seconds(Micros micros) { return static_cast<double>(micros) / 1e6; }
 Metrics::Metrics()
     : registry_(std::make_shared<prometheus::Registry>()),
       time_to_first_token_(AddHistogram("skim_time_to_first_token_seconds",
-                                        "From submission to the first token",
-                                        kFirstTokenSeconds)),
+                                        "From submission to the first token", kFirstTokenSeconds)),
       inter_token_latency_(AddHistogram("skim_inter_token_latency_seconds",
                                         "Between consecutive tokens of one sequence",
                                         kInterTokenSeconds)),
       request_latency_(AddHistogram("skim_e2e_request_latency_seconds",
-                                    "From submission to the end of a sequence",
-                                    kRequestSeconds)),
-      queue_time_(AddHistogram("skim_request_queue_seconds",
-                               "From submission to the first step", kQueueSeconds)),
+                                    "From submission to the end of a sequence", kRequestSeconds)),
+      queue_time_(AddHistogram("skim_request_queue_seconds", "From submission to the first step",
+                               kQueueSeconds)),
       step_duration_(
           AddHistogram("skim_step_duration_seconds", "Of one engine step", kStepSeconds)),
       step_rows_(AddHistogram("skim_step_rows", "Rows (tokens) in one engine step", kStepRows)),
       prompt_tokens_(AddCounter("skim_prompt_tokens_total", "Prompt tokens of ended sequences")),
-      cached_prompt_tokens_(AddCounter("skim_prompt_tokens_cached_total",
-                                       "Of those, taken from the prefix cache")),
+      cached_prompt_tokens_(
+          AddCounter("skim_prompt_tokens_cached_total", "Of those, taken from the prefix cache")),
       generation_tokens_(AddCounter("skim_generation_tokens_total", "Tokens generated")),
       prefill_rows_(AddCounter("skim_prefill_rows_total", "Rows of prompts computed")),
       decode_rows_(AddCounter("skim_decode_rows_total", "Rows of generated tokens computed")),
@@ -132,8 +130,8 @@ void Metrics::OnRefused(absl::StatusCode code) {
   refused_.Add({{"code", absl::StatusCodeToString(code)}}).Increment();
 }
 
-void Metrics::SetModel(const std::string& name, const std::string& backend,
-                       double weight_bytes, double kv_cache_bytes) {
+void Metrics::SetModel(const std::string& name, const std::string& backend, double weight_bytes,
+                       double kv_cache_bytes) {
   prometheus::BuildGauge()
       .Name("skim_build_info")
       .Help("Always 1; the labels say what runs")

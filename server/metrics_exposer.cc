@@ -4,8 +4,8 @@
 
 namespace skim {
 
-absl::StatusOr<std::unique_ptr<MetricsExposer>> MetricsExposer::Start(
-    const ListenAddress& listen, const Metrics& metrics) {
+absl::StatusOr<std::unique_ptr<MetricsExposer>> MetricsExposer::Start(const ListenAddress& listen,
+                                                                      const Metrics& metrics) {
   // The web server knows addresses only, no names.
   ListenAddress address = listen;
   if (address.host == "localhost") address.host = "127.0.0.1";

@@ -16,8 +16,8 @@ absl::Status Unimplemented(const std::string& field, const std::string& what) {
 
 absl::Status CheckName(const char* field, const std::string& value) {
   if (IsPrintableName(value)) return absl::OkStatus();
-  return InvalidField(field, "must be printable ASCII of at most " +
-                                 std::to_string(kMaxNameBytes) + " bytes");
+  return InvalidField(
+      field, "must be printable ASCII of at most " + std::to_string(kMaxNameBytes) + " bytes");
 }
 
 absl::Status CheckNames(const v1::GenerateRequest& request, const ServedModel& model) {
@@ -51,8 +51,8 @@ absl::Status CheckSavings(const v1::GenerateRequest& request) {
   }
   SKIM_RETURN_IF_ERROR(CheckWeights(request));
   const v1::Speculation& speculation = request.speculation();
-  const bool off = speculation.has_off() ||
-                   speculation.drafter_case() == v1::Speculation::DRAFTER_NOT_SET;
+  const bool off =
+      speculation.has_off() || speculation.drafter_case() == v1::Speculation::DRAFTER_NOT_SET;
   if (!off) return Unimplemented("speculation", "only `off` is served");
   if (speculation.has_max_draft_tokens()) {
     return Unimplemented("speculation.max_draft_tokens", "nothing is drafted here");
@@ -72,7 +72,8 @@ absl::StatusOr<std::vector<TokenId>> EncodeInput(const v1::GenerateRequest& requ
       return EncodeChat(request.chat(), *model.tokenizer);
     case v1::GenerateRequest::kTokenIds:
       return CheckedIds(request.token_ids().ids(), "token_ids.ids", model.info->vocabulary);
-    case v1::GenerateRequest::INPUT_NOT_SET: break;
+    case v1::GenerateRequest::INPUT_NOT_SET:
+      break;
   }
   return InvalidField("input", "one of text, chat and token_ids must be set");
 }
@@ -80,8 +81,7 @@ absl::StatusOr<std::vector<TokenId>> EncodeInput(const v1::GenerateRequest& requ
 absl::StatusOr<std::vector<TokenId>> BuildPrompt(const v1::GenerateRequest& request,
                                                  const ServedModel& model) {
   const char* field = InputField(request);
-  if (request.has_parse_special_tokens() &&
-      request.input_case() != v1::GenerateRequest::kText) {
+  if (request.has_parse_special_tokens() && request.input_case() != v1::GenerateRequest::kText) {
     return InvalidField("parse_special_tokens", "applies to text only");
   }
   SKIM_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, EncodeInput(request, model));
@@ -89,8 +89,8 @@ absl::StatusOr<std::vector<TokenId>> BuildPrompt(const v1::GenerateRequest& requ
   // A tokenizer may know more tokens than the model has embeddings.
   const TokenId largest = *std::ranges::max_element(prompt);
   if (largest >= model.info->vocabulary) {
-    return InvalidField(field, "holds token id " + std::to_string(largest) +
-                                   ", which the model does not have");
+    return InvalidField(
+        field, "holds token id " + std::to_string(largest) + ", which the model does not have");
   }
   if (prompt.size() >= static_cast<size_t>(model.info->max_context)) {
     return FieldError(absl::StatusCode::kOutOfRange, field,
@@ -122,10 +122,14 @@ bool IsPrintableName(const std::string& value) {
 
 const char* InputField(const v1::GenerateRequest& request) {
   switch (request.input_case()) {
-    case v1::GenerateRequest::kText: return "text";
-    case v1::GenerateRequest::kChat: return "chat";
-    case v1::GenerateRequest::kTokenIds: return "token_ids";
-    case v1::GenerateRequest::INPUT_NOT_SET: break;
+    case v1::GenerateRequest::kText:
+      return "text";
+    case v1::GenerateRequest::kChat:
+      return "chat";
+    case v1::GenerateRequest::kTokenIds:
+      return "token_ids";
+    case v1::GenerateRequest::INPUT_NOT_SET:
+      break;
   }
   return "input";
 }
@@ -157,8 +161,7 @@ absl::StatusOr<std::vector<TokenId>> EncodeChat(const v1::Chat& chat, const Toke
     }
     messages.push_back({message.role(), message.content()});
   }
-  const bool prompt_reply =
-      chat.has_add_generation_prompt() ? chat.add_generation_prompt() : true;
+  const bool prompt_reply = chat.has_add_generation_prompt() ? chat.add_generation_prompt() : true;
   auto ids = tokenizer.EncodeChat(messages, prompt_reply);
   if (!ids.ok()) return AtField(ids.status(), "chat");
   return ids;

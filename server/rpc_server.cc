@@ -57,13 +57,11 @@ void LimitTransport(const RpcServerOptions& options, grpc::ServerBuilder* builde
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
-    const std::string& cert_file, const std::string& key_file,
-    const std::string& client_ca_file) {
+    const std::string& cert_file, const std::string& key_file, const std::string& client_ca_file) {
   if (cert_file.empty()) return grpc::InsecureServerCredentials();
   grpc::SslServerCredentialsOptions options;
   if (!client_ca_file.empty()) {
-    options.client_certificate_request =
-        GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
+    options.client_certificate_request = GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
     SKIM_ASSIGN_OR_RETURN(options.pem_root_certs, ReadFile("tls-client-ca", client_ca_file));
   }
   auto& pair = options.pem_key_cert_pairs.emplace_back();

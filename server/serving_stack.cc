@@ -14,8 +14,7 @@ constexpr Micros kEndGrace = 1'000'000;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ServingStack>> ServingStack::Start(Options options,
-                                                                  Metrics* metrics,
+absl::StatusOr<std::unique_ptr<ServingStack>> ServingStack::Start(Options options, Metrics* metrics,
                                                                   const Clock* clock,
                                                                   spdlog::logger* log) {
   std::unique_ptr<ServingStack> stack(new ServingStack(options, metrics, clock, log));

@@ -48,8 +48,7 @@ class ServingStack {
   ServingLoop* loop() const { return loop_.get(); }
 
  private:
-  ServingStack(const Options& options, Metrics* metrics, const Clock* clock,
-               spdlog::logger* log);
+  ServingStack(const Options& options, Metrics* metrics, const Clock* clock, spdlog::logger* log);
 
   Metrics* const metrics_;
   const Clock* const clock_;

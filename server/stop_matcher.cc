@@ -22,16 +22,14 @@ std::string StopMatcher::Push(std::string_view text) {
       matched_ = stop;
     }
   }
-  const size_t certain = matched_.has_value() ? (include_ ? best_end : best_begin)
-                                              : pending_.size() - HeldBackBytes();
+  const size_t certain =
+      matched_.has_value() ? (include_ ? best_end : best_begin) : pending_.size() - HeldBackBytes();
   std::string out = pending_.substr(0, certain);
   pending_.erase(0, matched_.has_value() ? std::string::npos : certain);
   return out;
 }
 
-std::string StopMatcher::PassThrough(std::string_view text) {
-  return Flush().append(text);
-}
+std::string StopMatcher::PassThrough(std::string_view text) { return Flush().append(text); }
 
 std::string StopMatcher::Flush() { return std::exchange(pending_, std::string()); }
 

@@ -45,9 +45,8 @@ bool TextWorkers::MayAdmit() const {
 void TextWorkers::Work() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [&] {
-      return !streams_.empty() || MayAdmit() || (ending_ && admissions_.empty());
-    });
+    wake_.wait(lock,
+               [&] { return !streams_.empty() || MayAdmit() || (ending_ && admissions_.empty()); });
     const bool admission = streams_.empty();
     if (admission && !MayAdmit()) return;
     auto& queue = admission ? admissions_ : streams_;

@@ -14,10 +14,10 @@ absl::Status CheckNoUnknownFields(const google::protobuf::Message& message) {
   const auto* reflection = message.GetReflection();
   const auto& unknown = reflection->GetUnknownFields(message);
   if (!unknown.empty()) {
-    return FieldError(absl::StatusCode::kUnimplemented,
-                      message.GetDescriptor()->full_name() + "." +
-                          std::to_string(unknown.field(0).number()),
-                      "this server does not know the field");
+    return FieldError(
+        absl::StatusCode::kUnimplemented,
+        message.GetDescriptor()->full_name() + "." + std::to_string(unknown.field(0).number()),
+        "this server does not know the field");
   }
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   reflection->ListFields(message, &fields);
@@ -29,8 +29,7 @@ absl::Status CheckNoUnknownFields(const google::protobuf::Message& message) {
       continue;
     }
     for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
-      SKIM_RETURN_IF_ERROR(
-          CheckNoUnknownFields(reflection->GetRepeatedMessage(message, field, i)));
+      SKIM_RETURN_IF_ERROR(CheckNoUnknownFields(reflection->GetRepeatedMessage(message, field, i)));
     }
   }
   return absl::OkStatus();

@@ -26,8 +26,8 @@ std::string ByteSymbol(int byte) {
 }
 
 Json Special(TokenId id, const char* text) {
-  return {{"id", id},          {"content", text},    {"single_word", false}, {"lstrip", false},
-          {"rstrip", false},   {"normalized", false}, {"special", true}};
+  return {{"id", id},        {"content", text},     {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
 
 Json TokenizerJson() {

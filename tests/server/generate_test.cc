@@ -99,11 +99,11 @@ TEST_F(GenerateTest, CutsAtTheEarliestStopString) {
   const StopCase cases[] = {
       {"one two three", {"two"}, false, "one ", "two", 7},
       {"one two three", {"two"}, true, "one two", "two", 7},
-      {"say STOP now", {"STOP"}, false, "say ", "STOP", 6},   // split over two tokens
-      {"say STOP now", {"TO"}, false, "say S", "TO", 6},      // inside and across tokens
+      {"say STOP now", {"STOP"}, false, "say ", "STOP", 6},  // split over two tokens
+      {"say STOP now", {"TO"}, false, "say S", "TO", 6},     // inside and across tokens
       {"say STOP now", {"TO"}, true, "say STO", "TO", 6},
       {"x STSTOP y", {"STOP"}, false, "x ST", "STOP", 5},
-      {"a数学b", {"学"}, false, "a数", "学", 7},               // one character, three tokens
+      {"a数学b", {"学"}, false, "a数", "学", 7},  // one character, three tokens
       {"aé", {"é", "z"}, false, "a", "é", 3},
       {"abcd", {"d", "bc"}, false, "a", "bc", 3},
       {"abcd", {"abcd", "cd"}, false, "", "abcd", 4},
@@ -192,8 +192,7 @@ TEST_F(GenerateTest, RendersChats) {
   message->set_role("user");
   message->set_content("hi <|end|>");
   request.mutable_output()->set_skip_special_tokens(false);
-  EXPECT_EQ(server_.Generate(request).only().text,
-            "<|start|>user:hi <|end|><|start|>assistant:");
+  EXPECT_EQ(server_.Generate(request).only().text, "<|start|>user:hi <|end|><|start|>assistant:");
   request.mutable_chat()->set_add_generation_prompt(false);
   EXPECT_EQ(server_.Generate(request).only().text, "<|start|>user:hi <|end|>");
 }

@@ -80,9 +80,8 @@ TEST(BearerTokens, GuardEveryInferenceMethodButNotHealth) {
   }
   grpc::ClientContext context;
   grpc::health::v1::HealthCheckResponse health;
-  EXPECT_TRUE(grpc::health::v1::Health::NewStub(server.NewChannel())
-                  ->Check(&context, {}, &health)
-                  .ok());
+  EXPECT_TRUE(
+      grpc::health::v1::Health::NewStub(server.NewChannel())->Check(&context, {}, &health).ok());
 }
 
 TEST(BearerTokens, RefuseAFileWithoutATokenInsteadOfOpeningTheServer) {
@@ -108,13 +107,14 @@ class TlsTest : public testing::Test {
     ASSERT_EQ(std::system(command.c_str()), 0) << command;
   }
   void MakeAuthority(const std::string& name) const {
-    Openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=" + name + " -keyout " +
-            File(name + ".key") + " -out " + File(name + ".pem"));
+    Openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=" +
+            name + " -keyout " + File(name + ".key") + " -out " + File(name + ".pem"));
   }
   void MakeCertificate(const std::string& name, const std::string& authority) const {
-    const std::string names = directory_.Write("names", "subjectAltName=DNS:localhost,IP:127.0.0.1");
-    Openssl("req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=" + name + " -keyout " + File(name + ".key") +
-            " -out " + File(name + ".csr"));
+    const std::string names =
+        directory_.Write("names", "subjectAltName=DNS:localhost,IP:127.0.0.1");
+    Openssl("req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=" + name +
+            " -keyout " + File(name + ".key") + " -out " + File(name + ".csr"));
     Openssl("x509 -req -days 2 -CAcreateserial -in " + File(name + ".csr") + " -CA " +
             File(authority + ".pem") + " -CAkey " + File(authority + ".key") + " -extfile " +
             names + " -out " + File(name + ".pem"));

@@ -24,9 +24,12 @@ std::vector<Detail> Details(const grpc::Status& status) {
 
 double ValueOf(const prometheus::ClientMetric& metric, prometheus::MetricType type) {
   switch (type) {
-    case prometheus::MetricType::Counter: return metric.counter.value;
-    case prometheus::MetricType::Gauge: return metric.gauge.value;
-    default: return static_cast<double>(metric.histogram.sample_count);
+    case prometheus::MetricType::Counter:
+      return metric.counter.value;
+    case prometheus::MetricType::Gauge:
+      return metric.gauge.value;
+    default:
+      return static_cast<double>(metric.histogram.sample_count);
   }
 }
 
@@ -123,9 +126,9 @@ void TestServer::ExpectIdle() {
   EXPECT_EQ(stack_->loop()->in_flight(), 0);
   EXPECT_EQ(owned(), 0);
   if (Metric("skim_step_rows") == 0) return;  // nothing has run, nothing was reported
-  EXPECT_EQ(Metric("skim_kv_pages", {{"state", "free"}}) +
-                Metric("skim_kv_pages", {{"state", "cached"}}),
-            options_.total_pages);
+  EXPECT_EQ(
+      Metric("skim_kv_pages", {{"state", "free"}}) + Metric("skim_kv_pages", {{"state", "cached"}}),
+      options_.total_pages);
 }
 
 Outcome TestServer::Generate(const v1::GenerateRequest& request, grpc::ClientContext* context) {

@@ -56,51 +56,65 @@ std::vector<BadRequestCase> FloatCases() {
 
 std::vector<BadRequestCase> SamplingCases() {
   return {
-      Sampling("max_tokens 0", [](auto* s) { s->set_max_tokens(0); }, "sampling.max_tokens"),
-      Sampling("min_tokens over max_tokens",
-               [](auto* s) {
-                 s->set_max_tokens(4);
-                 s->set_min_tokens(5);
-               },
-               "sampling.min_tokens"),
-      Sampling("n 0", [](auto* s) { s->set_n(0); }, "sampling.n"),
-      Sampling("n 10,000", [](auto* s) { s->set_n(10'000); }, "sampling.n"),
-      Sampling("n of 32 bits", [](auto* s) { s->set_n(UINT32_MAX); }, "sampling.n"),
-      Sampling("10,000 stop strings",
-               [](auto* s) {
-                 for (int i = 0; i < 10'000; ++i) s->add_stop(std::string(1, 'x'));
-               },
-               "sampling.stop"),
-      Sampling("empty stop string",
-               [](auto* s) {
-                 s->add_stop("fine");
-                 s->add_stop("");
-               },
-               "sampling.stop[1]"),
-      Sampling("long stop string", [](auto* s) { s->add_stop(std::string(257, 'x')); },
-               "sampling.stop[0]"),
-      Sampling("65 stop tokens",
-               [](auto* s) {
-                 for (int i = 0; i < 65; ++i) s->add_stop_token_ids(1);
-               },
-               "sampling.stop_token_ids"),
-      Sampling("stop token beyond the vocabulary",
-               [](auto* s) { s->add_stop_token_ids(kTestVocabulary); },
-               "sampling.stop_token_ids[0]"),
-      Sampling("stop token that is negative as a signed number",
-               [](auto* s) { s->add_stop_token_ids(UINT32_MAX); }, "sampling.stop_token_ids[0]"),
-      Sampling("bias beyond the vocabulary",
-               [](auto* s) { (*s->mutable_logit_bias())[kTestVocabulary] = 1; },
-               "sampling.logit_bias[270]"),
-      Sampling("bias NaN", [](auto* s) { (*s->mutable_logit_bias())[7] = kNan; },
-               "sampling.logit_bias[7]"),
-      Sampling("bias infinite", [](auto* s) { (*s->mutable_logit_bias())[7] = -kInf; },
-               "sampling.logit_bias[7]"),
-      Sampling("1025 biases",
-               [](auto* s) {
-                 for (uint32_t i = 0; i < 1025; ++i) (*s->mutable_logit_bias())[i] = 1;
-               },
-               "sampling.logit_bias"),
+      Sampling(
+          "max_tokens 0", [](auto* s) { s->set_max_tokens(0); }, "sampling.max_tokens"),
+      Sampling(
+          "min_tokens over max_tokens",
+          [](auto* s) {
+            s->set_max_tokens(4);
+            s->set_min_tokens(5);
+          },
+          "sampling.min_tokens"),
+      Sampling(
+          "n 0", [](auto* s) { s->set_n(0); }, "sampling.n"),
+      Sampling(
+          "n 10,000", [](auto* s) { s->set_n(10'000); }, "sampling.n"),
+      Sampling(
+          "n of 32 bits", [](auto* s) { s->set_n(UINT32_MAX); }, "sampling.n"),
+      Sampling(
+          "10,000 stop strings",
+          [](auto* s) {
+            for (int i = 0; i < 10'000; ++i) s->add_stop(std::string(1, 'x'));
+          },
+          "sampling.stop"),
+      Sampling(
+          "empty stop string",
+          [](auto* s) {
+            s->add_stop("fine");
+            s->add_stop("");
+          },
+          "sampling.stop[1]"),
+      Sampling(
+          "long stop string", [](auto* s) { s->add_stop(std::string(257, 'x')); },
+          "sampling.stop[0]"),
+      Sampling(
+          "65 stop tokens",
+          [](auto* s) {
+            for (int i = 0; i < 65; ++i) s->add_stop_token_ids(1);
+          },
+          "sampling.stop_token_ids"),
+      Sampling(
+          "stop token beyond the vocabulary",
+          [](auto* s) { s->add_stop_token_ids(kTestVocabulary); }, "sampling.stop_token_ids[0]"),
+      Sampling(
+          "stop token that is negative as a signed number",
+          [](auto* s) { s->add_stop_token_ids(UINT32_MAX); }, "sampling.stop_token_ids[0]"),
+      Sampling(
+          "bias beyond the vocabulary",
+          [](auto* s) { (*s->mutable_logit_bias())[kTestVocabulary] = 1; },
+          "sampling.logit_bias[270]"),
+      Sampling(
+          "bias NaN", [](auto* s) { (*s->mutable_logit_bias())[7] = kNan; },
+          "sampling.logit_bias[7]"),
+      Sampling(
+          "bias infinite", [](auto* s) { (*s->mutable_logit_bias())[7] = -kInf; },
+          "sampling.logit_bias[7]"),
+      Sampling(
+          "1025 biases",
+          [](auto* s) {
+            for (uint32_t i = 0; i < 1025; ++i) (*s->mutable_logit_bias())[i] = 1;
+          },
+          "sampling.logit_bias"),
   };
 }
 
@@ -138,8 +152,8 @@ std::vector<BadRequestCase> InputCases() {
       {"prompt as long as the context",
        [](auto* r) { r->set_text(std::string(kTestContext, 'x')); }, StatusCode::OUT_OF_RANGE,
        "text"},
-      {"prompt far beyond the context",
-       [](auto* r) { r->set_text(std::string(1 << 20, 'x')); }, StatusCode::OUT_OF_RANGE, "text"},
+      {"prompt far beyond the context", [](auto* r) { r->set_text(std::string(1 << 20, 'x')); },
+       StatusCode::OUT_OF_RANGE, "text"},
       {"no room for min_tokens",
        [](auto* r) { r->mutable_sampling()->set_min_tokens(kTestContext); },
        StatusCode::OUT_OF_RANGE, "sampling.min_tokens"},
@@ -170,8 +184,8 @@ std::vector<BadRequestCase> OptionCases() {
        "weights"},
       {"unknown weights", [](auto* r) { r->set_weights(static_cast<v1::WeightFormat>(77)); },
        invalid, "weights"},
-      {"self speculation", [](auto* r) { r->mutable_speculation()->mutable_self(); },
-       unimplemented, "speculation"},
+      {"self speculation", [](auto* r) { r->mutable_speculation()->mutable_self(); }, unimplemented,
+       "speculation"},
       {"automatic speculation", [](auto* r) { r->mutable_speculation()->mutable_auto_(); },
        unimplemented, "speculation"},
       {"draft length without a drafter",
@@ -181,9 +195,7 @@ std::vector<BadRequestCase> OptionCases() {
        [](auto* r) { r->mutable_speculation()->set_stop_confidence(kNan); }, unimplemented,
        "speculation.stop_confidence"},
       {"a field of a later version",
-       [](auto* r) {
-         r->GetReflection()->MutableUnknownFields(r)->AddVarint(900, 1);
-       },
+       [](auto* r) { r->GetReflection()->MutableUnknownFields(r)->AddVarint(900, 1); },
        unimplemented, "skim.v1.GenerateRequest.900"},
       {"a nested field of a later version",
        [](auto* r) {
