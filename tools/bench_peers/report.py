@@ -43,9 +43,9 @@ def section(results: Results, setting: Setting) -> str:
     lines += [
         "",
         "Its rows are named `ratio` (params `work`, `peer`, `weights`; above 1 = Skim is better),",
-        ", ".join(f"`{metric.name}`" for metric in METRICS)
-        + " (params `peer`, `weights`, `samples`, `min`, `max`) and `not_measured`",
-        "(params `peer`, `weights`, `reason`).",
+        ", ".join(f"`{metric.name}`" for metric in METRICS),
+        "(params `peer`, `weights`, `samples`, `min`, `max`) and `not_measured` (params `peer`,",
+        "`weights`, `reason`).",
         "",
     ]
     lines += [f"- {metric.work}: {metric.meaning}" for metric in METRICS]
