@@ -14,12 +14,23 @@
 namespace skim {
 namespace {
 
+// Pages that a block of page_tokens slots takes, over all layers.
+int64_t UnitsPerBlock(const ExecutorOptions& executor, const ModelConfig& config) {
+  return config.layers / LayerSegments(config.layers, executor.boundaries).unit_layers();
+}
+
+// Tokens of one sequence that the whole pool can hold.
+int32_t TokensOf(const ExecutorOptions& executor, const ModelConfig& config) {
+  const int64_t blocks = executor.kv_pages / UnitsPerBlock(executor, config);
+  return static_cast<int32_t>(std::min<int64_t>(blocks * executor.page_tokens, INT32_MAX));
+}
+
 // Pages for `options`: what was asked for, else a quarter of the free memory, at most what
 // max_running full contexts can use.
 absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOptions& executor,
                                 const ModelConfig& config) {
   const auto page_bytes = static_cast<int64_t>(KvPageBytes(config, executor));
-  const int64_t units = config.layers / LayerSegments(config.layers, executor.boundaries).unit_layers();
+  const int64_t units = UnitsPerBlock(executor, config);
   const int64_t context_pages =
       (executor.max_context + executor.page_tokens - 1) / executor.page_tokens * units;
   const int64_t useful = context_pages * options.max_running;
@@ -63,6 +74,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
                              ? std::min(options.max_context, config.max_positions)
                              : config.max_positions;
   SKIM_ASSIGN_OR_RETURN(executor.kv_pages, KvPages(options, executor, config));
+  // A sequence that outgrows the pool would fail in the middle; one that meets the end of
+  // its context ends in order.
+  executor.max_context = std::min(executor.max_context, TokensOf(executor, config));
   SKIM_ASSIGN_OR_RETURN(
       impl->executor, Executor::Create(config, impl->weights, impl->ops.get(), executor));
 

@@ -1,0 +1,67 @@
+#include "engine/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/engine/golden.h"
+
+namespace skim {
+namespace {
+
+EngineOptions Tiny() {
+  EngineOptions options;
+  options.model_dir = GoldenPath("tiny-llama2");
+  options.backend.threads = 1;
+  options.backend.pin_threads = false;
+  return options;
+}
+
+TEST(Engine, TellsWhatItLoaded) {
+  uint64_t last = 0, total = 0;
+  auto engine = Engine::Load(Tiny(), [&](uint64_t done, uint64_t all) {
+    EXPECT_GE(done, last);
+    EXPECT_LE(done, all);
+    last = done;
+    total = all;
+  });
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  EXPECT_GT(total, 0u);
+  const ModelInfo& model = (*engine)->model();
+  EXPECT_EQ(model.architecture, "llama");
+  EXPECT_EQ(model.vocabulary, 263);
+  EXPECT_GT(model.parameters, 10'000u);
+  EXPECT_GT(model.kv_cache_bytes, 0u);
+}
+
+// Else a sequence would outgrow the pool in the middle of its answer.
+TEST(Engine, AContextIsNoLongerThanWhatTheKvCacheHolds) {
+  auto roomy = Engine::Load(Tiny(), {});
+  ASSERT_TRUE(roomy.ok()) << roomy.status();
+  const ModelInfo& model = (*roomy)->model();
+  const KvGeometry& geometry = (*roomy)->executor().kv_geometry();
+  const auto page_bytes =
+      static_cast<int64_t>(model.kv_cache_bytes) / geometry.total_pages;
+
+  EngineOptions options = Tiny();
+  options.kv_cache_bytes = 2 * page_bytes + 1;
+  auto tight = Engine::Load(options, {});
+  ASSERT_TRUE(tight.ok()) << tight.status();
+  EXPECT_EQ((*tight)->model().max_context, 2 * geometry.page_tokens);
+
+  options.kv_cache_bytes = page_bytes - 1;
+  EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(Engine, NamesWhatIsMissing) {
+  EngineOptions options = Tiny();
+  options.model_dir = "/nowhere";
+  EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kNotFound);
+  options = Tiny();
+  options.backend.backend = "cuda";
+  EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kFailedPrecondition);
+  options.backend.backend = "tpu";
+  EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace skim
