@@ -3,21 +3,36 @@
 #include <signal.h>
 
 #include <fstream>
-#include <regex>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 
 namespace skim {
 
+namespace {
+
+// HOST:PORT behind `prefix` in `word`; empty if it is not that.
+std::string AddressBehind(std::string_view prefix, const std::string& word) {
+  int port = 0;
+  const size_t colon = word.rfind(':');
+  const bool fits = word.starts_with(prefix) && colon != std::string::npos &&
+                    colon > prefix.size() && absl::SimpleAtoi(word.substr(colon + 1), &port) &&
+                    port > 0 && port <= 65535;
+  return fits ? word.substr(prefix.size()) : "";
+}
+
+}  // namespace
+
 absl::StatusOr<ReadyLine> ParseReadyLine(const std::string& line) {
-  static const std::regex pattern(R"(ready grpc=(\S+:\d+) metrics=(\S+:\d+))");
-  std::smatch match;
-  if (!std::regex_match(line, match, pattern)) {
-    return absl::InvalidArgumentError("not a ready line: '" + line + "'");
+  const std::vector<std::string> words = absl::StrSplit(line, ' ');
+  if (words.size() == 3 && words[0] == "ready") {
+    ReadyLine ready = {AddressBehind("grpc=", words[1]), AddressBehind("metrics=", words[2])};
+    if (!ready.grpc_address.empty() && !ready.metrics_address.empty()) return ready;
   }
-  return ReadyLine{match[1], match[2]};
+  return absl::InvalidArgumentError("not a ready line: '" + line + "'");
 }
 
 absl::StatusOr<std::unique_ptr<DaemonProcess>> DaemonProcess::Start(const DaemonOptions& options) {

@@ -55,7 +55,8 @@ TEST(ReadyLine, IsReadExactly) {
   EXPECT_EQ(line->metrics_address, "[::1]:65535");
   for (const char* bad : {"", "ready", "ready grpc=a:1", "ready grpc=a:1 metrics=b",
                           " ready grpc=a:1 metrics=b:2", "ready grpc=a:1 metrics=b:2 ",
-                          "ready grpc=a:1 metrics=b:2 more", "ready grpc= metrics=b:2"}) {
+                          "ready grpc=a:1 metrics=b:2 more", "ready grpc=:1 metrics=b:2",
+                          "ready grpc=a:0 metrics=b:2", "ready grpc=a:70000 metrics=b:2"}) {
     EXPECT_FALSE(ParseReadyLine(bad).ok()) << bad;
   }
 }
