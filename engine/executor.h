@@ -38,6 +38,7 @@ class Executor final : public StepExecutor {
                                                           const Weights& weights, Ops* ops,
                                                           const ExecutorOptions& options);
 
+  void BindThread() override { ops_.BindThread(); }
   absl::Status Execute(const StepPlan& plan, StepResult* result) override;
   const KvGeometry& kv_geometry() const override { return geometry_; }
 

@@ -10,6 +10,9 @@ class StepExecutor {
  public:
   virtual ~StepExecutor() = default;
 
+  // Called once by the thread that will call Execute, which starts no other thread.
+  virtual void BindThread() {}
+
   // Runs every row of `plan` and fills `result` (parallel to plan.sequences). Called from
   // the serving loop's thread only; returns when the step's tokens are known. An error
   // is a device fault: no sequence of this step may be trusted. Faults of one sequence

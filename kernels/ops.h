@@ -96,6 +96,10 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
+  // Called by the thread that will make all further calls, and starts no other thread: a
+  // backend may tie it to a core.
+  virtual void BindThread() {}
+
   virtual std::string Description() const = 0;  // "cpu avx512-bf16, 2 threads"
 
   // 0 bytes are fine. RESOURCE_EXHAUSTED if there is not that much.

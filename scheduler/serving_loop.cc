@@ -69,6 +69,7 @@ class ServingLoop::Impl {
   }
 
   void Run() {
+    executor_->BindThread();
     while (!stopping_.load(std::memory_order_acquire)) {
       const Micros begin = clock_->Now();
       const StepPlan& plan = scheduler_.BeginStep(begin);

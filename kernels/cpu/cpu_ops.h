@@ -20,6 +20,7 @@ class CpuOps final : public Ops {
   // `isa` must be one of SupportedIsas().
   CpuOps(Isa isa, int threads, bool pin_threads);
 
+  void BindThread() override { pool_.BindCaller(); }
   std::string Description() const override;
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;

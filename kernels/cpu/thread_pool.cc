@@ -11,8 +11,10 @@ namespace skim {
 namespace {
 
 // In pauses, 40 to 140 cycles each: the longest spin outlasts the serial work between two
-// ops of a step and is too short to matter on an idle machine.
-constexpr int kMinSpins = 16;
+// ops of a step and is too short to matter on an idle machine. The shortest still outlasts a
+// thread that wakes from sleep: below that, one sleep makes the next wait fail to spin too,
+// and the pool stays asleep between ops (40 to 130 us each instead of 1).
+constexpr int kMinSpins = 512;
 constexpr int kMaxSpins = 2048;
 constexpr size_t kCacheLine = 64;
 
@@ -49,7 +51,9 @@ class Waiter {
 }  // namespace
 
 struct ThreadPool::State {
-  explicit State(bool may_spin) : caller(may_spin) {}
+  State(bool may_spin, int caller_cpu) : caller_cpu(caller_cpu), caller(may_spin) {}
+
+  const int caller_cpu;  // negative: not pinned
 
   // Own lines: workers poll `epoch` while others still count `pending` down.
   alignas(kCacheLine) std::atomic<uint32_t> epoch{0};  // one per Run; the last one ends the pool
@@ -81,7 +85,7 @@ ThreadPool::ThreadPool(int threads, bool pin) : threads_(threads) {
   const std::vector<int> cores = PhysicalCores();
   // A spinner on a shared core keeps the thread it waits for from running.
   const bool may_spin = threads <= static_cast<int>(cores.size());
-  state_ = std::make_unique<State>(may_spin);
+  state_ = std::make_unique<State>(may_spin, pin ? cores[0] : -1);
   state_->workers.reserve(threads - 1);
   for (int t = 1; t < threads; ++t) {
     state_->workers.emplace_back(
@@ -96,6 +100,10 @@ ThreadPool::~ThreadPool() {
   state_->stop = true;
   state_->NextEpoch();
   for (std::thread& worker : state_->workers) worker.join();
+}
+
+void ThreadPool::BindCaller() {
+  if (state_->caller_cpu >= 0 && threads_ > 1) PinThisThread(state_->caller_cpu);
 }
 
 void ThreadPool::RunErased(void (*call)(void*, int), void* body) {

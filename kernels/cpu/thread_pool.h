@@ -13,14 +13,19 @@ namespace skim {
 
 class ThreadPool {
  public:
-  // Pins worker i to the i-th physical core the process may use if `pin`. The caller is never
-  // pinned here (threads it starts later would inherit that); the first core is left to it.
+  // Pins worker i to the i-th physical core the process may use if `pin`; the first core is
+  // the caller's.
   ThreadPool(int threads, bool pin);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
+
+  // Pins the calling thread to the caller's core, if the pool pins. Else a worker that wakes
+  // the caller tends to pull it to its own core. Threads started later inherit the pin: only
+  // for a thread that starts none.
+  void BindCaller();
 
   // Calls body(thread) once on every thread, thread in [0, threads()); returns when all are
   // done. One caller at a time; not from inside a body. No allocation.
