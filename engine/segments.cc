@@ -17,12 +17,7 @@ LayerSegments::LayerSegments(int32_t layers, std::span<const int32_t> boundaries
   };
   for (int32_t boundary : boundaries) close(boundary);
   close(layers);
-}
-
-std::vector<int32_t> LayerSegments::units() const {
-  std::vector<int32_t> units;
-  for (const Segment& segment : segments_) units.push_back(segment.layers / unit_layers_);
-  return units;
+  for (const Segment& segment : segments_) units_.push_back(segment.layers / unit_layers_);
 }
 
 int32_t LayerSegments::SegmentOf(int32_t layer) const {

@@ -24,13 +24,14 @@ class LayerSegments {
   // Layers that share a KV page: the largest number that divides every segment, so that
   // one page size serves all of them.
   int32_t unit_layers() const { return unit_layers_; }
-  std::vector<int32_t> units() const;  // layer units per segment
+  const std::vector<int32_t>& units() const { return units_; }  // layer units per segment
   int32_t SegmentOf(int32_t layer) const;
 
  private:
   int32_t layers_;
   int32_t unit_layers_;
   std::vector<Segment> segments_;
+  std::vector<int32_t> units_;
 };
 
 }  // namespace skim

@@ -44,7 +44,7 @@ absl::Status CheckPlan(const StepPlan& plan, const LayerSegments& segments, int3
       }
     }
     const int64_t blocks = (plan.positions[next_row - 1] + int64_t{page_tokens}) / page_tokens;
-    const std::vector<int32_t> units = segments.units();
+    const std::vector<int32_t>& units = segments.units();
     for (size_t s = 0; s < units.size(); ++s) {
       if (static_cast<int64_t>(sequence.segment_pages[s].size()) < blocks * units[s]) {
         return Broken("too few KV pages", sequence.id);

@@ -8,7 +8,7 @@
 
 #include "engine/rope.h"
 #include "engine/segments.h"
-#include "tests/engine/temp_dir.h"
+#include "tests/temp_dir.h"
 
 namespace skim {
 namespace {

@@ -9,7 +9,7 @@
 #include <random>
 
 #include "engine/checkpoint.h"
-#include "tests/engine/temp_dir.h"
+#include "tests/temp_dir.h"
 
 namespace skim {
 namespace {

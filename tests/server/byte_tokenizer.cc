@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
-#include "tests/engine/temp_dir.h"
+#include "tests/temp_dir.h"
 
 namespace skim {
 namespace {

@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "grpc/health/v1/health.grpc.pb.h"
-#include "tests/engine/temp_dir.h"
+#include "tests/temp_dir.h"
 #include "tests/server/test_server.h"
 
 namespace skim {

@@ -16,6 +16,8 @@ class TempDir {
     path_ = mkdtemp(pattern.data());
   }
   ~TempDir() { std::filesystem::remove_all(path_); }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
 
   const std::string& path() const { return path_; }
   std::string Write(const std::string& name, const std::string& content) const {
