@@ -107,17 +107,24 @@ class Ops {
   virtual void Upload(void* device, const void* host, size_t bytes) = 0;
   virtual void Download(void* host, const void* device, size_t bytes) = 0;
 
-  // `weight` is host memory, row-major [out_features, in_features].
+  // `weight` is host memory, row-major [out_features, in_features]; it is quantised to
+  // `format` here. INVALID_ARGUMENT for NaN or infinite weights in a format other than bf16.
   virtual absl::StatusOr<std::unique_ptr<PackedWeight>> PackWeight(Matrix<const Bf16> weight,
                                                                    WeightFormat format,
                                                                    WeightShape shape) = 0;
+
+  // The same for a matrix that comes quantised. INVALID_ARGUMENT for codes or scales that are
+  // not finite.
+  virtual absl::StatusOr<std::unique_ptr<PackedWeight>> PackQuantized(const QuantizedMatrix& weight,
+                                                                      WeightShape shape) = 0;
 
   // y[r] = table[tokens[r]]. The table is packed as kPlain, [vocabulary, hidden]: a model
   // whose head is its embedding holds it once.
   virtual void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) = 0;
   // y = x / sqrt(mean(x^2) + eps) * weight
   virtual void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) = 0;
-  // y = x W^T + bias, or y += when `accumulate` (the residual stream). bias may be null.
+  // y = x W^T + bias, or y += when `accumulate` (the residual stream). bias may be null. The
+  // format of the weight decides the arithmetic; a row's result depends on that row only.
   virtual void Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                       bool accumulate, Matrix<float> y) = 0;
   // y = silu(x Wgate^T + bgate) * (x Wup^T + bup); weight packed as kGateUp, bias [2 * cols(y)].

@@ -3,10 +3,34 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace skim {
 
-enum class WeightFormat : uint8_t { kBf16 };
+// How the weights of a matrix product are kept. w is the bf16 weight of the checkpoint.
+//   bf16  w
+//   fp8   e4m3 codes, one float scale per output channel; |w - code * scale| is at most
+//         2^-4 |w| for normal codes and 2^-10 scale for subnormal ones
+//   int8  signed codes, one float scale per output channel, error at most scale / 2. The
+//         product is W8A8: each row of x is quantised to int8 by its own maximum
+//   int4  codes -8 .. 7, one scale per output channel and kInt4Group inputs; x as with int8
+enum class WeightFormat : uint8_t { kBf16, kFp8, kInt8, kInt4 };
+inline constexpr int kWeightFormats = 4;
+inline constexpr int kInt4Group = 32;
+
+constexpr std::string_view WeightFormatName(WeightFormat format) {
+  constexpr std::string_view kNames[kWeightFormats] = {"bf16", "fp8", "int8", "int4"};
+  return kNames[static_cast<int>(format)];
+}
+
+// A matrix that a checkpoint brings quantised: weight[r][c] = codes[r * cols + c] * scales[r].
+struct QuantizedMatrix {
+  WeightFormat format = WeightFormat::kInt8;  // kFp8 (e4m3, no NaN codes) or kInt8
+  const uint8_t* codes = nullptr;             // [rows, cols]; int8 in two's complement
+  const float* scales = nullptr;              // [rows], positive and finite
+  int64_t rows = 0;                           // output channels
+  int64_t cols = 0;
+};
 
 // Base of what a backend returns from Ops::PackWeight; only that backend reads it.
 class PackedWeight {

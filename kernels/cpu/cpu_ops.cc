@@ -60,6 +60,11 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CpuOps::PackWeight(Matrix<const Bf
   return CpuPackedWeight::Pack(pool_, weight, shape);
 }
 
+absl::StatusOr<std::unique_ptr<PackedWeight>> CpuOps::PackQuantized(const QuantizedMatrix& weight,
+                                                                    WeightShape shape) {
+  return absl::UnimplementedError("weight format: the CPU backend packs bf16 only");
+}
+
 void CpuOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {
   CpuEmbed(pool_, Own(table), tokens, y);
 }

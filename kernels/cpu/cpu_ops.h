@@ -29,6 +29,8 @@ class CpuOps final : public Ops {
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackWeight(Matrix<const Bf16> weight,
                                                            WeightFormat format,
                                                            WeightShape shape) override;
+  absl::StatusOr<std::unique_ptr<PackedWeight>> PackQuantized(const QuantizedMatrix& weight,
+                                                              WeightShape shape) override;
 
   void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) override;
   void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) override;
