@@ -38,20 +38,30 @@ class KernelBench {
   void Run() {
     flops_ = MeasureBf16Flops(pool_, isa_);
     Print("roof_bf16_flops", flops_, "flop/s", Json::object());
-    Print("roof_int8_ops", MeasureInt8Ops(pool_, isa_), "op/s", Json::object());
+    int8_ops_ = MeasureInt8Ops(pool_, isa_);
+    Print("roof_int8_ops", int8_ops_, "op/s", Json::object());
     bandwidth_ = MeasureReadBandwidth(pool_);
     Print("roof_read_bytes_per_s", bandwidth_, "byte/s", Json::object());
-    for (int64_t m : {256, 512}) {
-      for (const Product& p : kSmall) GemmShare(m, p);
-      GemmShare(m, kLarge);
+    for (int f = 0; f < kWeightFormats; ++f) {
+      format_ = static_cast<WeightFormat>(f);
+      for (int64_t m : {256, 512}) {
+        for (const Product& p : kSmall) GemmShare(m, p);
+        GemmShare(m, kLarge);
+      }
+      FewRows();
+      ThreadScaling();
     }
-    FewRows();
-    ThreadScaling();
     Attention();
   }
 
  private:
   const GemmKernels& Kernels() const { return GemmKernelsOf(isa_); }
+
+  // Of the unit that multiplies this format.
+  double Roof() const {
+    const bool integers = format_ == WeightFormat::kInt8 || format_ == WeightFormat::kInt4;
+    return integers ? int8_ops_ : flops_;
+  }
 
   void Print(const char* name, double value, const char* unit, Json params,
              double roof_share = -1) const {
@@ -82,7 +92,8 @@ class KernelBench {
   std::unique_ptr<CpuPackedWeight> Weight(const Product& p) {
     std::vector<Bf16> values(p.n * p.k);
     for (size_t i = 0; i < values.size(); ++i) values[i] = ToBf16((i % 251) * 0.01f - 1.25f);
-    return *CpuPackedWeight::Pack(pool_, {values.data(), p.n, p.k, p.k}, WeightShape::kPlain);
+    const Matrix<const Bf16> weight{values.data(), p.n, p.k, p.k};
+    return *CpuPackedWeight::Pack(pool_, weight, format_, WeightShape::kPlain);
   }
 
   double LinearSeconds(Gemm& gemm, int64_t m, const Product& p,
@@ -100,9 +111,10 @@ class KernelBench {
   void GemmShare(int64_t m, const Product& p) {
     std::vector<std::unique_ptr<CpuPackedWeight>> weights;
     weights.push_back(Weight(p));
-    const double flops = 2.0 * m * p.n * p.k / LinearSeconds(gemm_, m, p, weights);
-    Print("gemm_share", flops / flops_, "ratio",
-          {{"format", "bf16"}, {"m", m}, {"n", p.n}, {"k", p.k}, {"flops", flops}}, flops / flops_);
+    const double ops = 2.0 * m * p.n * p.k / LinearSeconds(gemm_, m, p, weights);
+    Print("gemm_share", ops / Roof(), "ratio",
+          {{"format", WeightFormatName(format_)}, {"m", m}, {"n", p.n}, {"k", p.k}, {"ops", ops}},
+          ops / Roof());
   }
 
   void FewRows() {
@@ -112,7 +124,7 @@ class KernelBench {
     }
     const double one = LinearSeconds(gemm_, 1, kLarge, weights);
     const double rate = weights[0]->bytes() / one;
-    const Json shape = {{"format", "bf16"}, {"n", kLarge.n}, {"k", kLarge.k}};
+    const Json shape = {{"format", WeightFormatName(format_)}, {"n", kLarge.n}, {"k", kLarge.k}};
     Json params = shape;
     params["m"] = 1;
     params["bytes_per_s"] = rate;
@@ -123,7 +135,7 @@ class KernelBench {
       const double seconds = LinearSeconds(gemm_, m, kLarge, weights);
       // The roof: reading the weights once, or the arithmetic, whichever takes longer.
       const double least =
-          std::max(weights[0]->bytes() / bandwidth_, 2.0 * m * kLarge.n * kLarge.k / flops_);
+          std::max(weights[0]->bytes() / bandwidth_, 2.0 * m * kLarge.n * kLarge.k / Roof());
       Print("time_over_one_row", seconds / one, "ratio", params, least / seconds);
     }
   }
@@ -137,14 +149,18 @@ class KernelBench {
     const double one = LinearSeconds(alone, m, kLarge, weights);
     const double all = LinearSeconds(gemm_, m, kLarge, weights);
     Print("thread_scaling", one / all, "ratio",
-          {{"format", "bf16"}, {"m", m}, {"n", kLarge.n}, {"k", kLarge.k}});
+          {{"format", WeightFormatName(format_)}, {"m", m}, {"n", kLarge.n}, {"k", kLarge.k}});
   }
 
   void Attention() {
-    for (const AttentionShare& a : MeasureAttention(pool_, isa_, flops_, bandwidth_, MedianSeconds)) {
+    for (const AttentionShare& a :
+         MeasureAttention(pool_, isa_, flops_, bandwidth_, MedianSeconds)) {
       Print(a.name.c_str(), a.share, "ratio",
-            {{"heads", a.heads}, {"kv_heads", a.kv_heads}, {"head_dim", a.head_dim},
-             {"context", a.context}, {"rate", a.rate}},
+            {{"heads", a.heads},
+             {"kv_heads", a.kv_heads},
+             {"head_dim", a.head_dim},
+             {"context", a.context},
+             {"rate", a.rate}},
             a.share);
     }
   }
@@ -152,7 +168,9 @@ class KernelBench {
   const Isa isa_;
   ThreadPool pool_;
   Gemm gemm_;
+  WeightFormat format_ = WeightFormat::kBf16;
   double flops_ = 0;
+  double int8_ops_ = 0;
   double bandwidth_ = 0;
 };
 

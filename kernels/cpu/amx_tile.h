@@ -52,6 +52,11 @@ struct AmxTiles {
   static void DotBf16() {
     __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
+  // C [rows of A, 16] += A [rows, 64 int8] B [16 fours, 16 columns x 4 uint8], int32
+  template <int kC, int kA, int kB>
+  static void DotInt8() {
+    __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
+  }
 };
 
 }  // namespace
@@ -96,9 +101,7 @@ class EmulatedAmxTiles {
   // zero; then even + odd is added to C. Denormal inputs and results count as zero.
   template <int kC, int kA, int kB>
   void DotBf16() {
-    SKIM_CHECK(config_.rows[kC] == config_.rows[kA]);
-    SKIM_CHECK(config_.row_bytes[kA] == 4 * config_.rows[kB]);
-    SKIM_CHECK(config_.row_bytes[kC] == config_.row_bytes[kB]);
+    CheckShapes(kC, kA, kB);
     for (int m = 0; m < config_.rows[kC]; ++m) {
       for (int n = 0; n < config_.row_bytes[kC] / 4; ++n) {
         float sum[2] = {};
@@ -116,7 +119,30 @@ class EmulatedAmxTiles {
     }
   }
 
+  // TDPBSUD: A signed, B unsigned, exact.
+  template <int kC, int kA, int kB>
+  void DotInt8() {
+    CheckShapes(kC, kA, kB);
+    for (int m = 0; m < config_.rows[kC]; ++m) {
+      for (int n = 0; n < config_.row_bytes[kC] / 4; ++n) {
+        int32_t c;
+        std::memcpy(&c, &bytes_[kC][m][4 * n], sizeof c);
+        for (int k = 0; k < config_.row_bytes[kA]; ++k) {
+          c += static_cast<int8_t>(bytes_[kA][m][k]) *
+               static_cast<uint8_t>(bytes_[kB][k / 4][4 * n + k % 4]);
+        }
+        std::memcpy(&bytes_[kC][m][4 * n], &c, sizeof c);
+      }
+    }
+  }
+
  private:
+  void CheckShapes(int c, int a, int b) const {
+    SKIM_CHECK(config_.rows[c] == config_.rows[a]);
+    SKIM_CHECK(config_.row_bytes[a] == 4 * config_.rows[b]);
+    SKIM_CHECK(config_.row_bytes[c] == config_.row_bytes[b]);
+  }
+
   static float Flush(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? 0.0f : x; }
 
   float Bf16At(int tile, int row, int column) const {

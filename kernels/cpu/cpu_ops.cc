@@ -54,15 +54,12 @@ void CpuOps::Download(void* host, const void* device, size_t bytes) {
 absl::StatusOr<std::unique_ptr<PackedWeight>> CpuOps::PackWeight(Matrix<const Bf16> weight,
                                                                  WeightFormat format,
                                                                  WeightShape shape) {
-  if (format != WeightFormat::kBf16) {
-    return absl::UnimplementedError("weight format: the CPU backend packs bf16 only");
-  }
-  return CpuPackedWeight::Pack(pool_, weight, shape);
+  return CpuPackedWeight::Pack(pool_, weight, format, shape);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> CpuOps::PackQuantized(const QuantizedMatrix& weight,
                                                                     WeightShape shape) {
-  return absl::UnimplementedError("weight format: the CPU backend packs bf16 only");
+  return CpuPackedWeight::Pack(pool_, weight, shape);
 }
 
 void CpuOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {

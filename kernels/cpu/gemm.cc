@@ -10,13 +10,15 @@ namespace {
 
 // Rows whose accumulators a thread keeps while it walks the chunks of a group (48 KiB).
 constexpr int64_t kRowBlock = 192;
-// Pairs of K per chunk. A group's chunk (256 bytes a pair) is read once from memory and
-// then, for every further tile of rows, from the L1 or L2 cache. Few rows take short
+// Lines of a block per chunk. A group's chunk (256 bytes a line) is read once from memory
+// and then, for every further tile of rows, from the L1 or L2 cache. Few rows take short
 // chunks, so that fetching the next one hides behind little work; many take long ones, so
 // that accumulators travel less.
-constexpr int64_t kShortChunkPairs = 128;
-constexpr int64_t kLongChunkPairs = 512;
+constexpr int64_t kShortChunkLines = 128;
+constexpr int64_t kLongChunkLines = 512;
 constexpr int64_t kFewRows = 16;
+// Quantising so many elements takes no longer than waiting for the other threads.
+constexpr int64_t kQuantizeAloneElements = 16384;
 // Reading a block from memory costs about as much time as this many tiles of arithmetic.
 constexpr int64_t kStreamCostTiles = 4;
 
@@ -26,6 +28,14 @@ AlignedMemory AllocateOrDie(size_t bytes) {
   auto memory = AlignedMemory::Allocate(bytes);
   SKIM_CHECK(memory.ok());
   return *std::move(memory);
+}
+
+void Reserve(AlignedMemory& memory, size_t bytes) {
+  if (memory.size() < bytes) memory = AllocateOrDie(bytes);
+}
+
+bool QuantizesInput(WeightFormat format) {
+  return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
 }
 
 // Threads along the rows (the rest go along the columns) with the least work for the
@@ -48,23 +58,60 @@ int RowParts(int threads, int64_t row_tiles, int64_t column_units) {
 // The blocks of one group (or a part of it) over a stretch of K.
 struct Chunk {
   int64_t block, block_end;
-  int64_t pair, pair_end;
+  int64_t step, step_end;
 };
 
 // The order in which a thread reads its weights: as they lie in memory.
 struct ChunkWalk {
   const CpuPackedWeight& weight;
   int64_t block_end;
-  int64_t chunk_pairs;
+  int64_t chunk_steps;
 
-  Chunk At(int64_t block, int64_t pair) const {
-    return {block, std::min(block_end, (block / kGroupBlocks + 1) * kGroupBlocks), pair,
-            std::min(weight.pairs(), pair + chunk_pairs)};
+  Chunk At(int64_t block, int64_t step) const {
+    return {block, std::min(block_end, (block / kGroupBlocks + 1) * kGroupBlocks), step,
+            std::min(weight.steps(), step + chunk_steps)};
   }
   Chunk Next(const Chunk& chunk) const {
-    return chunk.pair_end < weight.pairs() ? At(chunk.block, chunk.pair_end)
+    return chunk.step_end < weight.steps() ? At(chunk.block, chunk.step_end)
                                            : At(chunk.block_end, 0);
   }
+};
+
+// Quantised rows of x in one stretch of memory.
+class QuantizedRows {
+ public:
+  QuantizedRows(std::byte* memory, int64_t rows, int64_t padded_k)
+      : rows_(rows), padded_k_(padded_k), memory_(memory) {}
+
+  static size_t Bytes(int64_t rows, int64_t padded_k) {
+    const QuantizedRows layout(nullptr, rows, padded_k);
+    return CeilDiv(layout.SumsOffset() + rows * layout.sums_stride() * sizeof(int32_t), 64) * 64;
+  }
+
+  int8_t* codes(int64_t row) const { return reinterpret_cast<int8_t*>(memory_) + row * padded_k_; }
+  float* scales() const { return reinterpret_cast<float*>(memory_ + rows_ * padded_k_); }
+  int32_t* sums(int64_t row) const {
+    return reinterpret_cast<int32_t*>(memory_ + SumsOffset()) + row * sums_stride();
+  }
+  int64_t sums_stride() const { return 1 + padded_k_ / kInt4Group; }
+
+  void Quantize(const GemmKernels& kernels, Matrix<const Bf16> x, int64_t begin,
+                int64_t end) const {
+    for (int64_t r = begin; r < end; ++r) {
+      scales()[r] = kernels.quantize({.x = reinterpret_cast<const uint16_t*>(x.Row(r)),
+                                      .columns = x.cols,
+                                      .padded = padded_k_,
+                                      .codes = codes(r),
+                                      .sums = sums(r)});
+    }
+  }
+
+ private:
+  int64_t SumsOffset() const { return rows_ * (padded_k_ + int64_t{sizeof(float)}); }
+
+  int64_t rows_;
+  int64_t padded_k_;  // multiple of 64
+  std::byte* memory_;
 };
 
 }  // namespace
@@ -72,6 +119,34 @@ struct ChunkWalk {
 struct Gemm::Share {
   int64_t row_begin, row_end;
   int64_t block_begin, block_end;
+};
+
+struct Gemm::Input {
+  const std::byte* rows;  // bf16, or int8 codes
+  int64_t stride;         // elements
+  int64_t element_bytes;
+  const float* scales;  // of quantised rows, else null
+  const int32_t* sums;  // [rows][sums_stride]
+  int64_t sums_stride;
+
+  explicit Input(Matrix<const Bf16> x)
+      : rows(reinterpret_cast<const std::byte*>(x.data)),
+        stride(x.stride),
+        element_bytes(sizeof(Bf16)),
+        scales(nullptr),
+        sums(nullptr),
+        sums_stride(0) {}
+  Input(const QuantizedRows& x, int64_t padded_k)
+      : rows(reinterpret_cast<const std::byte*>(x.codes(0))),
+        stride(padded_k),
+        element_bytes(1),
+        scales(x.scales()),
+        sums(x.sums(0)),
+        sums_stride(x.sums_stride()) {}
+
+  const std::byte* At(int64_t row, int64_t k) const {
+    return rows + (row * stride + k) * element_bytes;
+  }
 };
 
 const GemmKernels& GemmKernelsOf(Isa isa) {
@@ -91,91 +166,140 @@ const GemmKernels& GemmKernelsOf(Isa isa) {
 Gemm::Gemm(ThreadPool* pool, const GemmKernels& kernels)
     : pool_(pool),
       kernels_(kernels),
-      accumulators_(AllocateOrDie(pool->threads() * kRowBlock * kTileColumns * sizeof(float))) {}
+      accumulators_(AllocateOrDie(pool->threads() * kRowBlock * kTileColumns * sizeof(float))) {
+  for (const FormatKernels& format : kernels.formats) {
+    if (format.expand == nullptr) continue;
+    Reserve(expanded_, pool->threads() * 2 * kLongChunkLines * kGroupBlocks * kLineBytes);
+  }
+}
 
-Matrix<const Bf16> Gemm::PadToWholeTiles(Matrix<const Bf16> x, int64_t padded_k) {
-  if (x.cols == padded_k) return x;
-  const size_t bytes = x.rows * padded_k * sizeof(Bf16);
-  if (padded_x_.size() < bytes) padded_x_ = AllocateOrDie(bytes);
-  Matrix<Bf16> padded{reinterpret_cast<Bf16*>(padded_x_.data()), x.rows, padded_k, padded_k};
+void Gemm::PadRows(Matrix<const Bf16> x, int64_t padded_k) {
+  Reserve(input_, x.rows * padded_k * sizeof(Bf16));
+  Matrix<Bf16> padded{reinterpret_cast<Bf16*>(input_.data()), x.rows, padded_k, padded_k};
   for (int64_t r = 0; r < x.rows; ++r) {
     std::memcpy(padded.Row(r), x.Row(r), x.cols * sizeof(Bf16));
     std::fill_n(padded.Row(r) + x.cols, padded_k - x.cols, Bf16{});
   }
-  return padded;
 }
 
 template <typename Store>
 void Gemm::Run(Matrix<const Bf16> x, const CpuPackedWeight& weight, const Store& store) {
   if (x.rows == 0) return;
-  x = PadToWholeTiles(x, weight.padded_k());
+  const FormatKernels& kernels = kernels_.Of(weight.format());
+  const int threads = pool_->threads();
+  const int64_t padded_k = weight.padded_k();
+  // Few rows are quantised by every thread for itself: that takes less than waiting.
+  const bool quantize = QuantizesInput(weight.format());
+  const bool alone = quantize && x.rows * padded_k <= kQuantizeAloneElements;
+  const size_t quantized_bytes = quantize ? QuantizedRows::Bytes(x.rows, padded_k) : 0;
+  if (quantize) {
+    Reserve(input_, (alone ? threads : 1) * quantized_bytes);
+    if (!alone) {
+      const QuantizedRows rows(input_.data(), x.rows, padded_k);
+      pool_->Split(x.rows, 1,
+                   [&](int64_t begin, int64_t end) { rows.Quantize(kernels_, x, begin, end); });
+    }
+  } else if (x.cols != padded_k) {
+    PadRows(x, padded_k);
+    x = {reinterpret_cast<const Bf16*>(input_.data()), x.rows, padded_k, padded_k};
+  }
+
   // A gate block and its up block stay together.
   const int64_t unit = weight.shape() == WeightShape::kGateUp ? 2 : 1;
   const int64_t units = weight.blocks() / unit;
-  const int64_t row_tiles = CeilDiv(x.rows, kernels_.max_rows);
-  const int threads = pool_->threads();
+  const int64_t row_tiles = CeilDiv(x.rows, kernels.max_rows);
   const int row_parts = RowParts(threads, row_tiles, units);
   const int column_parts = threads / row_parts;
   pool_->Run([&](int t) {
     const int64_t i = t / column_parts, j = t % column_parts;
     Share share;
-    share.row_begin = row_tiles * i / row_parts * kernels_.max_rows;
-    share.row_end = std::min(x.rows, row_tiles * (i + 1) / row_parts * kernels_.max_rows);
+    share.row_begin = row_tiles * i / row_parts * kernels.max_rows;
+    share.row_end = std::min(x.rows, row_tiles * (i + 1) / row_parts * kernels.max_rows);
     share.block_begin = units * j / column_parts * unit;
     share.block_end = units * (j + 1) / column_parts * unit;
-    float* acc = reinterpret_cast<float*>(accumulators_.data()) + t * kRowBlock * kTileColumns;
-    RunShare(share, x, weight, acc, store);
+    if (!quantize) return RunShare(share, Input(x), weight, t, store);
+    const QuantizedRows rows(input_.data() + (alone ? t : 0) * quantized_bytes, x.rows, padded_k);
+    if (alone) rows.Quantize(kernels_, x, share.row_begin, share.row_end);
+    RunShare(share, Input(rows, padded_k), weight, t, store);
   });
 }
 
 template <typename Store>
-void Gemm::RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWeight& weight,
-                    float* acc, const Store& store) const {
+void Gemm::RunShare(const Share& share, const Input& x, const CpuPackedWeight& weight, int thread,
+                    const Store& store) {
+  const FormatKernels& kernels = kernels_.Of(weight.format());
+  const WeightStep& step = weight.step();
+  auto* acc = reinterpret_cast<float*>(accumulators_.data()) + thread * kRowBlock * kTileColumns;
+  auto* const expanded = reinterpret_cast<uint8_t*>(expanded_.data()) +
+                         thread * 2 * kLongChunkLines * kGroupBlocks * kLineBytes;
   const int64_t share_rows = share.row_end - share.row_begin;
-  const bool prefetch = share_rows >= kernels_.prefetch_from_rows;
-  const ChunkWalk walk{weight, share.block_end,
-                       share_rows <= kFewRows ? kShortChunkPairs : kLongChunkPairs};
+  const bool prefetch = share_rows >= kernels.prefetch_from_rows;
+  const int64_t chunk_lines = share_rows <= kFewRows ? kShortChunkLines : kLongChunkLines;
+  const ChunkWalk walk{weight, share.block_end, chunk_lines / step.lines};
   int configured_rows = 0;
   for (int64_t row0 = share.row_begin; row0 < share.row_end; row0 += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, share.row_end - row0);
-    const int64_t tiles = CeilDiv(rows, kernels_.max_rows);
+    const int64_t tiles = CeilDiv(rows, kernels.max_rows);
     Chunk chunk = walk.At(share.block_begin, 0), next;
     for (; chunk.block < share.block_end; chunk = next) {
       next = walk.Next(chunk);
-      const bool whole_k = chunk.pair == 0 && chunk.pair_end == weight.pairs();
-      const bool last = chunk.pair_end == weight.pairs();
+      const bool whole_k = chunk.step == 0 && chunk.step_end == weight.steps();
+      const bool last = chunk.step_end == weight.steps();
+      const int64_t k = chunk.step * step.k;
       GemmTile tile{.x = nullptr,
                     .x_stride = x.stride,
-                    .w = weight.Block(chunk.block) + chunk.pair * weight.LineStride(chunk.block),
+                    .w = weight.Lines(chunk.block, chunk.step),
                     .w_stride = weight.LineStride(chunk.block),
                     .acc = acc,
-                    .pairs = chunk.pair_end - chunk.pair,
+                    .lines = (chunk.step_end - chunk.step) * step.lines,
                     .rows = 0,
                     .width = static_cast<int>(chunk.block_end - chunk.block),
-                    .from_zero = chunk.pair == 0,
+                    .from_zero = chunk.step == 0,
+                    .x_sums = nullptr,
+                    .x_sums_stride = x.sums_stride,
                     .prefetch = nullptr,
                     .prefetch_end = nullptr,
                     .prefetch_lines = static_cast<int>(CeilDiv(kGroupBlocks, tiles)),
                     .configured_rows = &configured_rows};
+      if (kernels.expand != nullptr) {
+        kernels.expand({tile.w, tile.w_stride, tile.lines, tile.width, expanded});
+        tile.w = expanded;
+        tile.w_stride = tile.width * kLineBytes;
+        tile.lines *= 2;
+      }
       if (prefetch && next.block < share.block_end) {
-        const uint16_t* lines = weight.Block(next.block);
-        const int64_t stride = weight.LineStride(next.block);
-        tile.prefetch = reinterpret_cast<const char*>(lines + next.pair * stride);
-        tile.prefetch_end = reinterpret_cast<const char*>(lines + next.pair_end * stride);
+        tile.prefetch = reinterpret_cast<const char*>(weight.Lines(next.block, next.step));
+        tile.prefetch_end = reinterpret_cast<const char*>(weight.Lines(next.block, next.step_end));
       }
       for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t from = kernels_.even_tiles ? rows * i / tiles : i * kernels_.max_rows;
+        const int64_t from = kernels.even_tiles ? rows * i / tiles : i * kernels.max_rows;
         const int64_t to =
-            kernels_.even_tiles ? rows * (i + 1) / tiles : std::min(rows, from + kernels_.max_rows);
-        tile.x = reinterpret_cast<const uint16_t*>(x.Row(row0 + from) + 2 * chunk.pair);
+            kernels.even_tiles ? rows * (i + 1) / tiles : std::min(rows, from + kernels.max_rows);
+        const int64_t row = row0 + from;
+        tile.x = x.At(row, k);
+        if (x.sums != nullptr) tile.x_sums = x.sums + row * x.sums_stride + 1 + k / kInt4Group;
         if (!whole_k) tile.acc = acc + from * kTileColumns;
         tile.rows = static_cast<int>(to - from);
-        kernels_.tile(tile);
+        kernels.tile(tile);
         if (tile.prefetch != nullptr) {
           tile.prefetch =
-              std::min(tile.prefetch + tile.pairs * tile.prefetch_lines * 64, tile.prefetch_end);
+              std::min(tile.prefetch + tile.lines * tile.prefetch_lines * 64, tile.prefetch_end);
         }
-        if (last) store(row0 + from, tile.rows, chunk.block, tile.width, tile.acc);
+        if (!last) continue;
+        if (weight.format() != WeightFormat::kBf16) {
+          const float* column_scales = weight.column_scales();
+          kernels_.scale({.format = weight.format(),
+                          .acc = tile.acc,
+                          .rows = tile.rows,
+                          .width = tile.width,
+                          .column_scales = column_scales == nullptr
+                                               ? nullptr
+                                               : column_scales + chunk.block * kBlockColumns,
+                          .row_scales = x.scales == nullptr ? nullptr : x.scales + row,
+                          .row_sums = x.sums == nullptr ? nullptr : x.sums + row * x.sums_stride,
+                          .row_sums_stride = x.sums_stride});
+        }
+        store(row, tile.rows, chunk.block, tile.width, tile.acc);
       }
     }
   }

@@ -15,8 +15,8 @@ namespace skim {
 
 const GemmKernels& GemmKernelsOf(Isa isa);
 
-// Used by one thread at a time. Allocates when made, and again only for inputs whose K is
-// no multiple of 32.
+// Used by one thread at a time. Allocates when made, and again only when an input that has to
+// be padded or quantised first is larger than any before.
 class Gemm {
  public:
   Gemm(ThreadPool* pool, const GemmKernels& kernels);
@@ -29,19 +29,21 @@ class Gemm {
 
  private:
   struct Share;  // the rows and blocks of one thread
+  struct Input;  // x as the tile function reads it
 
   // Calls store(row, rows, block, width, acc) for every finished tile.
   template <typename Store>
   void Run(Matrix<const Bf16> x, const CpuPackedWeight& weight, const Store& store);
   template <typename Store>
-  void RunShare(const Share& share, Matrix<const Bf16> x, const CpuPackedWeight& weight, float* acc,
-                const Store& store) const;
-  Matrix<const Bf16> PadToWholeTiles(Matrix<const Bf16> x, int64_t padded_k);
+  void RunShare(const Share& share, const Input& x, const CpuPackedWeight& weight, int thread,
+                const Store& store);
+  void PadRows(Matrix<const Bf16> x, int64_t padded_k);
 
   ThreadPool* pool_;
   const GemmKernels& kernels_;
   AlignedMemory accumulators_;  // one buffer per thread
-  AlignedMemory padded_x_;
+  AlignedMemory expanded_;      // one chunk of weights per thread
+  AlignedMemory input_;         // padded or quantised x
 };
 
 }  // namespace skim

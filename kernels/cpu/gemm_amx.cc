@@ -1,13 +1,22 @@
 #include "kernels/cpu/gemm_amx.h"
 
-#include "kernels/cpu/gemm_store.h"
+#include "kernels/cpu/gemm_avx512.h"
 
 namespace skim {
 namespace {
 
+template <AmxProduct kProduct>
 void Tile(const GemmTile& t) {
   AmxTiles tiles;
-  AmxTileKernel<AmxTiles>(tiles, t).Run();
+  AmxTileKernel<AmxTiles, kProduct>(tiles, t).Run();
+}
+
+constexpr FormatKernels Format(void (*tile)(const GemmTile&), void (*expand)(const ExpandLines&)) {
+  return {.max_rows = kMaxTileRows,
+          .even_tiles = false,
+          .prefetch_from_rows = kAmxTileRows + 1,
+          .tile = tile,
+          .expand = expand};
 }
 
 // Idle tile state makes every context switch of the thread dearer.
@@ -15,12 +24,14 @@ void Finish() { AmxTiles::Release(); }
 
 }  // namespace
 
-const GemmKernels kGemmAmx = {.max_rows = kMaxTileRows,
-                              .even_tiles = false,
-                              .prefetch_from_rows = kAmxTileRows + 1,
-                              .tile = Tile,
-                              .store_linear = StoreLinearAvx512,
-                              .store_swiglu = StoreSwiGluAvx512,
-                              .finish = Finish};
+const GemmKernels kGemmAmx = {
+    .formats = {Format(Tile<AmxProduct::kBf16>, nullptr),
+                Format(Tile<AmxProduct::kBf16>, ExpandFp8Avx512),
+                Format(Tile<AmxProduct::kInt8>, nullptr), FormatAvx512(TileInt4Avx512)},
+    .scale = ScaleAvx512,
+    .store_linear = StoreLinearAvx512,
+    .store_swiglu = StoreSwiGluAvx512,
+    .quantize = QuantizeAvx512,
+    .finish = Finish};
 
 }  // namespace skim

@@ -2,8 +2,8 @@
 //
 // 17 to 32 rows: a 2 x 2 arrangement, tiles 0-3 sums, 4-5 rows of x, 6-7 blocks of weights:
 // four products for four loads. Up to 16 rows: 1 x 4, five loads for four products, each
-// line of weights read once. A packed group is already what a B tile wants: 16 pairs of K
-// = 16 lines, `w_stride` apart.
+// line of weights read once. A packed group is already what a B tile wants: 16 lines,
+// `w_stride` apart, for 64 bytes of x: 32 bf16 or 64 int8. fp8 is expanded to bf16 before.
 #pragma once
 
 #include "kernels/cpu/amx_tile.h"
@@ -12,7 +12,9 @@
 namespace skim {
 namespace {
 
-inline constexpr int kAmxPairs = 16;  // of K per tile product
+inline constexpr int kAmxLines = 16;  // of weights per tile product
+
+enum class AmxProduct { kBf16, kInt8 };
 
 // Sums 0-1 belong to the first 16 rows, 2-3 to the rows beyond, or to the first as well.
 [[maybe_unused]] AmxConfig AmxConfigFor(int rows) {
@@ -28,7 +30,7 @@ inline constexpr int kAmxPairs = 16;  // of K per tile product
   return config;
 }
 
-template <class Tiles>
+template <class Tiles, AmxProduct kProduct>
 class AmxTileKernel {
  public:
   AmxTileKernel(Tiles& tiles, const GemmTile& t) : tiles_(tiles), t_(t), prefetch_(t.prefetch) {}
@@ -60,11 +62,22 @@ class AmxTileKernel {
   static constexpr int64_t kAccBytes = kTileColumns * sizeof(float);
 
   float* Acc(int row, int block) const { return t_.acc + row * kTileColumns + block * 16; }
-  const uint16_t* Lines(int64_t pair, int block) const {
-    return t_.w + pair * t_.w_stride + block * 32;
+  const uint8_t* Lines(int64_t line, int block) const {
+    return t_.w + line * t_.w_stride + block * kAmxRowBytes;
   }
-  int64_t XBytes() const { return t_.x_stride * 2; }
-  int64_t WBytes() const { return t_.w_stride * 2; }
+  int64_t XBytes() const { return t_.x_stride * (kProduct == AmxProduct::kBf16 ? 2 : 1); }
+  const char* X(int64_t line, int row) const {
+    return static_cast<const char*>(t_.x) + row * XBytes() + 4 * line;
+  }
+
+  template <int kC, int kA, int kB>
+  void Dot() {
+    if constexpr (kProduct == AmxProduct::kBf16) {
+      tiles_.template DotBf16<kC, kA, kB>();
+    } else {
+      tiles_.template DotInt8<kC, kA, kB>();
+    }
+  }
 
   template <int kTile>
   void Begin(int row, int block) {
@@ -80,7 +93,7 @@ class AmxTileKernel {
   }
 
   void Prefetch() {
-    const int lines = kAmxPairs * t_.prefetch_lines;
+    const int lines = kAmxLines * t_.prefetch_lines;
     for (int i = 0; i < lines && prefetch_ < t_.prefetch_end; ++i, prefetch_ += 64) {
       __builtin_prefetch(prefetch_, 0, 2);
     }
@@ -94,17 +107,17 @@ class AmxTileKernel {
       Begin<1>(0, block + 1);
       Begin<3>(kAmxTileRows, block + 1);
     }
-    for (int64_t p = 0; p < t_.pairs; p += kAmxPairs) {
+    for (int64_t l = 0; l < t_.lines; l += kAmxLines) {
       Prefetch();
-      tiles_.template Load<4>(t_.x + 2 * p, XBytes());
-      tiles_.template Load<5>(t_.x + kAmxTileRows * t_.x_stride + 2 * p, XBytes());
-      tiles_.template Load<6>(Lines(p, block), WBytes());
-      tiles_.template DotBf16<0, 4, 6>();
-      tiles_.template DotBf16<2, 5, 6>();
+      tiles_.template Load<4>(X(l, 0), XBytes());
+      tiles_.template Load<5>(X(l, kAmxTileRows), XBytes());
+      tiles_.template Load<6>(Lines(l, block), t_.w_stride);
+      Dot<0, 4, 6>();
+      Dot<2, 5, 6>();
       if constexpr (kBlocks == 2) {
-        tiles_.template Load<7>(Lines(p, block + 1), WBytes());
-        tiles_.template DotBf16<1, 4, 7>();
-        tiles_.template DotBf16<3, 5, 7>();
+        tiles_.template Load<7>(Lines(l, block + 1), t_.w_stride);
+        Dot<1, 4, 7>();
+        Dot<3, 5, 7>();
       }
     }
     End<0>(0, block);
@@ -116,10 +129,10 @@ class AmxTileKernel {
   }
 
   template <int kBlock>
-  void Product(int64_t p) {
+  void Product(int64_t l) {
     constexpr int kWeights = 6 + kBlock % 2;
-    tiles_.template Load<kWeights>(Lines(p, kBlock), WBytes());
-    tiles_.template DotBf16<kBlock, 4, kWeights>();
+    tiles_.template Load<kWeights>(Lines(l, kBlock), t_.w_stride);
+    Dot<kBlock, 4, kWeights>();
   }
 
   template <int kBlocks>
@@ -128,13 +141,13 @@ class AmxTileKernel {
     if constexpr (kBlocks > 1) Begin<1>(0, 1);
     if constexpr (kBlocks > 2) Begin<2>(0, 2);
     if constexpr (kBlocks > 3) Begin<3>(0, 3);
-    for (int64_t p = 0; p < t_.pairs; p += kAmxPairs) {
+    for (int64_t l = 0; l < t_.lines; l += kAmxLines) {
       Prefetch();
-      tiles_.template Load<4>(t_.x + 2 * p, XBytes());
-      Product<0>(p);
-      if constexpr (kBlocks > 1) Product<1>(p);
-      if constexpr (kBlocks > 2) Product<2>(p);
-      if constexpr (kBlocks > 3) Product<3>(p);
+      tiles_.template Load<4>(X(l, 0), XBytes());
+      Product<0>(l);
+      if constexpr (kBlocks > 1) Product<1>(l);
+      if constexpr (kBlocks > 2) Product<2>(l);
+      if constexpr (kBlocks > 3) Product<3>(l);
     }
     End<0>(0, 0);
     if constexpr (kBlocks > 1) End<1>(0, 1);

@@ -1,4 +1,5 @@
-// AVX2 + FMA: bf16 is widened to float (a shift or a mask), then even k before odd k.
+// AVX2 + FMA: bf16 and fp8 are widened to float, then even k before odd k; int8 and int4 are
+// summed in int32.
 #include <immintrin.h>
 
 #include "kernels/cpu/gemm_kernels.h"
@@ -9,19 +10,49 @@ namespace {
 
 constexpr int kMaxRows = 4;
 
-// How 64 bytes of packed weights become the factors of 16 columns x 2 k. Other formats
-// differ here only.
+[[gnu::always_inline]] inline __m256i LoadBytes(const uint8_t* from) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+// How 64 bytes of packed weights become the factors of 16 columns x 2 k, once or more.
 struct Bf16Lines {
+  static constexpr int kPairs = 1;
   __m256 even[2], odd[2];  // columns 0-7 and 8-15
 
-  [[gnu::always_inline]] explicit Bf16Lines(const uint16_t* line) {
+  [[gnu::always_inline]] Bf16Lines(const uint8_t* line, int) {
     const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      const __m256i v = _mm256_load_si256(reinterpret_cast<const __m256i*>(line) + h);
+      const __m256i v = LoadBytes(line + 32 * h);
       even[h] = _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
       odd[h] = _mm256_castsi256_ps(_mm256_and_si256(v, high));
     }
+  }
+};
+
+// Exponent and mantissa are shifted into place and multiplied by 2^120: exact for subnormal
+// codes too, as no thread of the pool flushes denormals here.
+struct Fp8Lines {
+  static constexpr int kPairs = 2;
+  __m256 even[2], odd[2];
+
+  [[gnu::always_inline]] Fp8Lines(const uint8_t* line, int pair) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      int64_t first, second;
+      __builtin_memcpy(&first, line + 32 * h + 8 * pair, sizeof first);
+      __builtin_memcpy(&second, line + 32 * h + 16 + 8 * pair, sizeof second);
+      const __m256i lanes = _mm256_cvtepu8_epi16(_mm_set_epi64x(second, first));
+      even[h] = Value(_mm256_and_si256(lanes, _mm256_set1_epi32(0xff)));
+      odd[h] = Value(_mm256_srli_epi32(lanes, 16));
+    }
+  }
+
+  [[gnu::always_inline]] static __m256 Value(__m256i code) {
+    const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x80)), 24);
+    const __m256i rest = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x7f)), 20);
+    const __m256 bits = _mm256_castsi256_ps(_mm256_or_si256(sign, rest));
+    return _mm256_mul_ps(bits, _mm256_set1_ps(0x1p120f));
   }
 };
 
@@ -30,6 +61,12 @@ struct Bf16Lines {
   float f;
   __builtin_memcpy(&f, &bits, sizeof f);
   return _mm256_set1_ps(f);
+}
+
+[[gnu::always_inline]] inline int FourBytes(const int8_t* x) {
+  int four;
+  __builtin_memcpy(&four, x, sizeof four);
+  return four;
 }
 
 [[gnu::always_inline]] inline void Prefetch(const GemmTile& t, const char*& next) {
@@ -50,21 +87,24 @@ void Block(const GemmTile& t, int block, const char*& prefetch) {
       acc[r][c][1] = t.from_zero ? _mm256_setzero_ps() : _mm256_loadu_ps(from + 8);
     }
   }
-  const uint16_t* line = t.w + block * 32;
-  const uint16_t* x = t.x;
-  for (int64_t p = 0; p < t.pairs; ++p, x += 2, line += t.w_stride) {
+  const uint8_t* line = t.w + block * 64;
+  const auto* x = static_cast<const uint16_t*>(t.x);
+  for (int64_t l = 0; l < t.lines; ++l, line += t.w_stride) {
     Prefetch(t, prefetch);
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-      const Lines w(line + c * 32);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const __m256 x0 = Broadcast(x + r * t.x_stride);
-        const __m256 x1 = Broadcast(x + r * t.x_stride + 1);
 #pragma GCC unroll 2
-        for (int h = 0; h < 2; ++h) {
-          acc[r][c][h] = _mm256_fmadd_ps(x0, w.even[h], acc[r][c][h]);
-          acc[r][c][h] = _mm256_fmadd_ps(x1, w.odd[h], acc[r][c][h]);
+    for (int pair = 0; pair < Lines::kPairs; ++pair, x += 2) {
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) {
+        const Lines w(line + c * 64, pair);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const __m256 x0 = Broadcast(x + r * t.x_stride);
+          const __m256 x1 = Broadcast(x + r * t.x_stride + 1);
+#pragma GCC unroll 2
+          for (int h = 0; h < 2; ++h) {
+            acc[r][c][h] = _mm256_fmadd_ps(x0, w.even[h], acc[r][c][h]);
+            acc[r][c][h] = _mm256_fmadd_ps(x1, w.odd[h], acc[r][c][h]);
+          }
         }
       }
     }
@@ -81,25 +121,214 @@ void Block(const GemmTile& t, int block, const char*& prefetch) {
 }
 
 // At least eight accumulators hide the latency of FMA; sixteen registers allow no more.
-template <int R, int C>
+template <int R, int C, class Lines>
 void Blocks(const GemmTile& t) {
   const char* prefetch = t.prefetch;
   int block = 0;
-  for (; block + C <= t.width; block += C) Block<R, C, Bf16Lines>(t, block, prefetch);
-  for (; block < t.width; ++block) Block<R, 1, Bf16Lines>(t, block, prefetch);
+  for (; block + C <= t.width; block += C) Block<R, C, Lines>(t, block, prefetch);
+  for (; block < t.width; ++block) Block<R, 1, Lines>(t, block, prefetch);
 }
 
-void Tile(const GemmTile& t) {
+template <class Lines>
+void FloatTile(const GemmTile& t) {
   switch (t.rows) {
     case 1:
-      return Blocks<1, 4>(t);
+      return Blocks<1, 4, Lines>(t);
     case 2:
-      return Blocks<2, 2>(t);
+      return Blocks<2, 2, Lines>(t);
     case 3:
-      return Blocks<3, 1>(t);
+      return Blocks<3, 1, Lines>(t);
     default:
-      return Blocks<kMaxRows, 1>(t);
+      return Blocks<kMaxRows, 1, Lines>(t);
   }
+}
+
+// Columns [8 half, 8 half + 8) of a block. VPMADDUBSW would saturate with unsigned weights
+// above 128, so both factors are widened to 16 bits and summed in pairs, two to a column.
+template <int R>
+void Int8Half(const GemmTile& t, int block, int half, const char*& prefetch) {
+  __m256i pairs[R][2];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) pairs[r][0] = pairs[r][1] = _mm256_setzero_si256();
+  const uint8_t* line = t.w + block * 64 + half * 32;
+  const auto* x = static_cast<const int8_t*>(t.x);
+  for (int64_t l = 0; l < t.lines; ++l, x += 4, line += t.w_stride) {
+    if (half == 0) Prefetch(t, prefetch);
+    const __m256i bytes = LoadBytes(line);
+    const __m256i w0 = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(bytes));
+    const __m256i w1 = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(bytes, 1));
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const __m256i four = _mm256_cvtepi8_epi16(_mm_set1_epi32(FourBytes(x + r * t.x_stride)));
+      pairs[r][0] = _mm256_add_epi32(pairs[r][0], _mm256_madd_epi16(w0, four));
+      pairs[r][1] = _mm256_add_epi32(pairs[r][1], _mm256_madd_epi16(w1, four));
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    auto* to = reinterpret_cast<__m256i*>(t.acc + r * kTileColumns + block * 16 + half * 8);
+    // HADD works within halves of a register: columns 0 1 4 5 2 3 6 7.
+    const __m256i sums =
+        _mm256_permute4x64_epi64(_mm256_hadd_epi32(pairs[r][0], pairs[r][1]), 0b11011000);
+    _mm256_storeu_si256(to, t.from_zero ? sums : _mm256_add_epi32(_mm256_loadu_si256(to), sums));
+  }
+}
+
+// Columns [8 half, 8 half + 8) of a block. Codes up to 15 leave VPMADDUBSW far from saturating.
+template <int R>
+void Int4Half(const GemmTile& t, int block, int half, const char*& prefetch) {
+  constexpr int kGroupLines = kInt4Group / 8;
+  const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  __m256 acc[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const float* from = t.acc + r * kTileColumns + block * 16 + half * 8;
+    acc[r] = t.from_zero ? _mm256_setzero_ps() : _mm256_loadu_ps(from);
+  }
+  const uint8_t* line = t.w + block * 64;
+  const auto* x = static_cast<const int8_t*>(t.x);
+  const int32_t* x_sum = t.x_sums;
+  for (int64_t l = 0; l < t.lines; l += 1 + 2 * kGroupLines) {
+    const uint8_t* scales = line + half * 16;
+    line += t.w_stride;
+    for (int group = 0; group < 2; ++group, scales += 32, ++x_sum) {
+      __m256i sum[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r] = _mm256_set1_epi32(-8 * x_sum[r * t.x_sums_stride]);
+      for (int i = 0; i < kGroupLines; ++i, x += 8, line += t.w_stride) {
+        if (half == 0) Prefetch(t, prefetch);
+        const __m256i codes = LoadBytes(line + half * 32);
+        const __m256i first = _mm256_and_si256(codes, low);
+        const __m256i second = _mm256_and_si256(_mm256_srli_epi16(codes, 4), low);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const int8_t* from = x + r * t.x_stride;
+          const __m256i x0 = _mm256_set1_epi32(FourBytes(from));
+          const __m256i x1 = _mm256_set1_epi32(FourBytes(from + 4));
+          const __m256i products =
+              _mm256_add_epi16(_mm256_maddubs_epi16(first, x0), _mm256_maddubs_epi16(second, x1));
+          sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(products, ones));
+        }
+      }
+      const __m128i bf16 = _mm_load_si128(reinterpret_cast<const __m128i*>(scales));
+      const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16));
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), scale, acc[r]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    _mm256_storeu_ps(t.acc + r * kTileColumns + block * 16 + half * 8, acc[r]);
+  }
+}
+
+struct Int8Halves {
+  template <int R>
+  static void Run(const GemmTile& t, int block, int half, const char*& prefetch) {
+    Int8Half<R>(t, block, half, prefetch);
+  }
+};
+struct Int4Halves {
+  template <int R>
+  static void Run(const GemmTile& t, int block, int half, const char*& prefetch) {
+    Int4Half<R>(t, block, half, prefetch);
+  }
+};
+
+template <class Halves>
+void IntegerTile(const GemmTile& t) {
+  const char* prefetch = t.prefetch;
+  for (int half = 0; half < 2 * t.width; ++half) {
+    switch (t.rows) {
+      case 1:
+        Halves::template Run<1>(t, half / 2, half % 2, prefetch);
+        break;
+      case 2:
+        Halves::template Run<2>(t, half / 2, half % 2, prefetch);
+        break;
+      case 3:
+        Halves::template Run<3>(t, half / 2, half % 2, prefetch);
+        break;
+      default:
+        Halves::template Run<kMaxRows>(t, half / 2, half % 2, prefetch);
+    }
+  }
+}
+
+void Scale(const ScaleTile& s) {
+  for (int r = 0; r < s.rows; ++r) {
+    for (int c = 0; c < 16 * s.width; c += 8) {
+      float* acc = s.acc + r * kTileColumns + c;
+      __m256 v = _mm256_loadu_ps(acc);
+      switch (s.format) {
+        case WeightFormat::kBf16:
+          break;
+        case WeightFormat::kFp8:
+          v = _mm256_mul_ps(v, _mm256_loadu_ps(s.column_scales + c));
+          break;
+        case WeightFormat::kInt8: {
+          const __m256i offset = _mm256_set1_epi32(128 * s.row_sums[r * s.row_sums_stride]);
+          v = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_castps_si256(v), offset));
+          v = _mm256_mul_ps(v, _mm256_loadu_ps(s.column_scales + c));
+          v = _mm256_mul_ps(v, _mm256_set1_ps(s.row_scales[r]));
+          break;
+        }
+        case WeightFormat::kInt4:
+          v = _mm256_mul_ps(v, _mm256_set1_ps(s.row_scales[r]));
+          break;
+      }
+      _mm256_storeu_ps(acc, v);
+    }
+  }
+}
+
+// Eight values of x from k on, zero from `columns` on.
+[[gnu::always_inline]] inline __m256 LoadX(const QuantizeRow& q, int64_t k) {
+  alignas(16) uint16_t tail[8] = {};
+  const uint16_t* from = q.x + k;
+  if (q.columns - k < 8) {
+    for (int64_t i = 0; k + i < q.columns; ++i) tail[i] = from[i];
+    from = tail;
+  }
+  const __m128i bf16 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16));
+}
+
+float Quantize(const QuantizeRow& q) {
+  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
+  __m256i largest_bits = _mm256_setzero_si256();  // floats without sign compare as integers
+  for (int64_t k = 0; k < q.columns; k += 8) {
+    const __m256i bits = _mm256_and_si256(_mm256_castps_si256(LoadX(q, k)), no_sign);
+    largest_bits = _mm256_max_epi32(largest_bits, bits);
+  }
+  alignas(32) int32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest_bits);
+  int32_t bits = 0;
+  for (const int32_t lane : lanes) bits = lane > bits ? lane : bits;
+  float largest;
+  __builtin_memcpy(&largest, &bits, sizeof largest);
+  const bool finite = bits < 0x7f800000;
+  const bool zero = !finite || largest < kQuantizeFloor;
+  const __m256 inverse = _mm256_set1_ps(zero ? 0 : 127.0f / largest);
+  q.sums[0] = 0;
+  for (int64_t k = 0; k < q.padded; k += kInt4Group) {
+    int32_t sum = 0;
+    for (int64_t i = k; i < k + kInt4Group; i += 8) {
+      __m256i codes = _mm256_setzero_si256();
+      if (!zero && i < q.columns) codes = _mm256_cvtps_epi32(_mm256_mul_ps(LoadX(q, i), inverse));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), codes);
+      for (int j = 0; j < 8; ++j) {
+        q.codes[i + j] = static_cast<int8_t>(lanes[j]);
+        sum += lanes[j];
+      }
+    }
+    q.sums[1 + k / kInt4Group] = sum;
+    q.sums[0] += sum;
+  }
+  if (!finite) return __builtin_nanf("");
+  return zero ? 0 : largest / 127.0f;
 }
 
 // Lanes of the last, partial vector; all ones for a full one.
@@ -154,16 +383,25 @@ void SwiGlu(const StoreSwiGlu& s) {
   }
 }
 
+constexpr FormatKernels Format(void (*tile)(const GemmTile&)) {
+  return {.max_rows = kMaxRows,
+          .even_tiles = true,
+          .prefetch_from_rows = kMaxRows + 1,
+          .tile = tile,
+          .expand = nullptr};
+}
+
 void Finish() {}
 
 }  // namespace
 
-const GemmKernels kGemmAvx2 = {.max_rows = kMaxRows,
-                               .even_tiles = true,
-                               .prefetch_from_rows = kMaxRows + 1,
-                               .tile = Tile,
-                               .store_linear = Linear,
-                               .store_swiglu = SwiGlu,
-                               .finish = Finish};
+const GemmKernels kGemmAvx2 = {
+    .formats = {Format(FloatTile<Bf16Lines>), Format(FloatTile<Fp8Lines>),
+                Format(IntegerTile<Int8Halves>), Format(IntegerTile<Int4Halves>)},
+    .scale = Scale,
+    .store_linear = Linear,
+    .store_swiglu = SwiGlu,
+    .quantize = Quantize,
+    .finish = Finish};
 
 }  // namespace skim

@@ -1,42 +1,77 @@
-// What an instruction set provides for y = x W^T: a micro-kernel over one tile of rows and
-// one group of column blocks, and the epilogues. Plain data only: this header is what
-// common code and instruction-set units share (see kernels/CMakeLists.txt).
+// What an instruction set provides for y = x W^T: a micro-kernel per weight format over one
+// tile of rows and one group of column blocks, and the epilogues. Plain data only: this
+// header is what common code and instruction-set units share (see kernels/CMakeLists.txt).
 //
-// G1. Every output element has one fp32 accumulator that takes the products in ascending
-// order of k, from 0 to the padded K, by the same instruction for every tile shape.
-// Spilling it to memory between two calls is exact. So the result of a row does not depend
-// on how rows and columns are cut. What an instruction does with one line differs between
-// sets (and so do their results, in the last bits):
+// G1. Every output element has one accumulator that takes the products in ascending order of
+// k, from 0 to the padded K, by the same instruction for every tile shape. Spilling it to
+// memory between two calls is exact. So the result of a row does not depend on how rows and
+// columns are cut.
+//
+// bf16 and fp8 accumulate in fp32; a fp8 code is turned into the bf16 of the same value, and
+// the column's scale multiplies the finished sum. What an instruction does with one line
+// differs between sets (and so do their results, in the last bits):
 //   plain, AVX2  acc = acc + x0 w0, then + x1 w1 (plain rounds the product, AVX2 does not)
 //   AVX-512      VDPBF16PS: both products of a pair, its own rounding, denormals are zero
 //   AMX          TDPBF16PS: 16 pairs at a time; even and odd k are summed apart, then both
 //                are added to the accumulator; denormals are zero
+// int8 accumulates in int32, which is exact and the same everywhere: x signed, w + 128
+// unsigned; 128 times the row's sum is taken off at the end. int4 does so per group of
+// kInt4Group inputs, then adds group sum x scale to a fp32 accumulator (fused, but not in
+// plain code).
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/weight.h"
 
 namespace skim {
 
 inline constexpr int kMaxTileRows = 32;
 inline constexpr int64_t kTileColumns = 64;  // of an accumulator row: one full group
 
-// acc[r][0, 16 * width) += sum over the pairs of x[r] * w
+// acc[r][0, 16 * width) += sum over the steps of x[r] * w. Lines, steps: packed_weight.h.
 struct GemmTile {
-  const uint16_t* x;  // bf16, first row, first k of this chunk
-  int64_t x_stride;
-  const uint16_t* w;  // first line of the first block, first pair of this chunk
-  int64_t w_stride;   // elements from one pair's line to the next pair's
-  float* acc;         // [rows][kTileColumns]
-  int64_t pairs;      // multiple of 16
-  int rows;           // 1 .. GemmKernels::max_rows
-  int width;          // blocks, 1 .. 4
-  bool from_zero;     // the first chunk: acc holds nothing yet
+  const void* x;          // first row, first k of this chunk; bf16, or int8 codes
+  int64_t x_stride;       // elements
+  const uint8_t* w;       // first line of the first block, first step of this chunk
+  int64_t w_stride;       // bytes from one line to the next
+  float* acc;             // [rows][kTileColumns]; int8 weights: int32
+  int64_t lines;          // of one block in this chunk, whole steps
+  int rows;               // 1 .. FormatKernels::max_rows
+  int width;              // blocks, 1 .. 4
+  bool from_zero;         // the first chunk: acc holds nothing yet
+  const int32_t* x_sums;  // int4: sums of x per group of this chunk, [rows][x_sums_stride]
+  int64_t x_sums_stride;
   // The weights to be read next, fetched into the cache meanwhile: this many 64-byte lines
-  // per pair, up to prefetch_end.
+  // per line of this block, up to prefetch_end.
   const char* prefetch;
   const char* prefetch_end;
   int prefetch_lines;
   int* configured_rows;  // AMX: what the tiles of this thread are set up for, 0 = nothing
+};
+
+// A chunk of weights rewritten for the tile function: out[lines of bf16][width][64 bytes].
+struct ExpandLines {
+  const uint8_t* w;
+  int64_t w_stride;
+  int64_t lines;
+  int width;
+  uint8_t* out;
+};
+
+// In place, from what the tile function left to x W^T in fp32:
+//   fp8   acc * column_scales
+//   int8  (acc - 128 * row_sums) * column_scales * row_scales, acc int32
+//   int4  acc * row_scales
+struct ScaleTile {
+  WeightFormat format;
+  float* acc;  // [rows][kTileColumns]
+  int rows;
+  int width;                   // blocks
+  const float* column_scales;  // of the first column
+  const float* row_scales;     // of the first row
+  const int32_t* row_sums;     // sum of the codes of a row
+  int64_t row_sums_stride;
 };
 
 // y[r][0, columns) = acc + bias, or y += that.
@@ -61,16 +96,38 @@ struct StoreSwiGlu {
   int64_t columns;  // 1 .. 32
 };
 
-struct GemmKernels {
+// One row of x for int8 and int4 weights: codes = round(x / scale), scale = max |x| / 127,
+// padded with zeros. sums[0] is the sum of all codes, sums[1 + g] that of group g. A row
+// that is not finite gets the scale NaN and zeros; one below kQuantizeFloor counts as zero.
+inline constexpr float kQuantizeFloor = 0x1p-100f;
+struct QuantizeRow {
+  const uint16_t* x;  // bf16
+  int64_t columns;
+  int64_t padded;  // multiple of 2 * kInt4Group
+  int8_t* codes;   // [padded], 64-byte aligned
+  int32_t* sums;   // [1 + padded / kInt4Group]
+};
+
+struct FormatKernels {
   int max_rows;
   bool even_tiles;  // seven rows are better as 4 + 3 than as 6 + 1
   // From this many rows on, weights are prefetched by instruction. With fewer, reading them is
   // all that takes time, and the processor's own stream detection does that better.
   int prefetch_from_rows;
   void (*tile)(const GemmTile&);
+  // Null, or: the tile function reads what this makes of a chunk.
+  void (*expand)(const ExpandLines&);
+};
+
+struct GemmKernels {
+  FormatKernels formats[kWeightFormats];
+  void (*scale)(const ScaleTile&);
   void (*store_linear)(const StoreLinear&);
   void (*store_swiglu)(const StoreSwiGlu&);
-  void (*finish)();  // after a thread's last tile
+  float (*quantize)(const QuantizeRow&);  // returns the scale
+  void (*finish)();                       // after a thread's last tile
+
+  const FormatKernels& Of(WeightFormat format) const { return formats[static_cast<int>(format)]; }
 };
 
 extern const GemmKernels kGemmPlain;

@@ -1,30 +1,120 @@
 // The reference: portable C++, in the order gemm_kernels.h states.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/bf16.h"
+#include "base/fp8.h"
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/simd_exp.h"
 
 namespace skim {
 namespace {
 
-void Tile(const GemmTile& t) {
+// Calls visit(row, block, acc[16]) with the accumulators in their own type.
+template <typename Sum, typename Visit>
+void ForBlocks(const GemmTile& t, const Visit& visit) {
   for (int r = 0; r < t.rows; ++r) {
     for (int b = 0; b < t.width; ++b) {
       float* out = t.acc + r * kTileColumns + b * 16;
-      float acc[16] = {};
+      Sum acc[16] = {};
       if (!t.from_zero) std::memcpy(acc, out, sizeof acc);
-      const uint16_t* x = t.x + r * t.x_stride;
-      const uint16_t* line = t.w + b * 32;
-      for (int64_t p = 0; p < t.pairs; ++p, x += 2, line += t.w_stride) {
+      visit(r, t.w + b * 64, acc);
+      std::memcpy(out, acc, sizeof acc);
+    }
+  }
+}
+
+void TileBf16(const GemmTile& t) {
+  ForBlocks<float>(t, [&](int r, const uint8_t* line, float* acc) {
+    const auto* x = static_cast<const uint16_t*>(t.x) + r * t.x_stride;
+    for (int64_t l = 0; l < t.lines; ++l, x += 2, line += t.w_stride) {
+      const auto* w = reinterpret_cast<const uint16_t*>(line);
+      const float x0 = ToFloat(Bf16{x[0]}), x1 = ToFloat(Bf16{x[1]});
+      for (int c = 0; c < 16; ++c) {
+        acc[c] += x0 * ToFloat(Bf16{w[2 * c]});
+        acc[c] += x1 * ToFloat(Bf16{w[2 * c + 1]});
+      }
+    }
+  });
+}
+
+void TileFp8(const GemmTile& t) {
+  ForBlocks<float>(t, [&](int r, const uint8_t* line, float* acc) {
+    const auto* x = static_cast<const uint16_t*>(t.x) + r * t.x_stride;
+    for (int64_t l = 0; l < t.lines; ++l, line += t.w_stride) {
+      for (int half = 0; half < 2; ++half, x += 2) {
         const float x0 = ToFloat(Bf16{x[0]}), x1 = ToFloat(Bf16{x[1]});
         for (int c = 0; c < 16; ++c) {
-          acc[c] += x0 * ToFloat(Bf16{line[2 * c]});
-          acc[c] += x1 * ToFloat(Bf16{line[2 * c + 1]});
+          const uint8_t* w = line + c / 4 * 16 + half * 8 + c % 4 * 2;
+          acc[c] += x0 * ToFloat(Fp8{w[0]});
+          acc[c] += x1 * ToFloat(Fp8{w[1]});
         }
       }
-      std::memcpy(out, acc, sizeof acc);
+    }
+  });
+}
+
+void TileInt8(const GemmTile& t) {
+  ForBlocks<int32_t>(t, [&](int r, const uint8_t* line, int32_t* acc) {
+    const auto* x = static_cast<const int8_t*>(t.x) + r * t.x_stride;
+    for (int64_t l = 0; l < t.lines; ++l, x += 4, line += t.w_stride) {
+      for (int c = 0; c < 16; ++c) {
+        for (int i = 0; i < 4; ++i) acc[c] += x[i] * line[4 * c + i];
+      }
+    }
+  });
+}
+
+void TileInt4(const GemmTile& t) {
+  constexpr int kGroupLines = kInt4Group / 8;
+  ForBlocks<float>(t, [&](int r, const uint8_t* line, float* acc) {
+    const auto* x = static_cast<const int8_t*>(t.x) + r * t.x_stride;
+    const int32_t* x_sum = t.x_sums + r * t.x_sums_stride;
+    for (int64_t l = 0; l < t.lines; l += 1 + 2 * kGroupLines) {
+      const auto* scales = reinterpret_cast<const uint16_t*>(line);
+      line += t.w_stride;
+      for (int group = 0; group < 2; ++group, scales += 16, ++x_sum) {
+        int32_t sum[16];
+        std::fill_n(sum, 16, -8 * *x_sum);
+        for (int i = 0; i < kGroupLines; ++i, x += 8, line += t.w_stride) {
+          for (int c = 0; c < 16; ++c) {
+            for (int b = 0; b < 4; ++b) {
+              const int codes = line[4 * c + b];
+              sum[c] += x[b] * (codes & 15) + x[4 + b] * (codes >> 4);
+            }
+          }
+        }
+        for (int c = 0; c < 16; ++c) {
+          acc[c] += static_cast<float>(sum[c]) * ToFloat(Bf16{scales[c]});
+        }
+      }
+    }
+  });
+}
+
+void Scale(const ScaleTile& s) {
+  for (int r = 0; r < s.rows; ++r) {
+    float* acc = s.acc + r * kTileColumns;
+    for (int c = 0; c < 16 * s.width; ++c) {
+      switch (s.format) {
+        case WeightFormat::kBf16:
+          break;
+        case WeightFormat::kFp8:
+          acc[c] *= s.column_scales[c];
+          break;
+        case WeightFormat::kInt8: {
+          int32_t sum;
+          std::memcpy(&sum, &acc[c], sizeof sum);
+          sum -= 128 * s.row_sums[r * s.row_sums_stride];
+          acc[c] = static_cast<float>(sum) * s.column_scales[c] * s.row_scales[r];
+          break;
+        }
+        case WeightFormat::kInt4:
+          acc[c] *= s.row_scales[r];
+          break;
+      }
     }
   }
 }
@@ -54,16 +144,43 @@ void SwiGlu(const StoreSwiGlu& s) {
   }
 }
 
+float Quantize(const QuantizeRow& q) {
+  std::fill_n(q.codes, q.padded, int8_t{0});
+  std::fill_n(q.sums, 1 + q.padded / kInt4Group, 0);
+  float largest = 0;
+  for (int64_t k = 0; k < q.columns; ++k) {
+    const float x = std::fabs(ToFloat(Bf16{q.x[k]}));
+    if (!std::isfinite(x)) return std::numeric_limits<float>::quiet_NaN();
+    largest = std::max(largest, x);
+  }
+  if (largest < kQuantizeFloor) return 0;
+  const float inverse = 127.0f / largest;
+  for (int64_t k = 0; k < q.columns; ++k) {
+    q.codes[k] = static_cast<int8_t>(std::nearbyint(ToFloat(Bf16{q.x[k]}) * inverse));
+    q.sums[0] += q.codes[k];
+    q.sums[1 + k / kInt4Group] += q.codes[k];
+  }
+  return largest / 127.0f;
+}
+
 void Finish() {}
+
+constexpr FormatKernels Format(void (*tile)(const GemmTile&)) {
+  return {.max_rows = 4,
+          .even_tiles = false,
+          .prefetch_from_rows = 1 << 30,
+          .tile = tile,
+          .expand = nullptr};
+}
 
 }  // namespace
 
-const GemmKernels kGemmPlain = {.max_rows = 4,
-                                .even_tiles = false,
-                                .prefetch_from_rows = 1 << 30,
-                                .tile = Tile,
-                                .store_linear = Linear,
-                                .store_swiglu = SwiGlu,
-                                .finish = Finish};
+const GemmKernels kGemmPlain = {
+    .formats = {Format(TileBf16), Format(TileFp8), Format(TileInt8), Format(TileInt4)},
+    .scale = Scale,
+    .store_linear = Linear,
+    .store_swiglu = SwiGlu,
+    .quantize = Quantize,
+    .finish = Finish};
 
 }  // namespace skim

@@ -44,11 +44,13 @@ bool HasAvx2() {
          Bit(one.c, 12) /* FMA */ && Bit(Cpuid(7, 0).b, 5) /* AVX2 */;
 }
 
-bool HasAvx512Bf16() {
+bool HasAvx512() {
   constexpr uint64_t kZmmStates = 0xe6;
-  const uint32_t b = Cpuid(7, 0).b;
-  return (OsStates() & kZmmStates) == kZmmStates && Bit(b, 16) /* F */ && Bit(b, 17) /* DQ */ &&
-         Bit(b, 30) /* BW */ && Bit(b, 31) /* VL */ && Bit(Cpuid(7, 1).a, 5) /* BF16 */;
+  const CpuidLeaf seven = Cpuid(7, 0);
+  return (OsStates() & kZmmStates) == kZmmStates && Bit(seven.b, 16) /* F */ &&
+         Bit(seven.b, 17) /* DQ */ && Bit(seven.b, 30) /* BW */ && Bit(seven.b, 31) /* VL */ &&
+         Bit(seven.c, 1) /* VBMI */ && Bit(seven.c, 11) /* VNNI */ &&
+         Bit(Cpuid(7, 1).a, 5) /* BF16 */;
 }
 
 // Tile data is state a process has to ask for; a container may refuse the request, a
@@ -59,8 +61,10 @@ bool MayUseAmx() {
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;
   const uint32_t d = Cpuid(7, 0).d;
-  if ((OsStates() & kTileStates) != kTileStates || !Bit(d, 24) /* TILE */ || !Bit(d, 22) /* BF16 */)
+  if ((OsStates() & kTileStates) != kTileStates || !Bit(d, 24) /* TILE */ || !Bit(d, 22) /* BF16 */ ||
+      !Bit(d, 25) /* INT8 */) {
     return false;
+  }
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return false;
   const pid_t child = fork();
   if (child == 0) {
@@ -74,7 +78,7 @@ bool MayUseAmx() {
 #else
 
 bool HasAvx2() { return false; }
-bool HasAvx512Bf16() { return false; }
+bool HasAvx512() { return false; }
 bool MayUseAmx() { return false; }
 
 #endif
@@ -101,7 +105,7 @@ std::vector<Isa> SupportedIsas() {
   std::vector<Isa> isas = {Isa::kPlain};
   if (!HasAvx2()) return isas;
   isas.push_back(Isa::kAvx2);
-  if (!HasAvx512Bf16()) return isas;
+  if (!HasAvx512()) return isas;
   isas.push_back(Isa::kAvx512);
   if (MayUseAmx()) isas.push_back(Isa::kAmx);
   return isas;

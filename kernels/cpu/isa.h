@@ -13,9 +13,9 @@ namespace skim {
 
 enum class Isa {
   kPlain,   // portable C++
-  kAvx2,    // AVX2 + FMA; bf16 widened to float
-  kAvx512,  // AVX-512 F/BW/VL/DQ + BF16 (VDPBF16PS)
-  kAmx,     // AMX-BF16 tiles for products, AVX-512 for the rest
+  kAvx2,    // AVX2 + FMA; weights widened to float or int16
+  kAvx512,  // AVX-512 F/BW/VL/DQ/VBMI + BF16 (VDPBF16PS) + VNNI (VPDPBUSD)
+  kAmx,     // AMX-BF16 and -INT8 tiles for products, AVX-512 for the rest
 };
 
 std::string_view IsaName(Isa isa);  // "plain", "avx2", "avx512", "amx"

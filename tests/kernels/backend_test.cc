@@ -113,5 +113,21 @@ TEST(Backend, LinearAndSwiGluAgreeAcrossPaths) {
   }
 }
 
+TEST(Backend, PacksEveryFormatFromFloatsAndTheReadyMadeOnes) {
+  auto ops = Cpu();
+  const auto w = RandomBf16(3, 48, 96);
+  for (int f = 0; f < kWeightFormats; ++f) {
+    const auto format = static_cast<WeightFormat>(f);
+    EXPECT_EQ(ops->PackWeight(w.view(), format, WeightShape::kPlain).value()->format(), format);
+    const std::vector<uint8_t> codes(48 * 96, 1);
+    const std::vector<float> scales(48, 1.0f);
+    const auto ready =
+        ops->PackQuantized({format, codes.data(), scales.data(), 48, 96}, WeightShape::kPlain);
+    const bool comes = format == WeightFormat::kFp8 || format == WeightFormat::kInt8;
+    EXPECT_EQ(ready.status().code(),
+              comes ? absl::StatusCode::kOk : absl::StatusCode::kInvalidArgument);
+  }
+}
+
 }  // namespace
 }  // namespace skim

@@ -9,56 +9,54 @@
 
 #include "tests/kernels/gemm_paths.h"
 #include "tests/kernels/random_matrix.h"
+#include "tests/kernels/weight_oracle.h"
 
 namespace skim {
 namespace {
 
 constexpr float kUntouched = -12345.5f;
 
-std::unique_ptr<CpuPackedWeight> Pack(const TestMatrix<Bf16>& w, WeightShape shape) {
-  ThreadPool pool(2, false);
-  auto packed = CpuPackedWeight::Pack(pool, w.view(), shape);
-  EXPECT_TRUE(packed.ok()) << packed.status();
-  return *std::move(packed);
-}
-
-// A sum in double, with a bound on what fp32 accumulation in any order may differ by: at
-// most two roundings of half an ulp (2^-24) per product, each at most the sum of magnitudes,
-// and one flushed denormal per product.
-struct Exact {
-  double value = 0;
-  double bound = 0;
-};
-
-Exact ExactDot(const TestMatrix<Bf16>& x, int64_t r, const TestMatrix<Bf16>& w, int64_t n,
-               const float* bias, double residual = 0) {
-  double magnitude = std::abs(residual);
-  Exact e{residual, 0};
-  for (int64_t k = 0; k < x.cols(); ++k) {
-    const double p = double{ToFloat(x.at(r, k))} * double{ToFloat(w.at(n, k))};
-    e.value += p;
-    magnitude += std::abs(p);
-  }
-  if (bias != nullptr) {
-    e.value += bias[n];
-    magnitude += std::abs(bias[n]);
-  }
-  const double roundings = 2.0 * x.cols() + 2;
-  e.bound = 1.01 * roundings * 0x1p-24 * magnitude + roundings * 0x1p-126;
-  return e;
-}
-
 struct Shape {
   int64_t n, k;
 };
 
-class GemmTest : public testing::TestWithParam<GemmPath> {
+struct GemmCase {
+  GemmPath path;
+  WeightFormat format;
+
+  friend void PrintTo(const GemmCase& c, std::ostream* out) {
+    *out << c.path.name << " " << WeightFormatName(c.format);
+  }
+};
+
+std::vector<GemmCase> GemmCases() {
+  std::vector<GemmCase> cases;
+  for (const GemmPath& path : GemmPaths()) {
+    for (int f = 0; f < kWeightFormats; ++f) cases.push_back({path, static_cast<WeightFormat>(f)});
+  }
+  return cases;
+}
+
+std::string NameOf(std::string name) {
+  std::replace(name.begin(), name.end(), ' ', '_');
+  return name;
+}
+
+class GemmTest : public testing::TestWithParam<GemmCase> {
  protected:
-  const GemmKernels& kernels() const { return *GetParam().kernels; }
-  bool slow() const { return GetParam().slow; }
+  const GemmKernels& kernels() const { return *GetParam().path.kernels; }
+  WeightFormat format() const { return GetParam().format; }
+  bool slow() const { return GetParam().path.slow; }
+
+  std::unique_ptr<CpuPackedWeight> Pack(const TestMatrix<Bf16>& w, WeightShape shape) const {
+    ThreadPool pool(2, false);
+    auto packed = CpuPackedWeight::Pack(pool, w.view(), format(), shape);
+    EXPECT_TRUE(packed.ok()) << packed.status();
+    return *std::move(packed);
+  }
 
   TestMatrix<float> Linear(int threads, Matrix<const Bf16> x, const CpuPackedWeight& w,
-                           const float* bias = nullptr, int64_t extra_stride = 0) {
+                           const float* bias = nullptr, int64_t extra_stride = 0) const {
     ThreadPool pool(threads, false);
     Gemm gemm(&pool, kernels());
     TestMatrix<float> y(x.rows, w.out_features(), extra_stride, kUntouched);
@@ -67,7 +65,7 @@ class GemmTest : public testing::TestWithParam<GemmPath> {
   }
 
   TestMatrix<Bf16> SwiGlu(int threads, Matrix<const Bf16> x, const CpuPackedWeight& w,
-                          const float* bias, int64_t extra_stride = 0) {
+                          const float* bias, int64_t extra_stride = 0) const {
     ThreadPool pool(threads, false);
     Gemm gemm(&pool, kernels());
     TestMatrix<Bf16> y(x.rows, w.out_features() / 2, extra_stride, ToBf16(kUntouched));
@@ -76,11 +74,16 @@ class GemmTest : public testing::TestWithParam<GemmPath> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(, GemmTest, testing::ValuesIn(GemmPaths()), [](const auto& info) {
-  std::string name = info.param.name;
-  std::replace(name.begin(), name.end(), ' ', '_');
-  return name;
+INSTANTIATE_TEST_SUITE_P(, GemmTest, testing::ValuesIn(GemmCases()), [](const auto& info) {
+  return NameOf(info.param.path.name + " " + std::string(WeightFormatName(info.param.format)));
 });
+
+class GemmPathTest : public testing::TestWithParam<GemmPath> {
+ protected:
+  const GemmKernels& kernels() const { return *GetParam().kernels; }
+};
+INSTANTIATE_TEST_SUITE_P(, GemmPathTest, testing::ValuesIn(GemmPaths()),
+                         [](const auto& info) { return NameOf(info.param.name); });
 
 bool SameBits(float a, float b) { return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b); }
 
@@ -103,9 +106,11 @@ TEST_P(GemmTest, LinearIsWithinRoundingOfTheExactProduct) {
       const auto bias = RandomFloats(3, s.n);
       const auto packed = Pack(w, WeightShape::kPlain);
       const auto y = Linear(2, x.view(), *packed, bias.data(), 9);
+      const UnpackedWeight exact = Unpack(*packed);
       for (int64_t r = 0; r < m; ++r) {
+        const auto input = InputOf(format(), x, r);
         for (int64_t n = 0; n < s.n; ++n) {
-          const Exact e = ExactDot(x, r, w, n, bias.data());
+          const Exact e = ExactDot(input, exact, n, bias.data());
           ASSERT_NEAR(y.at(r, n), e.value, e.bound) << "row " << r << " column " << n;
         }
         for (int64_t c = s.n; c < y.stride(); ++c) ASSERT_EQ(y.at(r, c), kUntouched);
@@ -119,11 +124,12 @@ TEST_P(GemmTest, LinearOfAVocabularyIsWithinRounding) {
   const auto x = RandomBf16(1, m, k);
   const auto w = RandomBf16(2, vocabulary, k, 0.1f);
   const auto packed = Pack(w, WeightShape::kPlain);
-  EXPECT_EQ(packed->bytes(), static_cast<size_t>(vocabulary * k * 2));
   const auto y = Linear(2, x.view(), *packed);
+  const UnpackedWeight exact = Unpack(*packed);
   for (int64_t r = 0; r < m; ++r) {
+    const auto input = InputOf(format(), x, r);
     for (int64_t n = 0; n < vocabulary; n += 7) {
-      const Exact e = ExactDot(x, r, w, n, nullptr);
+      const Exact e = ExactDot(input, exact, n, nullptr);
       ASSERT_NEAR(y.at(r, n), e.value, e.bound) << "row " << r << " column " << n;
     }
   }
@@ -221,12 +227,15 @@ TEST_P(GemmTest, SwiGluIsWithinRoundingOfTheExactFunction) {
       const auto w = RandomBf16(13, s.n, s.k, 0.2f);
       const auto bias = RandomFloats(14, s.n);
       const auto packed = Pack(w, WeightShape::kGateUp);
+      const UnpackedWeight unpacked = Unpack(*packed);
       for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
         const auto y = SwiGlu(2, x.view(), *packed, b, 5);
         const int64_t half = s.n / 2;
         for (int64_t r = 0; r < m; ++r) {
+          const auto input = InputOf(format(), x, r);
           for (int64_t n = 0; n < half; ++n) {
-            const Exact gate = ExactDot(x, r, w, n, b), up = ExactDot(x, r, w, half + n, b);
+            const Exact gate = ExactDot(input, unpacked, n, b);
+            const Exact up = ExactDot(input, unpacked, half + n, b);
             const double silu = gate.value / (1 + std::exp(-gate.value));
             // |silu'| <= 1.1; bf16 rounds to 2^-8, the exponential and division to 2^-20.
             const double bound = 1.1 * gate.bound * (std::abs(up.value) + up.bound) +
@@ -268,7 +277,7 @@ TEST_P(GemmTest, SwiGluOfARowHasTheSameBitsInEveryBatch) {
 }
 
 // Through the epilogue: the whole range of gates, each in every lane.
-TEST_P(GemmTest, SiluIsTheSameInEveryLaneAndRightAtTheEnds) {
+TEST_P(GemmPathTest, SiluIsTheSameInEveryLaneAndRightAtTheEnds) {
   const float infinity = std::numeric_limits<float>::infinity();
   std::vector<float> gates = {0,    -0.0f, 1e-30f, -1e-30f,  88,    -88, 89, -89,   104,
                               -104, 200,   -200,   infinity, 3e38f, -20, 20, 0.35f, -0.35f};
@@ -301,7 +310,7 @@ TEST_P(GemmTest, SiluIsTheSameInEveryLaneAndRightAtTheEnds) {
   }
 }
 
-TEST_P(GemmTest, SiluOfNanIsNan) {
+TEST_P(GemmPathTest, SiluOfNanIsNan) {
   float acc[kTileColumns];
   std::fill_n(acc, kTileColumns, std::nanf(""));
   uint16_t y[32];
@@ -321,6 +330,83 @@ TEST_P(GemmTest, NoRowsIsNoWork) {
   EXPECT_EQ(Linear(2, Matrix<const Bf16>{nullptr, 0, 40, 40}, *packed).rows(), 0);
 }
 
+// Codes and sums are integers, what remains is the same sequence of roundings.
+TEST_P(GemmPathTest, Int8ProductsAndQuantisedRowsAreTheSameOnEveryPath) {
+  const int64_t m = 5, n = 70, k = 333;
+  auto x = RandomBf16(18, m, k, 1, 3);
+  x.at(1, 8) = ToBf16(40);
+  std::fill_n(&x.at(2, 0), k, Bf16{});
+  const auto w = RandomBf16(19, n, k);
+  ThreadPool pool(1, false);
+  const auto packed =
+      *CpuPackedWeight::Pack(pool, w.view(), WeightFormat::kInt8, WeightShape::kPlain);
+  TestMatrix<float> y(m, n), plain(m, n);
+  Gemm(&pool, kernels()).Linear(x.view(), *packed, nullptr, false, y.view());
+  Gemm(&pool, kGemmPlain).Linear(x.view(), *packed, nullptr, false, plain.view());
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < n; ++c) ASSERT_TRUE(SameBits(y.at(r, c), plain.at(r, c)));
+  }
+  for (int64_t c = 0; c < n; ++c) ASSERT_EQ(y.at(2, c), 0);
+}
+
+TEST_P(GemmPathTest, ARowIsQuantisedByItsOwnMaximum) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (int64_t columns : {1, 15, 16, 31, 64, 70, 200}) {
+    const int64_t padded = (columns + 63) / 64 * 64;
+    for (float magnitude : {1e-28f, 1e-5f, 1.0f, 1e30f}) {
+      auto x = RandomBf16(31, 1, columns, magnitude, 5);
+      alignas(64) int8_t codes[256];
+      int32_t sums[9];
+      const auto quantize = [&] {
+        std::fill_n(codes, 256, int8_t{99});
+        return kernels().quantize({.x = reinterpret_cast<const uint16_t*>(x.view().data),
+                                   .columns = columns,
+                                   .padded = padded,
+                                   .codes = codes,
+                                   .sums = sums});
+      };
+      const float scale = quantize();
+      int32_t total = 0, extreme = 0;
+      for (int64_t k = 0; k < padded; ++k) {
+        const double exact = k < columns ? ToFloat(x.at(0, k)) : 0;
+        ASSERT_NEAR(codes[k] * double{scale}, exact, scale * 0.5001) << k;
+        if (k % 32 == 0) sums[0] -= sums[1 + k / 32];
+        sums[1 + k / 32] -= codes[k];
+        total += codes[k];
+        extreme = std::max(extreme, std::abs(int{codes[k]}));
+      }
+      EXPECT_EQ(extreme, 127);
+      for (int64_t g = 0; g <= padded / 32; ++g) EXPECT_EQ(sums[g], 0);
+      for (float bad : {std::nanf(""), infinity, -infinity}) {
+        x.at(0, columns - 1) = ToBf16(bad);
+        EXPECT_TRUE(std::isnan(quantize()));
+        for (int64_t k = 0; k < padded; ++k) ASSERT_EQ(codes[k], 0);
+      }
+    }
+  }
+}
+
+TEST_P(GemmPathTest, SubnormalFp8CodesCount) {
+  ThreadPool pool(1, false);
+  const int64_t n = 16, k = 32;
+  std::vector<uint8_t> codes(n * k);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i % 8 + i % 2 * 128);
+  const std::vector<float> scales(n, 1.0f);
+  const auto packed = *CpuPackedWeight::Pack(
+      pool, QuantizedMatrix{WeightFormat::kFp8, codes.data(), scales.data(), n, k},
+      WeightShape::kPlain);
+  for (int64_t i = 0; i < k; ++i) {
+    TestMatrix<Bf16> x(1, k);
+    x.at(0, i) = ToBf16(1);
+    TestMatrix<float> y(1, n);
+    Gemm(&pool, kernels()).Linear(x.view(), *packed, nullptr, false, y.view());
+    for (int64_t c = 0; c < n; ++c) {
+      const float code = static_cast<float>(codes[c * k + i] & 127) * 0x1p-9f;
+      ASSERT_EQ(y.at(0, c), codes[c * k + i] > 127 ? -code : code);
+    }
+  }
+}
+
 // Only where there is AMX: the emulation must be what the processor does.
 TEST(Gemm, AmxAndItsEmulationAgreeBitForBit) {
   const auto isas = SupportedIsas();
@@ -328,59 +414,16 @@ TEST(Gemm, AmxAndItsEmulationAgreeBitForBit) {
   const int64_t m = 37, n = 100, k = 650;
   const auto x = RandomBf16(18, m, k);
   const auto w = RandomBf16(19, n, k);
-  const auto packed = Pack(w, WeightShape::kPlain);
   ThreadPool pool(1, false);
-  TestMatrix<float> real(m, n), emulated(m, n);
-  Gemm(&pool, kGemmAmx).Linear(x.view(), *packed, nullptr, false, real.view());
-  Gemm(&pool, EmulatedAmxKernels()).Linear(x.view(), *packed, nullptr, false, emulated.view());
-  for (int64_t i = 0; i < m * n; ++i) {
-    ASSERT_TRUE(SameBits(real.at(i / n, i % n), emulated.at(i / n, i % n))) << i;
-  }
-}
-
-TEST(PackedWeight, EmptyAndUnevenShapesAreInvalid) {
-  ThreadPool pool(1, false);
-  const auto w = RandomBf16(20, 3, 4);
-  for (Matrix<const Bf16> bad : {Matrix<const Bf16>{w.view().data, 0, 4, 4},
-                                 {w.view().data, 3, 0, 4},
-                                 {w.view().data, -1, 4, 4},
-                                 {w.view().data, 3, -4, 4},
-                                 {w.view().data, 3, 4, 3},
-                                 {w.view().data, int64_t{1} << 41, 4, 4},
-                                 {nullptr, 3, 4, 4}}) {
-    EXPECT_EQ(CpuPackedWeight::Pack(pool, bad, WeightShape::kPlain).status().code(),
-              absl::StatusCode::kInvalidArgument);
-  }
-  EXPECT_EQ(CpuPackedWeight::Pack(pool, w.view(), WeightShape::kGateUp).status().code(),
-            absl::StatusCode::kInvalidArgument);
-}
-
-TEST(PackedWeight, EveryElementLiesWhereTheLayoutSaysAndPaddingIsZero) {
-  for (WeightShape shape : {WeightShape::kPlain, WeightShape::kGateUp}) {
-    const int64_t rows = 150, k = 45;
-    const auto w = RandomBf16(21, rows, k, 1, 2);
-    const auto packed = Pack(w, shape);
-    int64_t zeros = 0, cells = 0;
-    for (int64_t b = 0; b < packed->blocks(); ++b) {
-      for (int64_t p = 0; p < packed->pairs(); ++p) {
-        const uint16_t* line = packed->Block(b) + p * packed->LineStride(b);
-        EXPECT_EQ(reinterpret_cast<uintptr_t>(line) % 64, 0u);
-        for (int i = 0; i < kLineElements; ++i, ++cells) zeros += line[i] == 0;
-      }
+  for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8, WeightFormat::kInt8}) {
+    const auto packed = *CpuPackedWeight::Pack(pool, w.view(), format, WeightShape::kPlain);
+    TestMatrix<float> real(m, n), emulated(m, n);
+    Gemm(&pool, kGemmAmx).Linear(x.view(), *packed, nullptr, false, real.view());
+    Gemm(&pool, EmulatedAmxKernels()).Linear(x.view(), *packed, nullptr, false, emulated.view());
+    for (int64_t i = 0; i < m * n; ++i) {
+      ASSERT_TRUE(SameBits(real.at(i / n, i % n), emulated.at(i / n, i % n)))
+          << WeightFormatName(format) << " " << i;
     }
-    EXPECT_EQ(cells * 2, static_cast<int64_t>(packed->bytes()));
-    int64_t expected_zeros = cells - rows * k;
-    for (int64_t n = 0; n < rows; ++n) {
-      const bool gate_up = shape == WeightShape::kGateUp;
-      const int64_t column = gate_up ? n % (rows / 2) : n;
-      const int64_t block = gate_up ? column / 16 * 2 + n / (rows / 2) : column / 16;
-      for (int64_t i = 0; i < k; ++i) {
-        const uint16_t* line = packed->Block(block) + i / 2 * packed->LineStride(block);
-        ASSERT_EQ(line[column % 16 * 2 + i % 2], w.at(n, i).bits) << n << " " << i;
-        expected_zeros += w.at(n, i).bits == 0;
-      }
-    }
-    EXPECT_EQ(zeros, expected_zeros);
   }
 }
 

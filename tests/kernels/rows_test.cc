@@ -24,7 +24,8 @@ TEST(Embed, CopiesTheRowOfEachToken) {
   for (int threads : {1, 3}) {
     ThreadPool pool(threads, false);
     TestMatrix<float> y(5, kCols, 2);
-    const auto packed = CpuPackedWeight::Pack(pool, table.view(), WeightShape::kPlain);
+    const auto packed =
+        CpuPackedWeight::Pack(pool, table.view(), WeightFormat::kBf16, WeightShape::kPlain);
     ASSERT_TRUE(packed.ok()) << packed.status();
     CpuEmbed(pool, **packed, tokens.data(), y.view());
     for (int64_t r = 0; r < 5; ++r) {
