@@ -89,6 +89,11 @@ absl::StatusOr<std::vector<float>> Checkpoint::FloatTensor(const std::string& na
   return file->ReadFloat(name);
 }
 
+int64_t Checkpoint::StoredBytes(const std::string& name) const {
+  const auto it = file_of_.find(name);
+  return it == file_of_.end() ? 0 : files_[it->second].tensors().at(name).bytes;
+}
+
 int64_t Checkpoint::total_bytes() const {
   int64_t sum = 0;
   for (const SafetensorsFile& file : files_) {

@@ -21,7 +21,8 @@ class Checkpoint {
                                                const std::vector<int64_t>& shape) const;
   absl::StatusOr<std::vector<float>> FloatTensor(const std::string& name,
                                                  const std::vector<int64_t>& shape) const;
-  int64_t total_bytes() const;  // of all tensors, as stored
+  int64_t StoredBytes(const std::string& name) const;  // 0 for no tensor
+  int64_t total_bytes() const;                         // of all tensors, as stored
 
  private:
   absl::StatusOr<const SafetensorsFile*> Find(const std::string& name,

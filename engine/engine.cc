@@ -45,6 +45,17 @@ absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOpti
   return static_cast<int32_t>(pages);
 }
 
+absl::Status CheckFormats(const std::vector<WeightFormat>& formats) {
+  if (formats.empty()) return absl::InvalidArgumentError("weights: no format is given");
+  for (const WeightFormat format : formats) {
+    if (std::ranges::count(formats, format) > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("weights: ", std::string(WeightFormatName(format)), " is given twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 struct Engine::Impl {
@@ -60,13 +71,15 @@ Engine::~Engine() = default;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
     const EngineOptions& options, const std::function<void(uint64_t, uint64_t)>& progress) {
+  SKIM_RETURN_IF_ERROR(CheckFormats(options.weights));
   auto impl = std::make_unique<Impl>();
   SKIM_ASSIGN_OR_RETURN(impl->config, LoadModelConfig(options.model_dir));
   const ModelConfig& config = impl->config;
   SKIM_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
   SKIM_ASSIGN_OR_RETURN(impl->ops, MakeOps(options.backend));
   SKIM_ASSIGN_OR_RETURN(impl->weights,
-                        Weights::Load(config, checkpoint, impl->ops.get(), progress));
+                        Weights::Load(config, checkpoint, options.weights, impl->ops.get(),
+                                      progress));
 
   ExecutorOptions executor;
   executor.max_rows = options.max_rows_per_step;
@@ -89,7 +102,13 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   info.max_context = executor.max_context;
   info.eos_tokens = config.eos_tokens;
   info.backend = impl->ops->Description();
-  info.weight_bytes = impl->weights.bytes;
+  const Weights& weights = impl->weights;
+  info.common_weight_bytes = info.weight_bytes = weights.common_bytes;
+  for (const WeightFormat format : weights.formats) {
+    const uint64_t bytes = weights.format_bytes[static_cast<size_t>(format)];
+    info.weights.push_back({format, bytes});
+    info.weight_bytes += bytes;
+  }
   info.kv_cache_bytes = KvPageBytes(config, executor) * static_cast<uint64_t>(executor.kv_pages);
   info.default_temperature = config.default_temperature;
   info.default_top_p = config.default_top_p;

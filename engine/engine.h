@@ -11,16 +11,24 @@
 #include "base/types.h"
 #include "engine/step_executor.h"
 #include "kernels/backend.h"
+#include "kernels/weight.h"
 
 namespace skim {
 
 struct EngineOptions {
   std::string model_dir;       // Hugging Face layout
   BackendOptions backend;
+  // Resident formats of the matrices, each once; the first is the default.
+  std::vector<WeightFormat> weights = {WeightFormat::kBf16};
   int64_t kv_cache_bytes = 0;  // 0 = a quarter of the free memory, at most what is useful
   int32_t max_context = 0;     // 0 = the model's own; never more than that
   int32_t max_rows_per_step = 512;
   int32_t max_running = 64;
+};
+
+struct FormatInfo {
+  WeightFormat format = WeightFormat::kBf16;
+  uint64_t bytes = 0;  // what this format alone takes, resident
 };
 
 struct ModelInfo {
@@ -32,7 +40,9 @@ struct ModelInfo {
   int32_t max_context = 0;      // tokens
   std::vector<TokenId> eos_tokens;
   std::string backend;          // Ops::Description()
-  uint64_t weight_bytes = 0;    // resident
+  std::vector<FormatInfo> weights;   // resident; the first is the default
+  uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases
+  uint64_t weight_bytes = 0;         // resident: all of the above
   uint64_t kv_cache_bytes = 0;  // resident
   // generation_config.json, where given; NaN / negative where not.
   float default_temperature = -1;

@@ -82,6 +82,11 @@ absl::Status Executor::CheckRows(const StepPlan& plan) const {
     }
   }
   for (const PlanSequence& sequence : plan.sequences) {
+    if (!weights_.Has(sequence.weight_format)) {
+      return absl::InternalError(absl::StrCat(
+          "step plan: ", std::string(WeightFormatName(sequence.weight_format)),
+          " weights are not resident"));
+    }
     for (const auto& pages : sequence.segment_pages) {
       for (PageId page : pages) {
         if (page < 0 || page >= options_.kv_pages) {
@@ -143,10 +148,12 @@ absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wan
   const auto rows = static_cast<int64_t>(wanted.size());
   const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
   std::vector<int32_t> index;
+  std::vector<FormatRows> formats;
   sample_rows_.Clear();
   for (const Wanted& want : wanted) {
     const PlanSequence& sequence = plan.sequences[want.sequence];
     index.push_back(want.row);
+    AppendRows(sequence.weight_format, 1, &formats);
     if (want.draw) {
       sample_rows_.AddDraw(sequence);
     } else {
@@ -159,7 +166,7 @@ absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wan
   ops_.Upload(head_index_->data(), index.data(), index.size() * sizeof(int32_t));
   ops_.GatherRows(transformer_->Hidden(plan.rows()), head_index_->As<int32_t>(), x);
   ops_.RmsNorm(x, Floats(weights_.final_norm), config_.norm_eps, normed);
-  ops_.Linear(normed, *weights_.head, nullptr, /*accumulate=*/false, logits);
+  LinearByFormat(ops_, formats, normed, weights_.head, nullptr, /*accumulate=*/false, logits);
   if (probe_) Probe(plan, wanted);
 
   std::vector<SampledToken> sampled(wanted.size());

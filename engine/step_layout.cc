@@ -88,6 +88,7 @@ class Builder {
       run.block_begin = span.blocks_per_unit;
       span.blocks_per_unit += Blocks(run.slots);
       span.sequences.push_back(run);
+      AppendRows(sequence.weight_format, run.row_count, &span.formats);
       sequences.push_back(&sequence);
     }
     if (rows.empty()) return;

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "engine/segments.h"
 #include "engine/step_plan.h"
+#include "engine/weight_by_format.h"
 #include "kernels/ops.h"
 
 namespace skim {
@@ -25,6 +26,7 @@ struct LayerSpan {
   size_t blocks = 0;       // [units][blocks_per_unit]
   int32_t blocks_per_unit = 0;
   std::vector<SequenceRows> sequences;
+  std::vector<FormatRows> formats;  // of the span's rows, all of them
 };
 
 // Rows that pass through the HiddenStore at one end of their interval.

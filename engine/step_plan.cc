@@ -24,6 +24,9 @@ std::string ToString(const StepPlan& plan) {
     out << "seq " << sequence.id;
     PrintRange(out, "row", "rows", sequence.row_begin, sequence.row_count);
     PrintRange(out, "pos", "pos", plan.positions[sequence.row_begin], sequence.row_count);
+    if (sequence.weight_format != WeightFormat::kBf16) {
+      out << ' ' << WeightFormatName(sequence.weight_format);
+    }
     if (sequence.logits == LogitsWanted::kAll) out << " score";
     if (sequence.sample) out << " sample";
   }

@@ -16,6 +16,7 @@
 #include "base/types.h"
 #include "engine/sampling_params.h"
 #include "kernels/sampling.h"
+#include "kernels/weight.h"
 
 namespace skim {
 
@@ -34,6 +35,8 @@ struct PlanSequence {
   const SamplingParams* sampling = nullptr;
   std::span<const TokenId> tokens;  // everything known: prompt, then generated
   int32_t prompt_tokens = 0;
+  // Resident. Products run once per stretch of neighbours of one format.
+  WeightFormat weight_format = WeightFormat::kBf16;
   // KV pages per segment: entry block * units + unit, where a block is page_tokens slots.
   std::vector<std::span<const PageId>> segment_pages;
 };
@@ -53,7 +56,7 @@ struct StepPlan {
   bool empty() const { return tokens.empty(); }
 };
 
-// "seq 3 rows 0..6 pos 0..6 sample; seq 1 row 7 pos 41 sample", for traces and logs.
+// "seq 3 rows 0..6 pos 0..6 sample; seq 1 row 7 pos 41 int8 sample" (bf16 goes unsaid), for traces and logs.
 std::string ToString(const StepPlan& plan);
 
 struct SequenceResult {

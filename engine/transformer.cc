@@ -77,11 +77,12 @@ void Transformer::RunSpan(const LayerSpan& span, const int32_t* index, Matrix<fl
   for (int32_t layer = span.first_layer; layer < span.end_layer; ++layer) {
     const int32_t unit = (layer - segment_first) / segments_.unit_layers();
     rows.blocks = index + span.blocks + int64_t{unit} * span.blocks_per_unit;
-    RunLayer(layer, rows, x);
+    RunLayer(layer, rows, span.formats, x);
   }
 }
 
-void Transformer::RunLayer(int32_t layer, const AttentionRows& rows, Matrix<float> x) {
+void Transformer::RunLayer(int32_t layer, const AttentionRows& rows,
+                           std::span<const FormatRows> formats, Matrix<float> x) {
   const LayerWeights& w = weights_.layers[layer];
   const float eps = config_.norm_eps;
   const int32_t segment_first = segments_.segments()[segments_.SegmentOf(layer)].first_layer;
@@ -92,7 +93,7 @@ void Transformer::RunLayer(int32_t layer, const AttentionRows& rows, Matrix<floa
   const Matrix<float> qkv = qkv_.Rows(0, x.rows);
 
   ops_.RmsNorm(x, Floats(w.input_norm), eps, normed);
-  ops_.Linear(normed, *w.qkv, Floats(w.qkv_bias), /*accumulate=*/false, qkv);
+  LinearByFormat(ops_, formats, normed, w.qkv, Floats(w.qkv_bias), /*accumulate=*/false, qkv);
   ops_.RopeAndWriteKv({.qkv = qkv,
                        .heads = config_.heads,
                        .q_norm = Floats(w.q_norm),
@@ -105,11 +106,12 @@ void Transformer::RunLayer(int32_t layer, const AttentionRows& rows, Matrix<floa
                       rows, kv);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   ops_.Attention({.q = q, .heads = config_.heads, .scale = scale, .out = attention}, rows, kv);
-  ops_.Linear(attention, *w.output, Floats(w.output_bias), /*accumulate=*/true, x);
+  LinearByFormat(ops_, formats, attention, w.output, Floats(w.output_bias), /*accumulate=*/true,
+                 x);
 
   ops_.RmsNorm(x, Floats(w.post_norm), eps, normed);
-  ops_.LinearSwiGlu(normed, *w.gate_up, Floats(w.gate_up_bias), mlp);
-  ops_.Linear(mlp, *w.down, Floats(w.down_bias), /*accumulate=*/true, x);
+  LinearSwiGluByFormat(ops_, formats, normed, w.gate_up, Floats(w.gate_up_bias), mlp);
+  LinearByFormat(ops_, formats, mlp, w.down, Floats(w.down_bias), /*accumulate=*/true, x);
 }
 
 }  // namespace skim

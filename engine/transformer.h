@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -46,7 +47,8 @@ class Transformer {
   absl::StatusOr<Matrix<T>> NewMatrix(int64_t rows, int64_t cols);
 
   void RunSpan(const LayerSpan& span, const int32_t* index, Matrix<float> x);
-  void RunLayer(int32_t layer, const AttentionRows& rows, Matrix<float> x);
+  void RunLayer(int32_t layer, const AttentionRows& rows, std::span<const FormatRows> formats,
+                Matrix<float> x);
 
   const ModelConfig& config_;
   const LayerSegments& segments_;

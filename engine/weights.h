@@ -1,14 +1,18 @@
-// The weights of one loaded model in the backend's packed form. Immutable after Load.
+// The weights of one loaded model in the backend's packed form: its matrices in every
+// resident format, everything else once. Immutable after Load.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
 #include "engine/model_config.h"
+#include "engine/weight_by_format.h"
 #include "kernels/ops.h"
 
 namespace skim {
@@ -16,31 +20,46 @@ namespace skim {
 // Small float vectors (norms, biases) live in backend memory; null where a model has none.
 struct LayerWeights {
   std::unique_ptr<Buffer> input_norm;         // [hidden]
-  std::unique_ptr<PackedWeight> qkv;          // [qkv_width, hidden]: q, k, v stacked
+  WeightByFormat qkv;                         // [qkv_width, hidden]: q, k, v stacked
   std::unique_ptr<Buffer> qkv_bias;           // [qkv_width]
   std::unique_ptr<Buffer> q_norm, k_norm;     // [head_dim]
-  std::unique_ptr<PackedWeight> output;       // [hidden, q_width]
+  WeightByFormat output;                      // [hidden, q_width]
   std::unique_ptr<Buffer> output_bias;        // [hidden]
   std::unique_ptr<Buffer> post_norm;          // [hidden]
-  std::unique_ptr<PackedWeight> gate_up;      // [2 * intermediate, hidden], kGateUp
+  WeightByFormat gate_up;                     // [2 * intermediate, hidden], kGateUp
   std::unique_ptr<Buffer> gate_up_bias;       // [2 * intermediate]
-  std::unique_ptr<PackedWeight> down;         // [hidden, intermediate]
+  WeightByFormat down;                        // [hidden, intermediate]
   std::unique_ptr<Buffer> down_bias;          // [hidden]
 };
 
+// The format of the LM head that rows of `format` use: int4 takes the int8 one, as the matrix
+// that decides between tokens is worth its bits.
+constexpr WeightFormat HeadFormat(WeightFormat format) {
+  return format == WeightFormat::kInt4 ? WeightFormat::kInt8 : format;
+}
+
 struct Weights {
-  std::unique_ptr<PackedWeight> embedding;  // [vocab, hidden]; null if the head serves as it
+  std::vector<WeightFormat> formats;  // resident; the first is the default
   std::vector<LayerWeights> layers;
   std::unique_ptr<Buffer> final_norm;  // [hidden]
-  std::unique_ptr<PackedWeight> head;  // [vocab, hidden]
-  uint64_t parameters = 0;             // distinct ones: a tied head counts once
-  uint64_t bytes = 0;                  // resident in the backend
+  WeightByFormat head;                 // [vocab, hidden], in HeadFormat
+  // [vocab, hidden], always bf16; null if the bf16 head serves as it.
+  std::unique_ptr<PackedWeight> embedding;
+  uint64_t parameters = 0;  // distinct ones: a tied head counts once, whatever the formats
+  // Resident in the backend. A head that int4 and int8 share is int8's, if both are resident.
+  std::array<uint64_t, kWeightFormats> format_bytes = {};
+  uint64_t common_bytes = 0;  // embedding, norms, biases
 
-  const PackedWeight& embedding_table() const { return embedding ? *embedding : *head; }
+  bool Has(WeightFormat format) const { return head.Has(format); }
+  const PackedWeight& embedding_table() const {
+    return embedding ? *embedding : head.In(WeightFormat::kBf16);
+  }
 
+  // Makes every format in `formats` (at least one, each once) from the checkpoint, tensor by
+  // tensor, so that at no time more than one tensor is held beside what stays.
   // `progress(done, total)` in bytes as stored. Errors name the tensor.
   static absl::StatusOr<Weights> Load(const ModelConfig& config, const Checkpoint& checkpoint,
-                                      Ops* ops,
+                                      std::span<const WeightFormat> formats, Ops* ops,
                                       const std::function<void(uint64_t, uint64_t)>& progress);
 };
 

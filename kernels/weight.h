@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 namespace skim {
@@ -21,6 +22,13 @@ inline constexpr int kInt4Group = 32;
 constexpr std::string_view WeightFormatName(WeightFormat format) {
   constexpr std::string_view kNames[kWeightFormats] = {"bf16", "fp8", "int8", "int4"};
   return kNames[static_cast<int>(format)];
+}
+
+constexpr std::optional<WeightFormat> WeightFormatOfName(std::string_view name) {
+  for (int i = 0; i < kWeightFormats; ++i) {
+    if (WeightFormatName(static_cast<WeightFormat>(i)) == name) return static_cast<WeightFormat>(i);
+  }
+  return std::nullopt;
 }
 
 // A matrix that a checkpoint brings quantised: weight[r][c] = codes[r * cols + c] * scales[r].

@@ -17,13 +17,14 @@
 #include <vector>
 
 #include "base/types.h"
+#include "kernels/weight.h"
 
 namespace skim {
 
 // Content is shared only where all of this is equal.
 struct CacheDomain {
   std::string salt;            // per tenant or as the client asks; hides hits from strangers
-  uint8_t weight_format = 0;   // 0: the loaded weights as they are
+  WeightFormat weight_format = WeightFormat::kBf16;
   uint64_t prune_profile = 0;  // 0: every token at full depth
 
   bool operator==(const CacheDomain&) const = default;

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "base/types.h"
 #include "engine/sampling_params.h"
+#include "kernels/weight.h"
 
 namespace skim {
 
@@ -16,6 +17,7 @@ struct Request {
   SeqId id = 0;                 // unique in the process, given by the submitter
   std::vector<TokenId> prompt;  // at least one id, all in the vocabulary
   SamplingParams sampling;
+  WeightFormat weight_format = WeightFormat::kBf16;  // resident
   int32_t priority = 0;         // higher runs first
   std::string tenant;           // fair share is kept between tenants of one priority
   std::string cache_salt;       // prefix cache is shared only within one salt

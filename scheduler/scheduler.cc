@@ -134,7 +134,12 @@ bool Scheduler::Held(const Sequence& sequence) const {
 void Scheduler::Apply(const Decision& decision, Micros now) {
   for (Sequence* sequence : decision.preempted) Preempt(*sequence);
   for (const Decision::Admission& admission : decision.admitted) Admit(admission, now);
-  for (const Decision::Slice& slice : decision.slices) AddToPlan(*slice.sequence, slice.rows);
+  // Rows of one weight format side by side: each stretch of them is a product of its own.
+  std::vector<Decision::Slice> slices = decision.slices;
+  std::ranges::stable_sort(slices, {}, [](const Decision::Slice& slice) {
+    return slice.sequence->request.weight_format;
+  });
+  for (const Decision::Slice& slice : slices) AddToPlan(*slice.sequence, slice.rows);
   if (decision.failed != nullptr) {
     End(*decision.failed, FinishReason::kError,
         absl::ResourceExhaustedError("the sequence has outgrown the KV cache"), now);
@@ -178,6 +183,7 @@ void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
   entry.sampling = &sequence.request.sampling;
   entry.tokens = sequence.tokens;
   entry.prompt_tokens = sequence.prompt_tokens();
+  entry.weight_format = sequence.request.weight_format;
   for (const KvSpan& span : sequence.kv.segments) entry.segment_pages.push_back(span.pages);
   for (int32_t position = sequence.computed; position < end; ++position) {
     plan_.tokens.push_back(sequence.tokens[position]);

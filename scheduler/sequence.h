@@ -47,7 +47,9 @@ struct Sequence {
   }
   // A hit computes no logits for what it covers.
   bool may_hit() const { return !request.sampling.prompt_logprobs; }
-  CacheDomain domain() const { return {.salt = request.cache_salt}; }
+  CacheDomain domain() const {
+    return {.salt = request.cache_salt, .weight_format = request.weight_format};
+  }
 };
 
 }  // namespace skim

@@ -19,7 +19,8 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   backend.threads = options.threads;
   backend.pin_threads = false;
   SKIM_ASSIGN_OR_RETURN(h.ops_, MakeOps(backend));
-  SKIM_ASSIGN_OR_RETURN(h.weights_, Weights::Load(h.config_, checkpoint, h.ops_.get(), {}));
+  SKIM_ASSIGN_OR_RETURN(h.weights_, Weights::Load(h.config_, checkpoint, options.formats,
+                                                 h.ops_.get(), {}));
   ExecutorOptions executor;
   executor.max_rows = options.max_rows;
   executor.max_context = h.config_.max_positions;
@@ -71,6 +72,7 @@ PlanSequence EngineHarness::Entry(const HarnessSequence& sequence, int32_t row_b
   entry.sampling = &sequence.sampling;
   entry.tokens = sequence.tokens;
   entry.prompt_tokens = sequence.prompt_tokens;
+  entry.weight_format = sequence.format;
   for (const auto& pages : sequence.pages) entry.segment_pages.emplace_back(pages);
   return entry;
 }

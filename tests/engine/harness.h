@@ -25,6 +25,7 @@ struct HarnessOptions {
   int32_t hidden_slots = 0;
   int32_t max_rows = 512;
   std::vector<int32_t> boundaries = {};
+  std::vector<WeightFormat> formats = {WeightFormat::kBf16};
 };
 
 struct HarnessSequence {
@@ -33,6 +34,7 @@ struct HarnessSequence {
   int32_t prompt_tokens = 0;
   int32_t computed = 0;
   SamplingParams sampling;
+  WeightFormat format = WeightFormat::kBf16;
   std::vector<std::vector<PageId>> pages;  // per segment
 };
 

@@ -82,6 +82,19 @@ TEST(StepLayout, RowsThatLeaveEarlyAreGatheredOut) {
   EXPECT_THAT(Slice(layout, layout.enter.hidden_slots, 1), ElementsAre(9));
 }
 
+TEST(StepLayout, NeighboursOfOneWeightFormatAreOneRunOfRows) {
+  Fixture f;
+  EXPECT_THAT(Build(f.plan).spans[0].formats, ElementsAre(FormatRows{WeightFormat::kBf16, 0, 5}));
+  f.plan.sequences[0].weight_format = WeightFormat::kInt8;
+  EXPECT_THAT(Build(f.plan).spans[0].formats, ElementsAre(FormatRows{WeightFormat::kInt8, 0, 4},
+                                                          FormatRows{WeightFormat::kBf16, 4, 1}));
+  // Counted in the rows of a span, not of the step.
+  f.plan.leave = {3, 3, 3, 6, 6};
+  f.plan.hidden_slots.assign(5, 0);
+  EXPECT_THAT(Build(f.plan).spans[1].formats, ElementsAre(FormatRows{WeightFormat::kInt8, 0, 1},
+                                                          FormatRows{WeightFormat::kBf16, 1, 1}));
+}
+
 TEST(StepLayout, RefusesPlansThatContradictThemselves) {
   using Damage = void (*)(StepPlan&);
   const std::pair<const char*, Damage> cases[] = {

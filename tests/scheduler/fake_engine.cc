@@ -76,7 +76,8 @@ void FakeEngine::VisitSlots(const PlanSequence& sequence, int32_t position,
     for (int32_t unit = 0; unit < units; ++unit) {
       const PageId page = sequence.segment_pages[s][block * units + unit];
       Slot& slot = slots_[page * geometry_.page_tokens + position % geometry_.page_tokens];
-      visit(slot, {sequence.tokens[position], position, domain, static_cast<int32_t>(s), unit});
+      visit(slot, {sequence.tokens[position], position, domain, sequence.weight_format,
+                   static_cast<int32_t>(s), unit});
     }
   }
 }
@@ -98,7 +99,12 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   if (!fault.ok()) return std::exchange(fault, absl::OkStatus());
 
   int32_t next_row = 0;
+  std::set<WeightFormat> formats;
   for (const PlanSequence& sequence : plan.sequences) {
+    const bool neighbours = next_row > 0 && (&sequence)[-1].weight_format == sequence.weight_format;
+    if (!neighbours && !formats.insert(sequence.weight_format).second) {
+      Complain(sequence, "its rows are apart from others of its weight format");
+    }
     if (sequence.row_begin != next_row) Complain(sequence, "rows overlap or leave a gap");
     next_row += sequence.row_count;
     if (!CheckShape(plan, sequence)) return absl::InternalError(complaint_);

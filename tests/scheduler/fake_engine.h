@@ -30,7 +30,7 @@ class FakeEngine : public StepExecutor {
   absl::Status Execute(const StepPlan& plan, StepResult* result) override;
   const KvGeometry& kv_geometry() const override { return geometry_; }
 
-  // Pages written by one domain must never be read by another.
+  // Pages written by one domain must never be read by another, nor by another weight format.
   std::function<uint64_t(SeqId)> domain_of = [](SeqId) { return uint64_t{0}; };
   // Tokens returned after a sampled row, as an accepted draft would be: at least 1.
   std::function<int32_t(SeqId)> run_length = [](SeqId) { return 1; };
@@ -46,6 +46,7 @@ class FakeEngine : public StepExecutor {
     TokenId token = kNoToken;
     int32_t position = -1;
     uint64_t domain = 0;
+    WeightFormat format = WeightFormat::kBf16;
     int32_t segment = -1;
     int32_t unit = -1;
     bool operator==(const Slot&) const = default;

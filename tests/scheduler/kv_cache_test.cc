@@ -57,7 +57,7 @@ TEST(KvCache, SharesNothingAcrossSaltsFormatsAndProfiles) {
   EXPECT_EQ(cache.Match({.salt = "a"}, Count(9)).size(), 2u);
   EXPECT_TRUE(cache.Match({.salt = "b"}, Count(9)).empty());
   EXPECT_TRUE(cache.Match({.salt = ""}, Count(9)).empty());
-  EXPECT_TRUE(cache.Match({.salt = "a", .weight_format = 1}, Count(9)).empty());
+  EXPECT_TRUE(cache.Match({.salt = "a", .weight_format = WeightFormat::kInt8}, Count(9)).empty());
   EXPECT_TRUE(cache.Match({.salt = "a", .prune_profile = 1}, Count(9)).empty());
 }
 

@@ -79,6 +79,7 @@ Request Simulation::RandomRequest(SeqId id) {
   request.tenant = std::string(1, static_cast<char>('a' + Pick(0, 3)));
   if (SaltOf(id) != 0) request.cache_salt = "salt" + std::to_string(SaltOf(id));
   if (Chance(15)) request.deadline = now_ + Pick(0, 300);
+  if (Chance(50)) request.weight_format = static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
   return request;
 }
 

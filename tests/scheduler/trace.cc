@@ -157,6 +157,7 @@ class Runner {
     request.sampling.stop_tokens = words.List("stop");
     request.sampling.prompt_logprobs = words.Has("scores");
     request.priority = static_cast<int32_t>(words.Number("priority", 0));
+    request.weight_format = WeightFormatOfName(words.Text("weights").value_or("bf16")).value();
     request.tenant = words.Text("tenant").value_or("");
     request.cache_salt = words.Text("salt").value_or("");
     request.deadline = words.Number("deadline", kNever);
