@@ -32,10 +32,10 @@ struct LayerWeights {
   std::unique_ptr<Buffer> down_bias;          // [hidden]
 };
 
-// The format of the LM head that rows of `format` use: int4 takes the int8 one, as the matrix
-// that decides between tokens is worth its bits.
+// The format of the LM head that rows of `format` use. The matrix that decides between tokens
+// is worth its bits: fp8 and int4 take the int8 one, which is nearer to bf16 than they are.
 constexpr WeightFormat HeadFormat(WeightFormat format) {
-  return format == WeightFormat::kInt4 ? WeightFormat::kInt8 : format;
+  return format == WeightFormat::kBf16 ? WeightFormat::kBf16 : WeightFormat::kInt8;
 }
 
 struct Weights {
@@ -46,7 +46,8 @@ struct Weights {
   // [vocab, hidden], always bf16; null if the bf16 head serves as it.
   std::unique_ptr<PackedWeight> embedding;
   uint64_t parameters = 0;  // distinct ones: a tied head counts once, whatever the formats
-  // Resident in the backend. A head that int4 and int8 share is int8's, if both are resident.
+  // Resident in the backend. A head that formats share belongs to
+  // int8 if that is resident, else to the first of them.
   std::array<uint64_t, kWeightFormats> format_bytes = {};
   uint64_t common_bytes = 0;  // embedding, norms, biases
 

@@ -12,9 +12,12 @@ namespace skim {
 //   bf16  w
 //   fp8   e4m3 codes, one float scale per output channel; |w - code * scale| is at most
 //         2^-4 |w| for normal codes and 2^-10 scale for subnormal ones
-//   int8  signed codes, one float scale per output channel, error at most scale / 2. The
-//         product is W8A8: each row of x is quantised to int8 by its own maximum
-//   int4  codes -8 .. 7, one scale per output channel and kInt4Group inputs; x as with int8
+//   int8  signed codes, one float scale per output channel. The product is W8A8: each row of
+//         x is quantised to int8 by its own maximum. Backends quantise rotated weights and
+//         rows, x W^T = (x H)(W H)^T with an orthogonal H that spreads outliers (QuaRot,
+//         arXiv 2404.00456, section 3): the error of a rotated weight is at most scale / 2
+//   int4  codes 0 .. 15, one scale and one offset per output channel and kInt4Group inputs,
+//         w = code * scale + offset; x is rounded far finer than w
 enum class WeightFormat : uint8_t { kBf16, kFp8, kInt8, kInt4 };
 inline constexpr int kWeightFormats = 4;
 inline constexpr int kInt4Group = 32;

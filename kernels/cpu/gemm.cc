@@ -77,41 +77,54 @@ struct ChunkWalk {
   }
 };
 
-// Quantised rows of x in one stretch of memory.
+// Rows of x quantised for one weight, in one stretch of memory: codes, then what the format
+// wants beside them.
 class QuantizedRows {
  public:
-  QuantizedRows(std::byte* memory, int64_t rows, int64_t padded_k)
-      : rows_(rows), padded_k_(padded_k), memory_(memory) {}
+  QuantizedRows(const CpuPackedWeight& weight, int64_t rows)
+      : grouped_(weight.format() == WeightFormat::kInt4),
+        rotate_(weight.rotated()),
+        rows_(rows),
+        padded_k_(weight.padded_k()) {}
 
-  static size_t Bytes(int64_t rows, int64_t padded_k) {
-    const QuantizedRows layout(nullptr, rows, padded_k);
-    return CeilDiv(layout.SumsOffset() + rows * layout.sums_stride() * sizeof(int32_t), 64) * 64;
+  int64_t Bytes() const {
+    const int64_t beside = grouped_ ? groups_per_row() * int64_t{sizeof(InputGroup)}
+                                    : int64_t{sizeof(float) + sizeof(int32_t)};
+    return CeilDiv(rows_ * (padded_k_ + beside), 64) * 64;
   }
+  void SetMemory(std::byte* memory) { memory_ = memory; }
 
+  int64_t padded_k() const { return padded_k_; }
+  int64_t groups_per_row() const { return padded_k_ / kInt4Group; }
   int8_t* codes(int64_t row) const { return reinterpret_cast<int8_t*>(memory_) + row * padded_k_; }
-  float* scales() const { return reinterpret_cast<float*>(memory_ + rows_ * padded_k_); }
-  int32_t* sums(int64_t row) const {
-    return reinterpret_cast<int32_t*>(memory_ + SumsOffset()) + row * sums_stride();
-  }
-  int64_t sums_stride() const { return 1 + padded_k_ / kInt4Group; }
+  InputGroup* groups() const { return grouped_ ? Beside<InputGroup>() : nullptr; }
+  float* scales() const { return grouped_ ? nullptr : Beside<float>(); }
+  int32_t* sums() const { return grouped_ ? nullptr : Beside<int32_t>() + rows_; }
 
   void Quantize(const GemmKernels& kernels, Matrix<const Bf16> x, int64_t begin,
                 int64_t end) const {
     for (int64_t r = begin; r < end; ++r) {
-      scales()[r] = kernels.quantize({.x = reinterpret_cast<const uint16_t*>(x.Row(r)),
-                                      .columns = x.cols,
-                                      .padded = padded_k_,
-                                      .codes = codes(r),
-                                      .sums = sums(r)});
+      const auto* from = reinterpret_cast<const uint16_t*>(x.Row(r));
+      if (grouped_) {
+        kernels.quantize_groups(
+            {from, x.cols, padded_k_, codes(r), groups() + r * groups_per_row()});
+      } else {
+        kernels.quantize_row(
+            {from, x.cols, padded_k_, rotate_, codes(r), scales() + r, sums() + r});
+      }
     }
   }
 
  private:
-  int64_t SumsOffset() const { return rows_ * (padded_k_ + int64_t{sizeof(float)}); }
+  template <typename T>
+  T* Beside() const {
+    return reinterpret_cast<T*>(memory_ + rows_ * padded_k_);
+  }
 
+  bool grouped_, rotate_;
   int64_t rows_;
   int64_t padded_k_;  // multiple of 64
-  std::byte* memory_;
+  std::byte* memory_ = nullptr;
 };
 
 }  // namespace
@@ -125,27 +138,29 @@ struct Gemm::Input {
   const std::byte* rows;  // bf16, or int8 codes
   int64_t stride;         // elements
   int64_t element_bytes;
-  const float* scales;  // of quantised rows, else null
-  const int32_t* sums;  // [rows][sums_stride]
-  int64_t sums_stride;
+  const float* scales = nullptr;  // int8
+  const int32_t* sums = nullptr;
+  const InputGroup* groups = nullptr;  // int4, [rows][groups_stride]
+  int64_t groups_stride = 0;
 
   explicit Input(Matrix<const Bf16> x)
       : rows(reinterpret_cast<const std::byte*>(x.data)),
         stride(x.stride),
-        element_bytes(sizeof(Bf16)),
-        scales(nullptr),
-        sums(nullptr),
-        sums_stride(0) {}
-  Input(const QuantizedRows& x, int64_t padded_k)
+        element_bytes(sizeof(Bf16)) {}
+  explicit Input(const QuantizedRows& x)
       : rows(reinterpret_cast<const std::byte*>(x.codes(0))),
-        stride(padded_k),
+        stride(x.padded_k()),
         element_bytes(1),
         scales(x.scales()),
-        sums(x.sums(0)),
-        sums_stride(x.sums_stride()) {}
+        sums(x.sums()),
+        groups(x.groups()),
+        groups_stride(x.groups_per_row()) {}
 
   const std::byte* At(int64_t row, int64_t k) const {
     return rows + (row * stride + k) * element_bytes;
+  }
+  const InputGroup* GroupsAt(int64_t row, int64_t k) const {
+    return groups == nullptr ? nullptr : groups + row * groups_stride + k / kInt4Group;
   }
 };
 
@@ -187,21 +202,22 @@ void Gemm::Run(Matrix<const Bf16> x, const CpuPackedWeight& weight, const Store&
   if (x.rows == 0) return;
   const FormatKernels& kernels = kernels_.Of(weight.format());
   const int threads = pool_->threads();
-  const int64_t padded_k = weight.padded_k();
   // Few rows are quantised by every thread for itself: that takes less than waiting.
   const bool quantize = QuantizesInput(weight.format());
-  const bool alone = quantize && x.rows * padded_k <= kQuantizeAloneElements;
-  const size_t quantized_bytes = quantize ? QuantizedRows::Bytes(x.rows, padded_k) : 0;
+  QuantizedRows quantized(weight, x.rows);
+  const bool alone = x.rows * quantized.padded_k() <= kQuantizeAloneElements;
   if (quantize) {
-    Reserve(input_, (alone ? threads : 1) * quantized_bytes);
+    Reserve(input_, (alone ? threads : 1) * quantized.Bytes());
+    quantized.SetMemory(input_.data());
     if (!alone) {
-      const QuantizedRows rows(input_.data(), x.rows, padded_k);
-      pool_->Split(x.rows, 1,
-                   [&](int64_t begin, int64_t end) { rows.Quantize(kernels_, x, begin, end); });
+      pool_->Split(x.rows, 1, [&](int64_t begin, int64_t end) {
+        quantized.Quantize(kernels_, x, begin, end);
+      });
     }
-  } else if (x.cols != padded_k) {
-    PadRows(x, padded_k);
-    x = {reinterpret_cast<const Bf16*>(input_.data()), x.rows, padded_k, padded_k};
+  } else if (x.cols != weight.padded_k()) {
+    PadRows(x, weight.padded_k());
+    x = {reinterpret_cast<const Bf16*>(input_.data()), x.rows, weight.padded_k(),
+         weight.padded_k()};
   }
 
   // A gate block and its up block stay together.
@@ -218,9 +234,12 @@ void Gemm::Run(Matrix<const Bf16> x, const CpuPackedWeight& weight, const Store&
     share.block_begin = units * j / column_parts * unit;
     share.block_end = units * (j + 1) / column_parts * unit;
     if (!quantize) return RunShare(share, Input(x), weight, t, store);
-    const QuantizedRows rows(input_.data() + (alone ? t : 0) * quantized_bytes, x.rows, padded_k);
-    if (alone) rows.Quantize(kernels_, x, share.row_begin, share.row_end);
-    RunShare(share, Input(rows, padded_k), weight, t, store);
+    QuantizedRows rows = quantized;
+    if (alone) {
+      rows.SetMemory(input_.data() + t * rows.Bytes());
+      rows.Quantize(kernels_, x, share.row_begin, share.row_end);
+    }
+    RunShare(share, Input(rows), weight, t, store);
   });
 }
 
@@ -255,8 +274,8 @@ void Gemm::RunShare(const Share& share, const Input& x, const CpuPackedWeight& w
                     .rows = 0,
                     .width = static_cast<int>(chunk.block_end - chunk.block),
                     .from_zero = chunk.step == 0,
-                    .x_sums = nullptr,
-                    .x_sums_stride = x.sums_stride,
+                    .x_groups = nullptr,
+                    .x_groups_stride = x.groups_stride,
                     .prefetch = nullptr,
                     .prefetch_end = nullptr,
                     .prefetch_lines = static_cast<int>(CeilDiv(kGroupBlocks, tiles)),
@@ -277,7 +296,7 @@ void Gemm::RunShare(const Share& share, const Input& x, const CpuPackedWeight& w
             kernels.even_tiles ? rows * (i + 1) / tiles : std::min(rows, from + kernels.max_rows);
         const int64_t row = row0 + from;
         tile.x = x.At(row, k);
-        if (x.sums != nullptr) tile.x_sums = x.sums + row * x.sums_stride + 1 + k / kInt4Group;
+        tile.x_groups = x.GroupsAt(row, k);
         if (!whole_k) tile.acc = acc + from * kTileColumns;
         tile.rows = static_cast<int>(to - from);
         kernels.tile(tile);
@@ -286,18 +305,14 @@ void Gemm::RunShare(const Share& share, const Input& x, const CpuPackedWeight& w
               std::min(tile.prefetch + tile.lines * tile.prefetch_lines * 64, tile.prefetch_end);
         }
         if (!last) continue;
-        if (weight.format() != WeightFormat::kBf16) {
-          const float* column_scales = weight.column_scales();
+        if (const float* scales = weight.column_scales(); scales != nullptr) {
           kernels_.scale({.format = weight.format(),
                           .acc = tile.acc,
                           .rows = tile.rows,
                           .width = tile.width,
-                          .column_scales = column_scales == nullptr
-                                               ? nullptr
-                                               : column_scales + chunk.block * kBlockColumns,
+                          .column_scales = scales + chunk.block * kBlockColumns,
                           .row_scales = x.scales == nullptr ? nullptr : x.scales + row,
-                          .row_sums = x.sums == nullptr ? nullptr : x.sums + row * x.sums_stride,
-                          .row_sums_stride = x.sums_stride});
+                          .row_sums = x.sums == nullptr ? nullptr : x.sums + row});
         }
         store(row, tile.rows, chunk.block, tile.width, tile.acc);
       }

@@ -31,7 +31,8 @@ const GemmKernels kGemmAmx = {
     .scale = ScaleAvx512,
     .store_linear = StoreLinearAvx512,
     .store_swiglu = StoreSwiGluAvx512,
-    .quantize = QuantizeAvx512,
+    .quantize_row = QuantizeRowAvx512,
+    .quantize_groups = QuantizeGroupsAvx512,
     .finish = Finish};
 
 }  // namespace skim

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/simd_exp.h"
 
 namespace skim {
@@ -174,6 +175,11 @@ void Int8Half(const GemmTile& t, int block, int half, const char*& prefetch) {
   }
 }
 
+[[gnu::always_inline]] inline __m256 EightBf16(const void* from) {
+  const __m128i bf16 = _mm_loadu_si128(static_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16));
+}
+
 // Columns [8 half, 8 half + 8) of a block. Codes up to 15 leave VPMADDUBSW far from saturating.
 template <int R>
 void Int4Half(const GemmTile& t, int block, int half, const char*& prefetch) {
@@ -187,14 +193,15 @@ void Int4Half(const GemmTile& t, int block, int half, const char*& prefetch) {
   }
   const uint8_t* line = t.w + block * 64;
   const auto* x = static_cast<const int8_t*>(t.x);
-  const int32_t* x_sum = t.x_sums;
-  for (int64_t l = 0; l < t.lines; l += 1 + 2 * kGroupLines) {
+  const InputGroup* x_group = t.x_groups;
+  for (int64_t l = 0; l < t.lines; l += 2 + 2 * kGroupLines) {
     const uint8_t* scales = line + half * 16;
-    line += t.w_stride;
-    for (int group = 0; group < 2; ++group, scales += 32, ++x_sum) {
+    const uint8_t* offsets = scales + t.w_stride;
+    line += 2 * t.w_stride;
+    for (int group = 0; group < 2; ++group, scales += 32, offsets += 32, ++x_group) {
       __m256i sum[R];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r] = _mm256_set1_epi32(-8 * x_sum[r * t.x_sums_stride]);
+      for (int r = 0; r < R; ++r) sum[r] = _mm256_setzero_si256();
       for (int i = 0; i < kGroupLines; ++i, x += 8, line += t.w_stride) {
         if (half == 0) Prefetch(t, prefetch);
         const __m256i codes = LoadBytes(line + half * 32);
@@ -210,11 +217,13 @@ void Int4Half(const GemmTile& t, int block, int half, const char*& prefetch) {
           sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(products, ones));
         }
       }
-      const __m128i bf16 = _mm_load_si128(reinterpret_cast<const __m128i*>(scales));
-      const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16));
+      const __m256 scale = EightBf16(scales), offset = EightBf16(offsets);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), scale, acc[r]);
+        const InputGroup& in = x_group[r * t.x_groups_stride];
+        const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(in.scale));
+        acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), both, acc[r]);
+        acc[r] = _mm256_fmadd_ps(offset, _mm256_set1_ps(in.sum), acc[r]);
       }
     }
   }
@@ -264,71 +273,119 @@ void Scale(const ScaleTile& s) {
       __m256 v = _mm256_loadu_ps(acc);
       switch (s.format) {
         case WeightFormat::kBf16:
+        case WeightFormat::kInt4:
           break;
         case WeightFormat::kFp8:
           v = _mm256_mul_ps(v, _mm256_loadu_ps(s.column_scales + c));
           break;
         case WeightFormat::kInt8: {
-          const __m256i offset = _mm256_set1_epi32(128 * s.row_sums[r * s.row_sums_stride]);
+          const __m256i offset = _mm256_set1_epi32(128 * s.row_sums[r]);
           v = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_castps_si256(v), offset));
           v = _mm256_mul_ps(v, _mm256_loadu_ps(s.column_scales + c));
           v = _mm256_mul_ps(v, _mm256_set1_ps(s.row_scales[r]));
           break;
         }
-        case WeightFormat::kInt4:
-          v = _mm256_mul_ps(v, _mm256_set1_ps(s.row_scales[r]));
-          break;
       }
       _mm256_storeu_ps(acc, v);
     }
   }
 }
 
-// Eight values of x from k on, zero from `columns` on.
-[[gnu::always_inline]] inline __m256 LoadX(const QuantizeRow& q, int64_t k) {
-  alignas(16) uint16_t tail[8] = {};
-  const uint16_t* from = q.x + k;
-  if (q.columns - k < 8) {
-    for (int64_t i = 0; k + i < q.columns; ++i) tail[i] = from[i];
-    from = tail;
+// Floats without their sign compare as integers, so maxima are taken of bits: infinities and
+// NaN come out on top.
+__m256i LargestBits(const float* x, int count, __m256i so_far) {
+  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
+  for (int k = 0; k < count; k += 8) {
+    const __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(x + k));
+    so_far = _mm256_max_epi32(so_far, _mm256_and_si256(bits, no_sign));
   }
-  const __m128i bf16 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16));
+  return so_far;
 }
 
-float Quantize(const QuantizeRow& q) {
-  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
-  __m256i largest_bits = _mm256_setzero_si256();  // floats without sign compare as integers
-  for (int64_t k = 0; k < q.columns; k += 8) {
-    const __m256i bits = _mm256_and_si256(_mm256_castps_si256(LoadX(q, k)), no_sign);
-    largest_bits = _mm256_max_epi32(largest_bits, bits);
+struct InputScale {
+  float scale;
+  float inverse;  // 0 where all codes are to be 0
+
+  explicit InputScale(__m256i largest_bits) {
+    alignas(32) int32_t lanes[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest_bits);
+    int32_t bits = 0;
+    for (const int32_t lane : lanes) bits = lane > bits ? lane : bits;
+    float largest;
+    __builtin_memcpy(&largest, &bits, sizeof largest);
+    const bool finite = bits < 0x7f800000;
+    const bool zero = !finite || largest < kQuantizeFloor;
+    scale = !finite ? __builtin_nanf("") : zero ? 0 : largest / 127.0f;
+    inverse = zero ? 0 : 127.0f / largest;
   }
-  alignas(32) int32_t lanes[8];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest_bits);
-  int32_t bits = 0;
-  for (const int32_t lane : lanes) bits = lane > bits ? lane : bits;
-  float largest;
-  __builtin_memcpy(&largest, &bits, sizeof largest);
-  const bool finite = bits < 0x7f800000;
-  const bool zero = !finite || largest < kQuantizeFloor;
-  const __m256 inverse = _mm256_set1_ps(zero ? 0 : 127.0f / largest);
-  q.sums[0] = 0;
-  for (int64_t k = 0; k < q.padded; k += kInt4Group) {
-    int32_t sum = 0;
-    for (int64_t i = k; i < k + kInt4Group; i += 8) {
-      __m256i codes = _mm256_setzero_si256();
-      if (!zero && i < q.columns) codes = _mm256_cvtps_epi32(_mm256_mul_ps(LoadX(q, i), inverse));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), codes);
-      for (int j = 0; j < 8; ++j) {
-        q.codes[i + j] = static_cast<int8_t>(lanes[j]);
-        sum += lanes[j];
-      }
+};
+
+// Returns the sum of the codes.
+int32_t Encode(const float* x, int count, const InputScale& scale, int8_t* codes) {
+  if (scale.inverse == 0) {  // 0 x infinity is no code
+    __builtin_memset(codes, 0, count);
+    return 0;
+  }
+  const __m256 inverse = _mm256_set1_ps(scale.inverse);
+  int32_t sum = 0;
+  for (int k = 0; k < count; k += 8) {
+    alignas(32) int32_t lanes[8];
+    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + k), inverse);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_cvtps_epi32(scaled));
+    for (int j = 0; j < 8; ++j) {
+      codes[k + j] = static_cast<int8_t>(lanes[j]);
+      sum += lanes[j];
     }
-    q.sums[1 + k / kInt4Group] = sum;
-    q.sums[0] += sum;
   }
-  if (!finite) return __builtin_nanf("");
-  return zero ? 0 : largest / 127.0f;
+  return sum;
+}
+
+// Values [k, k + 64) of a row, zero from `columns` on.
+void LoadBlock(const uint16_t* x, int64_t columns, int64_t k, float* out) {
+  for (int i = 0; i < kRotation; i += 8) {
+    uint16_t tail[8] = {};
+    const uint16_t* from = x + k + i;
+    const int64_t left = columns - k - i;
+    if (left < 8) {
+      for (int64_t j = 0; j < left; ++j) tail[j] = from[j];
+      from = tail;
+    }
+    _mm256_storeu_ps(out + i, EightBf16(from));
+  }
+}
+
+// Rotated twice rather than kept: a row may be long.
+void QuantizeInputRow(const QuantizeRow& q) {
+  float block[kRotation];
+  const auto load = [&](int64_t k) {
+    LoadBlock(q.x, q.columns, k, block);
+    if (q.rotate) RotateBlock(block);
+  };
+  __m256i largest_bits = _mm256_setzero_si256();
+  for (int64_t k = 0; k < q.padded; k += kRotation) {
+    load(k);
+    largest_bits = LargestBits(block, kRotation, largest_bits);
+  }
+  const InputScale scale(largest_bits);
+  *q.sum = 0;
+  for (int64_t k = 0; k < q.padded; k += kRotation) {
+    load(k);
+    *q.sum += Encode(block, kRotation, scale, q.codes + k);
+  }
+  *q.scale = scale.scale;
+}
+
+void QuantizeInputGroups(const QuantizeGroups& q) {
+  float block[kRotation];
+  for (int64_t k = 0; k < q.padded; k += kRotation) {
+    LoadBlock(q.x, q.columns, k, block);
+    for (int64_t at = k; at < k + kRotation; at += kInt4Group) {
+      const float* x = block + (at - k);
+      const InputScale scale(LargestBits(x, kInt4Group, _mm256_setzero_si256()));
+      const int32_t sum = Encode(x, kInt4Group, scale, q.codes + at);
+      q.groups[at / kInt4Group] = {scale.scale, scale.scale * static_cast<float>(sum)};
+    }
+  }
 }
 
 // Lanes of the last, partial vector; all ones for a full one.
@@ -401,7 +458,8 @@ const GemmKernels kGemmAvx2 = {
     .scale = Scale,
     .store_linear = Linear,
     .store_swiglu = SwiGlu,
-    .quantize = Quantize,
+    .quantize_row = QuantizeInputRow,
+    .quantize_groups = QuantizeInputGroups,
     .finish = Finish};
 
 }  // namespace skim

@@ -122,6 +122,11 @@ void Tile(const GemmTile& t) {
   }
 }
 
+[[gnu::always_inline]] inline __m512 SixteenBf16(const uint8_t* from) {
+  const __m256i bf16 = _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
+}
+
 // Blocks [block, block + C) of an int4 tile. The integer sums of a group and the sums of all
 // groups both stay in registers, so C is 2 for many rows.
 template <int R, int C>
@@ -138,18 +143,19 @@ template <int R, int C>
   }
   const uint8_t* line = t.w + block * 64;
   const char* x = static_cast<const char*>(t.x);
-  const int32_t* x_sum = t.x_sums;
-  for (int64_t l = 0; l < t.lines; l += 1 + 2 * kGroupLines) {
+  const InputGroup* x_group = t.x_groups;
+  for (int64_t l = 0; l < t.lines; l += 2 + 2 * kGroupLines) {
     const uint8_t* scales = line;
-    line += t.w_stride;
+    const uint8_t* offsets = line + t.w_stride;
+    line += 2 * t.w_stride;
     prefetch.Lines(t);
-    for (int group = 0; group < 2; ++group, scales += 32, ++x_sum) {
+    prefetch.Lines(t);
+    for (int group = 0; group < 2; ++group, scales += 32, offsets += 32, ++x_group) {
       __m512i sum[R][C];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const __m512i start = _mm512_set1_epi32(-8 * x_sum[r * t.x_sums_stride]);
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sum[r][c] = start;
+        for (int c = 0; c < C; ++c) Zero(sum[r][c]);
       }
 #pragma GCC unroll 4
       for (int i = 0; i < kGroupLines; ++i, x += 8, line += t.w_stride) {
@@ -169,12 +175,13 @@ template <int R, int C>
       }
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
-        const __m256i bf16 = _mm256_load_si256(reinterpret_cast<const __m256i*>(scales + c * 64));
-        const __m512 scale =
-            _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
+        const __m512 scale = SixteenBf16(scales + c * 64), offset = SixteenBf16(offsets + c * 64);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-          acc[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][c]), scale, acc[r][c]);
+          const InputGroup& in = x_group[r * t.x_groups_stride];
+          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(in.scale));
+          acc[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][c]), both, acc[r][c]);
+          acc[r][c] = _mm512_fmadd_ps(offset, _mm512_set1_ps(in.sum), acc[r][c]);
         }
       }
     }
@@ -235,7 +242,8 @@ const GemmKernels kGemmAvx512 = {
     .scale = ScaleAvx512,
     .store_linear = StoreLinearAvx512,
     .store_swiglu = StoreSwiGluAvx512,
-    .quantize = QuantizeAvx512,
+    .quantize_row = QuantizeRowAvx512,
+    .quantize_groups = QuantizeGroupsAvx512,
     .finish = Finish};
 
 }  // namespace skim

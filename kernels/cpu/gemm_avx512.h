@@ -8,7 +8,8 @@ namespace skim {
 void ScaleAvx512(const ScaleTile& s);
 void StoreLinearAvx512(const StoreLinear& s);
 void StoreSwiGluAvx512(const StoreSwiGlu& s);
-float QuantizeAvx512(const QuantizeRow& q);
+void QuantizeRowAvx512(const QuantizeRow& q);
+void QuantizeGroupsAvx512(const QuantizeGroups& q);
 void ExpandFp8Avx512(const ExpandLines& e);
 
 // Also with AMX: a group of int4 weights is too short for its tiles.

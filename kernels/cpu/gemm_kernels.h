@@ -16,8 +16,8 @@
 //                are added to the accumulator; denormals are zero
 // int8 accumulates in int32, which is exact and the same everywhere: x signed, w + 128
 // unsigned; 128 times the row's sum is taken off at the end. int4 does so per group of
-// kInt4Group inputs, then adds group sum x scale to a fp32 accumulator (fused, but not in
-// plain code).
+// kInt4Group inputs, then adds two products to a fp32 accumulator (fused, but not in plain
+// code): the group's sum x (scale of w x scale of x), and the offset of w x the sum of x.
 #pragma once
 
 #include <cstdint>
@@ -29,19 +29,25 @@ namespace skim {
 inline constexpr int kMaxTileRows = 32;
 inline constexpr int64_t kTileColumns = 64;  // of an accumulator row: one full group
 
+// What int4 needs of a group of x: its scale, and scale x the sum of its codes.
+struct InputGroup {
+  float scale, sum;
+};
+
 // acc[r][0, 16 * width) += sum over the steps of x[r] * w. Lines, steps: packed_weight.h.
 struct GemmTile {
-  const void* x;          // first row, first k of this chunk; bf16, or int8 codes
-  int64_t x_stride;       // elements
-  const uint8_t* w;       // first line of the first block, first step of this chunk
-  int64_t w_stride;       // bytes from one line to the next
-  float* acc;             // [rows][kTileColumns]; int8 weights: int32
-  int64_t lines;          // of one block in this chunk, whole steps
-  int rows;               // 1 .. FormatKernels::max_rows
-  int width;              // blocks, 1 .. 4
-  bool from_zero;         // the first chunk: acc holds nothing yet
-  const int32_t* x_sums;  // int4: sums of x per group of this chunk, [rows][x_sums_stride]
-  int64_t x_sums_stride;
+  const void* x;     // first row, first k of this chunk; bf16, or int8 codes
+  int64_t x_stride;  // elements
+  const uint8_t* w;  // first line of the first block, first step of this chunk
+  int64_t w_stride;  // bytes from one line to the next
+  float* acc;        // [rows][kTileColumns]; int8 weights: int32
+  int64_t lines;     // of one block in this chunk, whole steps
+  int rows;          // 1 .. FormatKernels::max_rows
+  int width;         // blocks, 1 .. 4
+  bool from_zero;    // the first chunk: acc holds nothing yet
+  // int4: [rows][x_groups_stride], from this chunk's first group on; else null.
+  const InputGroup* x_groups;
+  int64_t x_groups_stride;
   // The weights to be read next, fetched into the cache meanwhile: this many 64-byte lines
   // per line of this block, up to prefetch_end.
   const char* prefetch;
@@ -62,7 +68,6 @@ struct ExpandLines {
 // In place, from what the tile function left to x W^T in fp32:
 //   fp8   acc * column_scales
 //   int8  (acc - 128 * row_sums) * column_scales * row_scales, acc int32
-//   int4  acc * row_scales
 struct ScaleTile {
   WeightFormat format;
   float* acc;  // [rows][kTileColumns]
@@ -70,8 +75,7 @@ struct ScaleTile {
   int width;                   // blocks
   const float* column_scales;  // of the first column
   const float* row_scales;     // of the first row
-  const int32_t* row_sums;     // sum of the codes of a row
-  int64_t row_sums_stride;
+  const int32_t* row_sums;     // of the codes of each row
 };
 
 // y[r][0, columns) = acc + bias, or y += that.
@@ -96,16 +100,28 @@ struct StoreSwiGlu {
   int64_t columns;  // 1 .. 32
 };
 
-// One row of x for int8 and int4 weights: codes = round(x / scale), scale = max |x| / 127,
-// padded with zeros. sums[0] is the sum of all codes, sums[1 + g] that of group g. A row
-// that is not finite gets the scale NaN and zeros; one below kQuantizeFloor counts as zero.
+// Below this a row (or a group) of x counts as zero.
 inline constexpr float kQuantizeFloor = 0x1p-100f;
+
+// One row of x for int8 weights: codes = round(x / scale), scale = max |x| / 127, of the
+// rotated row (hadamard.h) if `rotate`. A row that is not finite gets the scale NaN and zeros.
 struct QuantizeRow {
   const uint16_t* x;  // bf16
   int64_t columns;
-  int64_t padded;  // multiple of 2 * kInt4Group
-  int8_t* codes;   // [padded], 64-byte aligned
-  int32_t* sums;   // [1 + padded / kInt4Group]
+  int64_t padded;  // multiple of 64; zeros, before the rotation
+  bool rotate;
+  int8_t* codes;  // out [padded], 64-byte aligned
+  float* scale;   // out
+  int32_t* sum;   // out, of all codes
+};
+
+// One row of x for int4 weights: the same per group of kInt4Group, without rotation.
+struct QuantizeGroups {
+  const uint16_t* x;
+  int64_t columns;
+  int64_t padded;
+  int8_t* codes;       // out [padded], 64-byte aligned
+  InputGroup* groups;  // out [padded / kInt4Group]
 };
 
 struct FormatKernels {
@@ -124,8 +140,9 @@ struct GemmKernels {
   void (*scale)(const ScaleTile&);
   void (*store_linear)(const StoreLinear&);
   void (*store_swiglu)(const StoreSwiGlu&);
-  float (*quantize)(const QuantizeRow&);  // returns the scale
-  void (*finish)();                       // after a thread's last tile
+  void (*quantize_row)(const QuantizeRow&);
+  void (*quantize_groups)(const QuantizeGroups&);
+  void (*finish)();  // after a thread's last tile
 
   const FormatKernels& Of(WeightFormat format) const { return formats[static_cast<int>(format)]; }
 };

@@ -3,10 +3,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "base/bf16.h"
 #include "base/fp8.h"
 #include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/simd_exp.h"
 
 namespace skim {
@@ -71,13 +73,13 @@ void TileInt4(const GemmTile& t) {
   constexpr int kGroupLines = kInt4Group / 8;
   ForBlocks<float>(t, [&](int r, const uint8_t* line, float* acc) {
     const auto* x = static_cast<const int8_t*>(t.x) + r * t.x_stride;
-    const int32_t* x_sum = t.x_sums + r * t.x_sums_stride;
-    for (int64_t l = 0; l < t.lines; l += 1 + 2 * kGroupLines) {
+    const InputGroup* x_group = t.x_groups + r * t.x_groups_stride;
+    for (int64_t l = 0; l < t.lines; l += 2 + 2 * kGroupLines) {
       const auto* scales = reinterpret_cast<const uint16_t*>(line);
-      line += t.w_stride;
-      for (int group = 0; group < 2; ++group, scales += 16, ++x_sum) {
-        int32_t sum[16];
-        std::fill_n(sum, 16, -8 * *x_sum);
+      const auto* offsets = reinterpret_cast<const uint16_t*>(line + t.w_stride);
+      line += 2 * t.w_stride;
+      for (int group = 0; group < 2; ++group, scales += 16, offsets += 16, ++x_group) {
+        int32_t sum[16] = {};
         for (int i = 0; i < kGroupLines; ++i, x += 8, line += t.w_stride) {
           for (int c = 0; c < 16; ++c) {
             for (int b = 0; b < 4; ++b) {
@@ -87,7 +89,8 @@ void TileInt4(const GemmTile& t) {
           }
         }
         for (int c = 0; c < 16; ++c) {
-          acc[c] += static_cast<float>(sum[c]) * ToFloat(Bf16{scales[c]});
+          acc[c] += static_cast<float>(sum[c]) * (ToFloat(Bf16{scales[c]}) * x_group->scale);
+          acc[c] += ToFloat(Bf16{offsets[c]}) * x_group->sum;
         }
       }
     }
@@ -100,6 +103,7 @@ void Scale(const ScaleTile& s) {
     for (int c = 0; c < 16 * s.width; ++c) {
       switch (s.format) {
         case WeightFormat::kBf16:
+        case WeightFormat::kInt4:
           break;
         case WeightFormat::kFp8:
           acc[c] *= s.column_scales[c];
@@ -107,13 +111,10 @@ void Scale(const ScaleTile& s) {
         case WeightFormat::kInt8: {
           int32_t sum;
           std::memcpy(&sum, &acc[c], sizeof sum);
-          sum -= 128 * s.row_sums[r * s.row_sums_stride];
+          sum -= 128 * s.row_sums[r];
           acc[c] = static_cast<float>(sum) * s.column_scales[c] * s.row_scales[r];
           break;
         }
-        case WeightFormat::kInt4:
-          acc[c] *= s.row_scales[r];
-          break;
       }
     }
   }
@@ -144,23 +145,48 @@ void SwiGlu(const StoreSwiGlu& s) {
   }
 }
 
-float Quantize(const QuantizeRow& q) {
-  std::fill_n(q.codes, q.padded, int8_t{0});
-  std::fill_n(q.sums, 1 + q.padded / kInt4Group, 0);
+struct Scaled {
+  float scale;  // NaN if a value is not finite
+  int32_t sum;
+};
+
+Scaled Quantize(const float* x, int64_t count, int8_t* codes) {
+  std::fill_n(codes, count, int8_t{0});
   float largest = 0;
-  for (int64_t k = 0; k < q.columns; ++k) {
-    const float x = std::fabs(ToFloat(Bf16{q.x[k]}));
-    if (!std::isfinite(x)) return std::numeric_limits<float>::quiet_NaN();
-    largest = std::max(largest, x);
+  for (int64_t k = 0; k < count; ++k) {
+    if (!std::isfinite(x[k])) return {std::numeric_limits<float>::quiet_NaN(), 0};
+    largest = std::max(largest, std::fabs(x[k]));
   }
-  if (largest < kQuantizeFloor) return 0;
+  if (largest < kQuantizeFloor) return {0, 0};
   const float inverse = 127.0f / largest;
-  for (int64_t k = 0; k < q.columns; ++k) {
-    q.codes[k] = static_cast<int8_t>(std::nearbyint(ToFloat(Bf16{q.x[k]}) * inverse));
-    q.sums[0] += q.codes[k];
-    q.sums[1 + k / kInt4Group] += q.codes[k];
+  int32_t sum = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    codes[k] = static_cast<int8_t>(std::nearbyint(x[k] * inverse));
+    sum += codes[k];
   }
-  return largest / 127.0f;
+  return {largest / 127.0f, sum};
+}
+
+std::vector<float> Widen(const uint16_t* x, int64_t columns, int64_t padded) {
+  std::vector<float> wide(padded);
+  for (int64_t k = 0; k < columns; ++k) wide[k] = ToFloat(Bf16{x[k]});
+  return wide;
+}
+
+void QuantizeInputRow(const QuantizeRow& q) {
+  std::vector<float> x = Widen(q.x, q.columns, q.padded);
+  for (int64_t k = 0; q.rotate && k < q.padded; k += kRotation) RotateBlock(&x[k]);
+  const Scaled scaled = Quantize(x.data(), q.padded, q.codes);
+  *q.scale = scaled.scale;
+  *q.sum = scaled.sum;
+}
+
+void QuantizeInputGroups(const QuantizeGroups& q) {
+  const std::vector<float> x = Widen(q.x, q.columns, q.padded);
+  for (int64_t k = 0; k < q.padded; k += kInt4Group) {
+    const Scaled scaled = Quantize(&x[k], kInt4Group, q.codes + k);
+    q.groups[k / kInt4Group] = {scaled.scale, scaled.scale * static_cast<float>(scaled.sum)};
+  }
 }
 
 void Finish() {}
@@ -180,7 +206,8 @@ const GemmKernels kGemmPlain = {
     .scale = Scale,
     .store_linear = Linear,
     .store_swiglu = SwiGlu,
-    .quantize = Quantize,
+    .quantize_row = QuantizeInputRow,
+    .quantize_groups = QuantizeInputGroups,
     .finish = Finish};
 
 }  // namespace skim

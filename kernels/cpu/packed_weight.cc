@@ -94,6 +94,7 @@ absl::StatusOr<std::unique_ptr<CpuPackedWeight>> CpuPackedWeight::Pack(ThreadPoo
                                       Name(weight.rows, weight.cols));
   }
   SKIM_ASSIGN_OR_RETURN(auto packed, Make({weight.rows, weight.cols}, format, shape));
+  packed->rotated_ = format == WeightFormat::kInt8;
   const auto cols = static_cast<size_t>(weight.cols);
   const bool good = packed->FillBlocks(
       pool, [&](int64_t row, int column, uint8_t* lines, int64_t stride, float* scales) {
@@ -102,18 +103,25 @@ absl::StatusOr<std::unique_ptr<CpuPackedWeight>> CpuPackedWeight::Pack(ThreadPoo
           PlaceBf16(values, column, lines, stride);
           return true;
         }
-        std::vector<uint8_t> codes(cols);
+        std::vector<uint8_t> codes(packed->padded_k());
+        const std::span<const uint8_t> own_codes(codes.data(), cols);
         if (format == WeightFormat::kInt4) {
-          std::vector<Bf16> group_scales((cols + kInt4Group - 1) / kInt4Group);
-          if (!QuantizeInt4(values, codes.data(), group_scales.data())) return false;
-          PlaceInt4(codes, group_scales, column, lines, stride);
+          std::vector<Int4Group> groups((cols + kInt4Group - 1) / kInt4Group);
+          if (!QuantizeInt4(values, codes.data(), groups.data())) return false;
+          PlaceInt4(own_codes, groups, column, lines, stride);
           return true;
         }
-        const bool fp8 = format == WeightFormat::kFp8;
-        const auto quantize = fp8 ? QuantizeFp8 : QuantizeInt8;
-        scales[column] = quantize(values, codes.data());
+        if (format == WeightFormat::kFp8) {
+          scales[column] = QuantizeFp8(values, codes.data());
+        } else {
+          scales[column] = QuantizeInt8(values, packed->padded_k(), codes.data());
+        }
         if (!std::isfinite(scales[column])) return false;
-        (fp8 ? PlaceFp8 : PlaceInt8)(codes, column, lines, stride);
+        if (format == WeightFormat::kFp8) {
+          PlaceFp8(own_codes, column, lines, stride);
+        } else {
+          PlaceInt8(codes, column, lines, stride);  // rotation leaves no padding
+        }
         return true;
       });
   if (!good) return NotFinite();

@@ -10,11 +10,12 @@
 //   fp8   32 inputs, 8 lines of two such pairs: byte 16q + 8h + i belongs to what would be
 //         16-bit lane 8q + i of bf16 line 2l + h, so unpacking bytes gives both lines
 //   int8  64 inputs, 16 lines [16 columns][4 inputs], code + 128: the operand of one
-//         VPDPBUSD and one row of an AMX B tile
-//   int4  64 inputs, one line of scales [2 groups of inputs][16 columns] in bf16, then 8
-//         lines [16 columns][4 bytes], code + 8: the low halves are inputs 8l .. 8l+3, the
+//         VPDPBUSD and one row of an AMX B tile. Codes made here are those of the rotated
+//         weights (hadamard.h)
+//   int4  64 inputs, a line of scales and one of offsets, [2 groups of inputs][16 columns] in
+//         bf16, then 8 lines [16 columns][4 bytes]: the low halves are inputs 8l .. 8l+3, the
 //         high halves 8l+4 .. 8l+7
-// K is padded to whole steps, columns to 16, with zero bytes: x is zero there. kGateUp puts
+// K is padded to whole steps, columns to 16, with zero bytes: x is zero there, too. kGateUp puts
 // gate block j at 2j and the up block of the same columns at 2j + 1.
 #pragma once
 
@@ -42,7 +43,7 @@ struct WeightStep {
 };
 
 constexpr WeightStep StepOf(WeightFormat format) {
-  constexpr WeightStep kSteps[kWeightFormats] = {{32, 16}, {32, 8}, {64, 16}, {64, 9}};
+  constexpr WeightStep kSteps[kWeightFormats] = {{32, 16}, {32, 8}, {64, 16}, {64, 10}};
   return kSteps[static_cast<int>(format)];
 }
 
@@ -66,6 +67,9 @@ class CpuPackedWeight final : public PackedWeight {
   int64_t steps() const { return steps_; }
   int64_t padded_k() const { return steps_ * step_.k; }
   const WeightStep& step() const { return step_; }
+
+  // int8: x has to be rotated as the weights were.
+  bool rotated() const { return rotated_; }
 
   // fp8, int8: scale of each packed column, [16 * blocks]. Else null.
   const float* column_scales() const { return scales_.empty() ? nullptr : scales_.data(); }
@@ -109,6 +113,7 @@ class CpuPackedWeight final : public PackedWeight {
   bool FillBlocks(ThreadPool& pool, const Fill& fill);
 
   WeightShape shape_;
+  bool rotated_ = false;
   WeightStep step_;
   int64_t blocks_;
   int64_t steps_;

@@ -10,24 +10,29 @@
 
 namespace skim {
 
-// code = e4m3(w / scale), scale = max |w| / 448. Returns the scale, 1 for a row of zeros; a
-// scale that is not finite if a weight is not.
+// code = e4m3(w / scale). Of eight scales between max |w| / 448 and its double, the one with
+// the least squared error. Returns it, 1 for a row of zeros; what is returned is not finite if
+// a weight is not.
 float QuantizeFp8(std::span<const Bf16> row, uint8_t* codes);
 
-// code = round(w / scale), scale = max |w| / 127, in two's complement. Returns as above.
-float QuantizeInt8(std::span<const Bf16> row, uint8_t* codes);
+// The row is padded with zeros to `padded` (a multiple of kRotation) and rotated to w'; code =
+// round(w' / scale), scale = max |w'| / 127, in two's complement. Returns as above.
+float QuantizeInt8(std::span<const Bf16> row, int64_t padded, uint8_t* codes);
 
-// code + 8, code = round(w / scale) clamped to -8 .. 7, per group of kInt4Group. The scale is
-// bf16; of the candidates that put the largest weight on the lowest code or a little beyond
-// it, the one with the least squared error. False if a weight is not finite.
-bool QuantizeInt4(std::span<const Bf16> row, uint8_t* codes, Bf16* scales);
+// code = round((w - offset) / scale), clamped to 0 .. 15, per group of kInt4Group; scale and
+// offset are bf16. Of the ranges that end at the extreme weights or a little inside, the one
+// with the least squared error. False if a weight is not finite.
+struct Int4Group {
+  Bf16 scale, offset;
+};
+bool QuantizeInt4(std::span<const Bf16> row, uint8_t* codes, Int4Group* groups);
 
 // Put the codes of one row into column `column` of a block whose lines are `stride` bytes
 // apart. `codes` as the functions above write them.
 void PlaceBf16(std::span<const Bf16> row, int column, uint8_t* lines, int64_t stride);
 void PlaceFp8(std::span<const uint8_t> codes, int column, uint8_t* lines, int64_t stride);
 void PlaceInt8(std::span<const uint8_t> codes, int column, uint8_t* lines, int64_t stride);
-void PlaceInt4(std::span<const uint8_t> codes, std::span<const Bf16> scales, int column,
+void PlaceInt4(std::span<const uint8_t> codes, std::span<const Int4Group> groups, int column,
                uint8_t* lines, int64_t stride);
 
 }  // namespace skim

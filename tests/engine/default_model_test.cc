@@ -64,6 +64,58 @@ TEST(DefaultModel, AgreesWithTransformersOverTwoThousandTokensOfProse) {
   EXPECT_LE(kl, 1e-3);
 }
 
+// What a format costs on prose: relative increase of perplexity, and how often the best token
+// is another one than with bf16.
+struct FormatCost {
+  double nll = 0;
+  double agreement = 0;
+};
+
+FormatCost CostOf(EngineHarness& harness, const std::vector<TokenId>& ids, WeightFormat format,
+                  std::vector<TokenId>* best_of_bf16) {
+  HarnessSequence sequence = harness.NewSequence(ids);
+  sequence.format = format;
+  EXPECT_TRUE(harness.Generate(&sequence, 512, 0).ok());
+  FormatCost cost;
+  size_t agree = 0;
+  for (size_t p = 0; p + 1 < ids.size(); ++p) {
+    const std::vector<float>& logits = harness.Logits(sequence.id, static_cast<int32_t>(p));
+    cost.nll += LogSumExp(logits) - logits[ids[p + 1]];
+    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    if (best_of_bf16->size() == p) best_of_bf16->push_back(static_cast<TokenId>(best));
+    agree += best == (*best_of_bf16)[p];
+  }
+  cost.nll /= static_cast<double>(ids.size() - 1);
+  cost.agreement = static_cast<double>(agree) / static_cast<double>(ids.size() - 1);
+  return cost;
+}
+
+TEST(DefaultModel, EveryWeightFormatStaysNearBf16OverProse) {
+  auto golden = SafetensorsFile::Open(GoldenPath("smollm2/prose.safetensors"));
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const std::vector<TokenId> ids = ProseIds(*golden, SIZE_MAX);
+  const std::vector<WeightFormat> formats = {WeightFormat::kBf16, WeightFormat::kFp8,
+                                             WeightFormat::kInt8, WeightFormat::kInt4};
+  auto harness =
+      EngineHarness::Load(DefaultModelPath(), {.threads = 2, .kv_pages = 320, .formats = formats});
+  ASSERT_TRUE(harness.ok()) << harness.status();
+  std::vector<TokenId> best;
+  const FormatCost bf16 = CostOf(**harness, ids, WeightFormat::kBf16, &best);
+  // By format: what it may cost at most. The model's weights come from a file of four bits
+  // with a scale and an offset per 32, so here int4 loses next to nothing.
+  constexpr double kMostIncrease[kWeightFormats] = {0, 0.04, 0.015, 0.015};
+  constexpr double kLeastAgreement[kWeightFormats] = {1, 0.9, 0.94, 0.94};
+  for (WeightFormat format : {WeightFormat::kFp8, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const FormatCost cost = CostOf(**harness, ids, format, &best);
+    const double increase = std::exp(cost.nll - bf16.nll) - 1;
+    EXPECT_LE(increase, kMostIncrease[static_cast<int>(format)]);
+    EXPECT_GE(cost.agreement, kLeastAgreement[static_cast<int>(format)]);
+    std::cout << WeightFormatName(format) << ": perplexity " << std::exp(cost.nll) << " (+"
+              << 100 * increase << " %), best token as with bf16 " << 100 * cost.agreement
+              << " %\n";
+  }
+}
+
 TEST(DefaultModel, LogitsDoNotDependOnChunksThreadsOrTheBatch) {
   auto golden = SafetensorsFile::Open(GoldenPath("smollm2/prose.safetensors"));
   ASSERT_TRUE(golden.ok());
@@ -81,7 +133,8 @@ TEST(DefaultModel, LogitsDoNotDependOnChunksThreadsOrTheBatch) {
     while (subject.computed < 306) {
       std::vector<EngineHarness::Work> work;
       for (HarnessSequence& other : others) {
-        work.push_back({&other, std::min<int32_t>(5, static_cast<int32_t>(other.tokens.size()) - other.computed)});
+        work.push_back({&other, std::min<int32_t>(5, static_cast<int32_t>(other.tokens.size()) -
+                                                         other.computed)});
       }
       const auto left = static_cast<int32_t>(subject.tokens.size()) - subject.computed;
       work.push_back({&subject, std::min(chunk, left)});

@@ -50,7 +50,8 @@ const GemmKernels& EmulatedAmxKernels() {
       .scale = kGemmPlain.scale,
       .store_linear = kGemmPlain.store_linear,
       .store_swiglu = kGemmPlain.store_swiglu,
-      .quantize = kGemmPlain.quantize,
+      .quantize_row = kGemmPlain.quantize_row,
+      .quantize_groups = kGemmPlain.quantize_groups,
       .finish = kGemmPlain.finish};
   return kernels;
 }

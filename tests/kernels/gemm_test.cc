@@ -108,7 +108,7 @@ TEST_P(GemmTest, LinearIsWithinRoundingOfTheExactProduct) {
       const auto y = Linear(2, x.view(), *packed, bias.data(), 9);
       const UnpackedWeight exact = Unpack(*packed);
       for (int64_t r = 0; r < m; ++r) {
-        const auto input = InputOf(format(), x, r);
+        const auto input = InputOf(exact, x, r);
         for (int64_t n = 0; n < s.n; ++n) {
           const Exact e = ExactDot(input, exact, n, bias.data());
           ASSERT_NEAR(y.at(r, n), e.value, e.bound) << "row " << r << " column " << n;
@@ -127,7 +127,7 @@ TEST_P(GemmTest, LinearOfAVocabularyIsWithinRounding) {
   const auto y = Linear(2, x.view(), *packed);
   const UnpackedWeight exact = Unpack(*packed);
   for (int64_t r = 0; r < m; ++r) {
-    const auto input = InputOf(format(), x, r);
+    const auto input = InputOf(exact, x, r);
     for (int64_t n = 0; n < vocabulary; n += 7) {
       const Exact e = ExactDot(input, exact, n, nullptr);
       ASSERT_NEAR(y.at(r, n), e.value, e.bound) << "row " << r << " column " << n;
@@ -232,7 +232,7 @@ TEST_P(GemmTest, SwiGluIsWithinRoundingOfTheExactFunction) {
         const auto y = SwiGlu(2, x.view(), *packed, b, 5);
         const int64_t half = s.n / 2;
         for (int64_t r = 0; r < m; ++r) {
-          const auto input = InputOf(format(), x, r);
+          const auto input = InputOf(unpacked, x, r);
           for (int64_t n = 0; n < half; ++n) {
             const Exact gate = ExactDot(input, unpacked, n, b);
             const Exact up = ExactDot(input, unpacked, half + n, b);
@@ -349,38 +349,89 @@ TEST_P(GemmPathTest, Int8ProductsAndQuantisedRowsAreTheSameOnEveryPath) {
   for (int64_t c = 0; c < n; ++c) ASSERT_EQ(y.at(2, c), 0);
 }
 
-TEST_P(GemmPathTest, ARowIsQuantisedByItsOwnMaximum) {
-  const float infinity = std::numeric_limits<float>::infinity();
+// What every path must agree on bit for bit, and be right about.
+struct QuantizedRow {
+  std::vector<int> codes;
+  std::vector<float> scales;  // of the row, or of each group
+  std::vector<double> sums;   // of the codes, x the scale for groups
+};
+
+QuantizedRow QuantizeWith(const GemmKernels& kernels, const TestMatrix<Bf16>& x, bool grouped,
+                          bool rotate) {
+  const int64_t padded = (x.cols() + 63) / 64 * 64;
+  alignas(64) int8_t codes[256];
+  std::fill_n(codes, 256, int8_t{99});
+  const auto* from = reinterpret_cast<const uint16_t*>(x.view().data);
+  QuantizedRow row;
+  if (grouped) {
+    std::vector<InputGroup> groups(padded / kInt4Group);
+    kernels.quantize_groups({from, x.cols(), padded, codes, groups.data()});
+    for (const InputGroup& group : groups) {
+      row.scales.push_back(group.scale);
+      row.sums.push_back(group.sum);
+    }
+  } else {
+    float scale;
+    int32_t sum;
+    kernels.quantize_row({from, x.cols(), padded, rotate, codes, &scale, &sum});
+    row.scales = {scale};
+    row.sums = {double(sum)};
+  }
+  row.codes.assign(codes, codes + padded);
+  return row;
+}
+
+TEST_P(GemmPathTest, RowsAndGroupsAreQuantisedByTheirOwnMaximum) {
   for (int64_t columns : {1, 15, 16, 31, 64, 70, 200}) {
-    const int64_t padded = (columns + 63) / 64 * 64;
     for (float magnitude : {1e-28f, 1e-5f, 1.0f, 1e30f}) {
-      auto x = RandomBf16(31, 1, columns, magnitude, 5);
-      alignas(64) int8_t codes[256];
-      int32_t sums[9];
-      const auto quantize = [&] {
-        std::fill_n(codes, 256, int8_t{99});
-        return kernels().quantize({.x = reinterpret_cast<const uint16_t*>(x.view().data),
-                                   .columns = columns,
-                                   .padded = padded,
-                                   .codes = codes,
-                                   .sums = sums});
-      };
-      const float scale = quantize();
-      int32_t total = 0, extreme = 0;
-      for (int64_t k = 0; k < padded; ++k) {
-        const double exact = k < columns ? ToFloat(x.at(0, k)) : 0;
-        ASSERT_NEAR(codes[k] * double{scale}, exact, scale * 0.5001) << k;
-        if (k % 32 == 0) sums[0] -= sums[1 + k / 32];
-        sums[1 + k / 32] -= codes[k];
-        total += codes[k];
-        extreme = std::max(extreme, std::abs(int{codes[k]}));
+      for (int mode = 0; mode < 3; ++mode) {
+        const bool grouped = mode == 1, rotate = mode == 2;
+        const auto x = RandomBf16(31, 1, columns, magnitude, 5);
+        const QuantizedRow row = QuantizeWith(kernels(), x, grouped, rotate);
+        const QuantizedRow plain = QuantizeWith(kGemmPlain, x, grouped, rotate);
+        EXPECT_EQ(row.codes, plain.codes);
+        EXPECT_EQ(row.scales, plain.scales);
+        EXPECT_EQ(row.sums, plain.sums);
+        std::vector<double> exact = Rotated(x, 0);
+        if (!rotate) {
+          for (size_t k = 0; k < exact.size(); ++k) {
+            exact[k] = static_cast<int64_t>(k) < columns ? ToFloat(x.at(0, k)) : 0;
+          }
+        }
+        const size_t group = exact.size() / row.scales.size();
+        for (size_t begin = 0; begin < exact.size(); begin += group) {
+          const double scale = row.scales[begin / group];
+          double sum = 0;
+          int extreme = 0;
+          for (size_t k = begin; k < begin + group; ++k) {
+            ASSERT_NEAR(row.codes[k] * scale, exact[k], scale * 0.5001) << k;
+            sum += row.codes[k] * (grouped ? scale : 1);
+            extreme = std::max(extreme, std::abs(row.codes[k]));
+          }
+          EXPECT_EQ(extreme, scale == 0 ? 0 : 127);
+          EXPECT_NEAR(row.sums[begin / group], sum, std::abs(sum) * 1e-6 + 1e-9 * scale);
+        }
       }
-      EXPECT_EQ(extreme, 127);
-      for (int64_t g = 0; g <= padded / 32; ++g) EXPECT_EQ(sums[g], 0);
-      for (float bad : {std::nanf(""), infinity, -infinity}) {
-        x.at(0, columns - 1) = ToBf16(bad);
-        EXPECT_TRUE(std::isnan(quantize()));
-        for (int64_t k = 0; k < padded; ++k) ASSERT_EQ(codes[k], 0);
+    }
+  }
+}
+
+TEST_P(GemmPathTest, WhatIsNotFiniteHasTheScaleNanAndNoCodes) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (float bad : {std::nanf(""), infinity, -infinity}) {
+    for (int64_t at : {0, 45, 69}) {
+      auto x = RandomBf16(32, 1, 70);
+      x.at(0, at) = ToBf16(bad);
+      for (bool rotate : {false, true}) {
+        const QuantizedRow row = QuantizeWith(kernels(), x, false, rotate);
+        EXPECT_TRUE(std::isnan(row.scales[0]));
+        EXPECT_EQ(std::count(row.codes.begin(), row.codes.end(), 0), 128);
+        EXPECT_EQ(row.sums[0], 0);
+      }
+      const QuantizedRow groups = QuantizeWith(kernels(), x, true, false);
+      for (int64_t g = 0; g < 4; ++g) {
+        EXPECT_EQ(std::isnan(groups.scales[g]), g == at / 32);
+        EXPECT_EQ(std::isnan(groups.sums[g]), g == at / 32);
       }
     }
   }
