@@ -1,5 +1,6 @@
 #include "engine/checkpoint.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -87,6 +88,34 @@ absl::StatusOr<std::vector<float>> Checkpoint::FloatTensor(const std::string& na
                                                            const std::vector<int64_t>& shape) const {
   SKIM_ASSIGN_OR_RETURN(const SafetensorsFile* file, Find(name, shape));
   return file->ReadFloat(name);
+}
+
+bool Checkpoint::HasCodes(const std::string& name) const {
+  const auto it = file_of_.find(name);
+  if (it == file_of_.end()) return false;
+  const StoredType type = files_[it->second].tensors().at(name).type;
+  return type == StoredType::kI8 || type == StoredType::kF8E4M3;
+}
+
+absl::StatusOr<StoredCodes> Checkpoint::Codes(const std::string& name,
+                                              const std::vector<int64_t>& shape,
+                                              WeightFormat format) const {
+  SKIM_ASSIGN_OR_RETURN(const SafetensorsFile* file, Find(name, shape));
+  const bool fp8 = format == WeightFormat::kFp8;
+  if (file->tensors().at(name).type != (fp8 ? StoredType::kF8E4M3 : StoredType::kI8)) {
+    return absl::InvalidArgumentError(absl::StrCat(file->path(), ": ", name, " is not ",
+                                                   fp8 ? "F8_E4M3" : "I8",
+                                                   ", as quantization_config says"));
+  }
+  StoredCodes stored;
+  SKIM_ASSIGN_OR_RETURN(stored.codes, file->ReadCodes(name));
+  const std::string scale_name = name + "_scale";
+  SKIM_ASSIGN_OR_RETURN(const SafetensorsFile* scale_file, Find(scale_name, {shape[0], 1}));
+  SKIM_ASSIGN_OR_RETURN(stored.scales, scale_file->ReadFloat(scale_name));
+  const auto bad = std::ranges::find_if(stored.scales, [](float scale) { return scale <= 0; });
+  if (bad == stored.scales.end()) return stored;
+  return absl::InvalidArgumentError(absl::StrCat(scale_file->path(), ": ", scale_name, " element ",
+                                                 bad - stored.scales.begin(), " is not positive"));
 }
 
 int64_t Checkpoint::StoredBytes(const std::string& name) const {

@@ -8,8 +8,15 @@
 
 #include "absl/status/statusor.h"
 #include "engine/safetensors.h"
+#include "kernels/weight.h"
 
 namespace skim {
+
+// A matrix that is stored quantised: codes[r][c] * scales[r].
+struct StoredCodes {
+  std::vector<uint8_t> codes;  // row-major
+  std::vector<float> scales;   // one a row, positive and finite
+};
 
 class Checkpoint {
  public:
@@ -21,6 +28,13 @@ class Checkpoint {
                                                const std::vector<int64_t>& shape) const;
   absl::StatusOr<std::vector<float>> FloatTensor(const std::string& name,
                                                  const std::vector<int64_t>& shape) const;
+  // The matrix `name` as codes of `format` (kFp8 or kInt8), and its scales, which are the
+  // tensor `name`_scale of shape [rows, 1]. INVALID_ARGUMENT too for codes of another type, NaN
+  // codes, and scales that are not positive and finite.
+  absl::StatusOr<StoredCodes> Codes(const std::string& name, const std::vector<int64_t>& shape,
+                                    WeightFormat format) const;
+  bool HasCodes(const std::string& name) const;  // stored as I8 or F8_E4M3
+  const std::string& directory() const { return directory_; }
   int64_t StoredBytes(const std::string& name) const;  // 0 for no tensor
   int64_t total_bytes() const;                         // of all tensors, as stored
 

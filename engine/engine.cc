@@ -45,15 +45,22 @@ absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOpti
   return static_cast<int32_t>(pages);
 }
 
-absl::Status CheckFormats(const std::vector<WeightFormat>& formats) {
-  if (formats.empty()) return absl::InvalidArgumentError("weights: no format is given");
-  for (const WeightFormat format : formats) {
-    if (std::ranges::count(formats, format) > 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("weights: ", std::string(WeightFormatName(format)), " is given twice"));
+absl::StatusOr<std::vector<WeightFormat>> ResidentFormats(const EngineOptions& options,
+                                                          const ModelConfig& config) {
+  const WeightFormat own = config.quantization ? config.quantization->format : WeightFormat::kBf16;
+  if (options.weights.empty()) return std::vector<WeightFormat>{own};
+  for (const WeightFormat format : options.weights) {
+    const std::string name(WeightFormatName(format));
+    if (std::ranges::count(options.weights, format) > 1) {
+      return absl::InvalidArgumentError(absl::StrCat("weights: ", name, " is given twice"));
+    }
+    if (config.quantization && format != own) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "weights: this checkpoint comes as ", std::string(WeightFormatName(own)), ", from which ",
+          name, " is not made; give ", std::string(WeightFormatName(own)), " or nothing"));
     }
   }
-  return absl::OkStatus();
+  return options.weights;
 }
 
 }  // namespace
@@ -71,15 +78,14 @@ Engine::~Engine() = default;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
     const EngineOptions& options, const std::function<void(uint64_t, uint64_t)>& progress) {
-  SKIM_RETURN_IF_ERROR(CheckFormats(options.weights));
   auto impl = std::make_unique<Impl>();
   SKIM_ASSIGN_OR_RETURN(impl->config, LoadModelConfig(options.model_dir));
   const ModelConfig& config = impl->config;
+  SKIM_ASSIGN_OR_RETURN(const auto formats, ResidentFormats(options, config));
   SKIM_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
   SKIM_ASSIGN_OR_RETURN(impl->ops, MakeOps(options.backend));
   SKIM_ASSIGN_OR_RETURN(impl->weights,
-                        Weights::Load(config, checkpoint, options.weights, impl->ops.get(),
-                                      progress));
+                        Weights::Load(config, checkpoint, formats, impl->ops.get(), progress));
 
   ExecutorOptions executor;
   executor.max_rows = options.max_rows_per_step;

@@ -165,8 +165,8 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& directory) {
     return Unsupported(path, absl::StrCat("model_type \"", config.model_type,
                                           "\" is not supported (llama, mistral, qwen2, qwen3 are)"));
   }
-  if (fields.Has("quantization_config")) {
-    return Unsupported(path, "quantization_config is not supported: give bf16, fp16 or fp32 weights");
+  if (const json* quantization = fields.Get("quantization_config")) {
+    SKIM_ASSIGN_OR_RETURN(config.quantization, ReadQuantizationConfig(*quantization, path));
   }
   SKIM_RETURN_IF_ERROR(ReadShape(fields, &config));
   SKIM_ASSIGN_OR_RETURN(double eps, fields.Number("rms_norm_eps", 1e-6, 0, 1));

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/types.h"
+#include "engine/quantization_config.h"
 
 namespace skim {
 
@@ -43,6 +45,8 @@ struct ModelConfig {
   bool mlp_bias = false;
   bool qk_norm = false;      // RMS norm of every query and key head (Qwen3)
 
+  std::optional<QuantizationConfig> quantization;  // matrices that come quantised
+
   // Generation defaults; negative where the files say nothing.
   std::vector<TokenId> eos_tokens;
   float default_temperature = -1;
@@ -56,7 +60,7 @@ struct ModelConfig {
 
 // NOT_FOUND without config.json, INVALID_ARGUMENT for values that make no model,
 // UNIMPLEMENTED for features outside this engine (sliding windows, other activations,
-// unknown rope types, quantised checkpoints, other architectures).
+// unknown rope types, other quantisations than QuantizationConfig, other architectures).
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& directory);
 
 }  // namespace skim

@@ -38,9 +38,9 @@ TypeInfo InfoOf(const std::string& name) {
   if (name == "F64" || name == "U64") return {StoredType::kOther, 64};
   if (name == "U32") return {StoredType::kOther, 32};
   if (name == "I16" || name == "U16") return {StoredType::kOther, 16};
-  if (name == "I8" || name == "U8" || name == "BOOL" || name == "F8_E4M3" || name == "F8_E5M2") {
-    return {StoredType::kOther, 8};
-  }
+  if (name == "I8") return {StoredType::kI8, 8};
+  if (name == "F8_E4M3") return {StoredType::kF8E4M3, 8};
+  if (name == "U8" || name == "BOOL" || name == "F8_E5M2") return {StoredType::kOther, 8};
   return {StoredType::kOther, 0};
 }
 
@@ -251,6 +251,20 @@ absl::StatusOr<std::vector<int64_t>> SafetensorsFile::ReadInt(const std::string&
     return absl::InvalidArgumentError(absl::StrCat(path_, ": ", name, " is not I64 or I32"));
   }
   return out;
+}
+
+absl::StatusOr<std::vector<uint8_t>> SafetensorsFile::ReadCodes(const std::string& name) const {
+  SKIM_ASSIGN_OR_RETURN(const TensorEntry* entry, Find(name));
+  if (entry->type != StoredType::kI8 && entry->type != StoredType::kF8E4M3) {
+    return absl::InvalidArgumentError(absl::StrCat(path_, ": ", name, " is not I8 or F8_E4M3"));
+  }
+  std::vector<uint8_t> out(static_cast<size_t>(entry->elements));
+  SKIM_RETURN_IF_ERROR(ReadAt(entry->offset, out.data(), entry->bytes));
+  if (entry->type == StoredType::kI8) return out;
+  const auto nan = std::ranges::find_if(out, [](uint8_t code) { return (code & 0x7f) == 0x7f; });
+  if (nan == out.end()) return out;
+  return absl::InvalidArgumentError(
+      absl::StrCat(path_, ": ", name, " element ", nan - out.begin(), " is not finite"));
 }
 
 }  // namespace skim

@@ -15,7 +15,7 @@
 
 namespace skim {
 
-enum class StoredType : uint8_t { kF32, kF16, kBf16, kI64, kI32, kOther };
+enum class StoredType : uint8_t { kF32, kF16, kBf16, kI64, kI32, kI8, kF8E4M3, kOther };
 
 struct TensorEntry {
   StoredType type = StoredType::kOther;
@@ -41,6 +41,8 @@ class SafetensorsFile {
   absl::StatusOr<std::vector<Bf16>> ReadBf16(const std::string& name) const;
   absl::StatusOr<std::vector<float>> ReadFloat(const std::string& name) const;
   absl::StatusOr<std::vector<int64_t>> ReadInt(const std::string& name) const;
+  // The bytes of an I8 or F8_E4M3 tensor. INVALID_ARGUMENT for a code that is NaN.
+  absl::StatusOr<std::vector<uint8_t>> ReadCodes(const std::string& name) const;
 
  private:
   SafetensorsFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}

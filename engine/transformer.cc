@@ -44,7 +44,7 @@ absl::Status Transformer::AllocateActivations(int32_t max_rows, int32_t max_posi
 }
 
 void Transformer::Run(const StepLayout& layout, const int32_t* index) {
-  ops_.Embed(weights_.embedding_table(), index + layout.tokens, residual_.Rows(0, layout.rows));
+  ops_.Embed(*weights_.embedding_table, index + layout.tokens, residual_.Rows(0, layout.rows));
   if (const HiddenTransfer& enter = layout.enter; enter.rows > 0) {
     const Matrix<float> moved = gathered_.Rows(0, enter.rows);
     ops_.GatherRows(memory_.hidden_store, index + enter.hidden_slots, moved);

@@ -17,11 +17,12 @@ namespace skim {
 
 class WeightByFormat {
  public:
+  // Rows of `format` take `weight`, which may be packed in another format.
   void Add(WeightFormat format, std::unique_ptr<PackedWeight> weight) {
     in_[Index(format)] = weight.get();
     owned_.push_back(std::move(weight));
   }
-  // Rows of `format` take the matrix of another format, which must have been added.
+  // Rows of `format` take what those of `other` take, which must have been added.
   void Share(WeightFormat format, WeightFormat other) { in_[Index(format)] = &In(other); }
 
   bool Has(WeightFormat format) const { return in_[Index(format)] != nullptr; }

@@ -10,32 +10,43 @@
 namespace skim {
 namespace {
 
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+
 // Reads tensors, hands them to the backend, keeps the totals.
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, Ops* ops,
+  Loader(const ModelConfig& config, const Checkpoint& checkpoint, Ops* ops,
          const std::function<void(uint64_t, uint64_t)>& progress, Weights* out)
-      : checkpoint_(checkpoint), ops_(ops), progress_(progress), out_(*out),
+      : quantization_(config.quantization),
+        checkpoint_(checkpoint),
+        ops_(ops),
+        progress_(progress),
+        out_(*out),
         total_bytes_(static_cast<uint64_t>(checkpoint.total_bytes())) {}
 
   // A matrix in host memory: the tensors `names`, whose row counts are `rows`, stacked.
   struct Stack {
-    std::vector<Bf16> values = {};
+    std::string name = {};  // of the first tensor, for errors
     int64_t rows = 0;
     int64_t cols = 0;
-    std::string name;  // of the first tensor, for errors
-    Matrix<const Bf16> view() const { return {values.data(), rows, cols, cols}; }
+    std::vector<Bf16> values = {};
+    StoredCodes stored = {};  // instead of values, where the checkpoint has codes
+    bool quantized() const { return !stored.codes.empty(); }
   };
   absl::StatusOr<Stack> Read(const std::vector<std::string>& names,
                              const std::vector<int64_t>& rows, int64_t cols) {
-    Stack stack{.cols = cols, .name = names[0]};
+    SKIM_ASSIGN_OR_RETURN(const bool codes, HasCodes(names));
+    Stack stack{.name = names[0], .cols = cols};
     for (size_t i = 0; i < names.size(); ++i) {
-      SKIM_ASSIGN_OR_RETURN(std::vector<Bf16> part,
-                            checkpoint_.Bf16Tensor(names[i], {rows[i], cols}));
-      if (stack.values.empty()) {
-        stack.values = std::move(part);
+      if (codes) {
+        SKIM_ASSIGN_OR_RETURN(StoredCodes part,
+                              checkpoint_.Codes(names[i], {rows[i], cols}, quantization_->format));
+        Append(std::move(part.codes), &stack.stored.codes);
+        Append(std::move(part.scales), &stack.stored.scales);
       } else {
-        stack.values.insert(stack.values.end(), part.begin(), part.end());
+        SKIM_ASSIGN_OR_RETURN(std::vector<Bf16> part,
+                              checkpoint_.Bf16Tensor(names[i], {rows[i], cols}));
+        Append(std::move(part), &stack.values);
       }
       stack.rows += rows[i];
       Count(names[i], rows[i] * cols);
@@ -43,13 +54,22 @@ class Loader {
     return stack;
   }
 
+  const std::string& directory() const { return checkpoint_.directory(); }
+
+  // Codes stay as they are, values become `format`.
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(const Stack& stack, WeightFormat format,
                                                      WeightShape shape, uint64_t* bytes) {
-    auto packed = ops_->PackWeight(stack.view(), format, shape);
+    auto packed = stack.quantized()
+                      ? ops_->PackQuantized({quantization_->format, stack.stored.codes.data(),
+                                             stack.stored.scales.data(), stack.rows, stack.cols},
+                                            shape)
+                      : ops_->PackWeight({stack.values.data(), stack.rows, stack.cols, stack.cols},
+                                         format, shape);
     if (!packed.ok()) {
-      return absl::Status(packed.status().code(),
-                          absl::StrCat(stack.name, " as ", std::string(WeightFormatName(format)),
-                                       ": ", packed.status().message()));
+      return absl::Status(
+          packed.status().code(),
+          absl::StrCat(checkpoint_.directory(), ": ", stack.name, " as ",
+                       std::string(WeightFormatName(format)), ": ", packed.status().message()));
     }
     *bytes += (*packed)->bytes();
     return packed;
@@ -62,24 +82,23 @@ class Loader {
     SKIM_ASSIGN_OR_RETURN(const Stack stack, Read(names, rows, cols));
     WeightByFormat weight;
     for (const WeightFormat format : out_.formats) {
-      SKIM_RETURN_IF_ERROR(Add(stack, format, shape, format, &weight));
+      SKIM_RETURN_IF_ERROR(Add(stack, Precision(format), shape, format, &weight));
     }
     return weight;
   }
 
   absl::StatusOr<WeightByFormat> Head(const Stack& stack) {
     WeightByFormat head;
-    for (const WeightFormat format : out_.formats) {
-      if (HeadFormat(format) != format) continue;
-      SKIM_RETURN_IF_ERROR(Add(stack, format, WeightShape::kPlain, format, &head));
-    }
+    std::vector<WeightFormat> sharing;
     for (const WeightFormat format : out_.formats) {
       const WeightFormat taken = HeadFormat(format);
-      if (!head.Has(taken)) {
-        SKIM_RETURN_IF_ERROR(Add(stack, taken, WeightShape::kPlain, format, &head));
+      if (taken != format && out_.Has(taken)) {
+        sharing.push_back(format);
+      } else {
+        SKIM_RETURN_IF_ERROR(Add(stack, Precision(taken), WeightShape::kPlain, format, &head));
       }
-      if (taken != format) head.Share(format, taken);
     }
+    for (const WeightFormat format : sharing) head.Share(format, HeadFormat(format));
     return head;
   }
 
@@ -89,7 +108,7 @@ class Loader {
     for (size_t i = 0; i < names.size(); ++i) {
       SKIM_ASSIGN_OR_RETURN(std::vector<float> part,
                             checkpoint_.FloatTensor(names[i], {sizes[i]}));
-      stacked.insert(stacked.end(), part.begin(), part.end());
+      Append(std::move(part), &stacked);
       Count(names[i], sizes[i]);
     }
     const size_t bytes = stacked.size() * sizeof(float);
@@ -101,12 +120,53 @@ class Loader {
   }
 
  private:
-  // Packs in `format` at the expense of `payer`.
-  absl::Status Add(const Stack& stack, WeightFormat format, WeightShape shape, WeightFormat payer,
-                   WeightByFormat* weight) {
+  template <typename T>
+  static void Append(std::vector<T> part, std::vector<T>* all) {
+    if (all->empty()) {
+      *all = std::move(part);
+    } else {
+      all->insert(all->end(), part.begin(), part.end());
+    }
+  }
+
+  // What values become for rows of `format`: floating point of a checkpoint that comes
+  // quantised was left so on purpose.
+  WeightFormat Precision(WeightFormat format) const {
+    return quantization_ ? WeightFormat::kBf16 : format;
+  }
+
+  // Whether the tensors are stored as codes: all or none, and as quantization_config says.
+  absl::StatusOr<bool> HasCodes(const std::vector<std::string>& names) const {
+    if (!quantization_) return false;
+    const bool codes = checkpoint_.HasCodes(names[0]);
+    for (const std::string& name : names) {
+      if (checkpoint_.HasCodes(name) != codes) {
+        return absl::UnimplementedError(
+            absl::StrCat(checkpoint_.directory(), ": ", names[0], " and ", name,
+                         " are one product, but only one of them is quantised"));
+      }
+      SKIM_RETURN_IF_ERROR(CheckIgnored(name, codes));
+    }
+    return codes;
+  }
+
+  absl::Status CheckIgnored(const std::string& name, bool codes) const {
+    const std::string module = name.substr(0, name.rfind('.'));
+    const bool ignored = quantization_->Ignores(module);
+    // A quantisation is of linear layers, which an embedding is not.
+    const bool may_be_plain = ignored || quantization_->HasExpressions() || name == kEmbedding;
+    if (codes ? !ignored : may_be_plain) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        checkpoint_.directory(), ": ", name, codes ? " is" : " is not",
+        " quantised, but quantization_config ", codes ? "ignores " : "does not ignore ", module));
+  }
+
+  // Packs in `precision` for rows of `format`, and at its expense.
+  absl::Status Add(const Stack& stack, WeightFormat precision, WeightShape shape,
+                   WeightFormat format, WeightByFormat* weight) {
     SKIM_ASSIGN_OR_RETURN(
         std::unique_ptr<PackedWeight> packed,
-        Pack(stack, format, shape, &out_.format_bytes[static_cast<size_t>(payer)]));
+        Pack(stack, precision, shape, &out_.format_bytes[static_cast<size_t>(format)]));
     weight->Add(format, std::move(packed));
     return absl::OkStatus();
   }
@@ -117,6 +177,7 @@ class Loader {
     if (progress_) progress_(std::min(read_bytes_, total_bytes_), total_bytes_);
   }
 
+  const std::optional<QuantizationConfig>& quantization_;
   const Checkpoint& checkpoint_;
   Ops* ops_;
   const std::function<void(uint64_t, uint64_t)>& progress_;
@@ -165,22 +226,34 @@ absl::StatusOr<LayerWeights> LoadLayer(const ModelConfig& c, int layer, Loader* 
   return w;
 }
 
-// The matrices over the vocabulary; `weights` knows its formats.
+// The matrices over the vocabulary; `weights` knows its formats. A bf16 head of a tied model
+// is its embedding too.
 absl::Status LoadVocabulary(const ModelConfig& c, Loader* load, Weights* weights) {
-  SKIM_ASSIGN_OR_RETURN(Loader::Stack stack, load->Read({"model.embed_tokens.weight"},
-                                                        {c.vocab_size}, c.hidden_size));
-  const bool has_bf16 = std::ranges::count(weights->formats, WeightFormat::kBf16) > 0;
-  if (!c.tied_embeddings || !has_bf16) {
+  SKIM_ASSIGN_OR_RETURN(Loader::Stack stack,
+                        load->Read({kEmbedding}, {c.vocab_size}, c.hidden_size));
+  if (stack.quantized()) {
+    return absl::UnimplementedError(absl::StrCat(load->directory(), ": ", stack.name,
+                                                 ": a quantised embedding is not supported"));
+  }
+  const auto pack_embedding = [&]() -> absl::Status {
     SKIM_ASSIGN_OR_RETURN(weights->embedding, load->Pack(stack, WeightFormat::kBf16,
                                                          WeightShape::kPlain,
                                                          &weights->common_bytes));
-  }
+    weights->embedding_table = weights->embedding.get();
+    return absl::OkStatus();
+  };
   if (!c.tied_embeddings) {
+    SKIM_RETURN_IF_ERROR(pack_embedding());
     stack = {};  // before the next is read
     SKIM_ASSIGN_OR_RETURN(stack, load->Read({"lm_head.weight"}, {c.vocab_size}, c.hidden_size));
   }
   SKIM_ASSIGN_OR_RETURN(weights->head, load->Head(stack));
-  return absl::OkStatus();
+  if (!c.tied_embeddings) return absl::OkStatus();
+  for (const WeightFormat format : weights->formats) {
+    const PackedWeight& head = weights->head.In(format);
+    if (head.format() == WeightFormat::kBf16) weights->embedding_table = &head;
+  }
+  return weights->embedding_table ? absl::OkStatus() : pack_embedding();
 }
 
 }  // namespace
@@ -190,7 +263,7 @@ absl::StatusOr<Weights> Weights::Load(const ModelConfig& config, const Checkpoin
                                       const std::function<void(uint64_t, uint64_t)>& progress) {
   Weights weights;
   weights.formats.assign(formats.begin(), formats.end());
-  Loader load(checkpoint, ops, progress, &weights);
+  Loader load(config, checkpoint, ops, progress, &weights);
   SKIM_RETURN_IF_ERROR(LoadVocabulary(config, &load, &weights));
   for (int layer = 0; layer < config.layers; ++layer) {
     SKIM_ASSIGN_OR_RETURN(LayerWeights loaded, LoadLayer(config, layer, &load));

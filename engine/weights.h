@@ -2,6 +2,7 @@
 // resident format, everything else once. Immutable after Load.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -43,21 +44,22 @@ struct Weights {
   std::vector<LayerWeights> layers;
   std::unique_ptr<Buffer> final_norm;  // [hidden]
   WeightByFormat head;                 // [vocab, hidden], in HeadFormat
-  // [vocab, hidden], always bf16; null if the bf16 head serves as it.
-  std::unique_ptr<PackedWeight> embedding;
+  std::unique_ptr<PackedWeight> embedding;  // [vocab, hidden], bf16; null if a head serves as it
+  const PackedWeight* embedding_table = nullptr;  // `embedding` or that head
   uint64_t parameters = 0;  // distinct ones: a tied head counts once, whatever the formats
   // Resident in the backend. A head that formats share belongs to
   // int8 if that is resident, else to the first of them.
   std::array<uint64_t, kWeightFormats> format_bytes = {};
   uint64_t common_bytes = 0;  // embedding, norms, biases
 
-  bool Has(WeightFormat format) const { return head.Has(format); }
-  const PackedWeight& embedding_table() const {
-    return embedding ? *embedding : head.In(WeightFormat::kBf16);
+  bool Has(WeightFormat format) const {
+    return std::ranges::find(formats, format) != formats.end();
   }
 
   // Makes every format in `formats` (at least one, each once) from the checkpoint, tensor by
-  // tensor, so that at no time more than one tensor is held beside what stays.
+  // tensor, so that at no time more than one tensor is held beside what stays. Of a checkpoint
+  // that comes quantised, `formats` must be its own; what it keeps in floating point, its
+  // rows take in bf16.
   // `progress(done, total)` in bytes as stored. Errors name the tensor.
   static absl::StatusOr<Weights> Load(const ModelConfig& config, const Checkpoint& checkpoint,
                                       std::span<const WeightFormat> formats, Ops* ops,

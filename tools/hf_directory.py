@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from compressed_tensors import CODE_TYPES
+
 BF16 = ml_dtypes.bfloat16
 DTYPES = {"bfloat16": BF16, "float16": np.float16, "float32": np.float32}
 STAMP_NAME = "skim_stamp.json"
@@ -43,13 +45,20 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype in CODE_TYPES else values.astype(BF16, copy=False)
+
+
+def _stored_type(values: np.ndarray, dtype: str) -> np.dtype:
+    return values.dtype if values.dtype in CODE_TYPES else np.dtype(DTYPES[dtype])
+
+
 def save_tensors(path: Path, tensors: dict[str, np.ndarray], dtype: str = "bfloat16") -> None:
     """Values are rounded to bf16 (nearest even) whatever they are stored as, so that a model is
-    the same in every dtype. transformers asks for the "format" entry."""
+    the same in every dtype; codes are stored as they are. transformers asks for the "format"
+    entry."""
     stored = {
-        name: np.ascontiguousarray(
-            values.astype(BF16, copy=False).astype(DTYPES[dtype], copy=False)
-        )
+        name: np.ascontiguousarray(_rounded(values).astype(_stored_type(values, dtype), copy=False))
         for name, values in tensors.items()
     }
     save_file(stored, path, metadata={"format": "pt"})
@@ -83,15 +92,18 @@ def save_model(
     """Writes model.safetensors, or `shards` files and their index. Holds one shard in memory."""
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     weight_map = {}
+    total_bytes = 0
     for number, names in enumerate(split_evenly(sizes, shards), start=1):
         file_name = "model.safetensors"
         if shards > 1:
             file_name = f"model-{number:05d}-of-{shards:05d}.safetensors"
-        tensors = {name: make(name, shapes[name]).astype(BF16) for name in names}
+        tensors = {name: _rounded(make(name, shapes[name])) for name in names}
         save_tensors(directory / file_name, tensors, dtype)
+        total_bytes += sum(
+            values.size * _stored_type(values, dtype).itemsize for values in tensors.values()
+        )
         weight_map |= dict.fromkeys(names, file_name)
     if shards > 1:
-        total_bytes = sum(sizes.values()) * np.dtype(DTYPES[dtype]).itemsize
         write_json(
             directory / "model.safetensors.index.json",
             {"metadata": {"total_size": total_bytes}, "weight_map": weight_map},

@@ -1,10 +1,13 @@
 // G1: a request's logits are bit-identical alone, in any batch, under any chunking, page
-// size and segmentation, with a shared prefix, after preemption, for any thread count.
+// size and segmentation, with a shared prefix, after preemption, among others of other weight
+// formats, for any thread count.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
 
 #include "kernels/cpu/isa.h"
@@ -112,6 +115,55 @@ TEST_P(BatchInvariance, FifteenOthersDoNotMatter) {
     ASSERT_TRUE(harness->Step(work).ok());
   }
   ExpectSameBits(reference, Collect(*harness, subject), "among 15 others");
+}
+
+// Four requests of each format in one batch, in no order, against each one alone in a model
+// that has only its format.
+TEST_P(BatchInvariance, OthersInOtherWeightFormatsDoNotMatter) {
+  const std::vector<WeightFormat> formats = {WeightFormat::kInt8, WeightFormat::kBf16,
+                                             WeightFormat::kInt4, WeightFormat::kFp8};
+  auto harness = Load({.threads = 2, .formats = formats});
+  std::mt19937 rng(17);
+  std::vector<HarnessSequence> batch;
+  for (uint32_t i = 0; i < 16; ++i) {
+    const auto length = static_cast<int32_t>(1 + rng() % 60);
+    batch.push_back(harness->NewSequence(Prompt(*harness, length, 50 + i)));
+    batch.back().format = formats[i % 4];
+  }
+  const auto end = [](const HarnessSequence& s) { return s.prompt_tokens + kDecode; };
+  while (std::ranges::any_of(batch, [&](auto& s) { return s.computed < end(s); })) {
+    std::vector<EngineHarness::Work> work;
+    for (HarnessSequence& s : batch) {
+      const int32_t left = std::min(static_cast<int32_t>(s.tokens.size()), end(s)) - s.computed;
+      if (left > 0) work.push_back({&s, std::min(left, static_cast<int32_t>(1 + rng() % 25))});
+    }
+    std::ranges::shuffle(work, rng);
+    ASSERT_TRUE(harness->Step(work).ok());
+  }
+  for (const HarnessSequence& s : batch) {
+    auto alone = Load({.formats = {s.format}});
+    HarnessSequence twin =
+        alone->NewSequence({s.tokens.begin(), s.tokens.begin() + s.prompt_tokens});
+    twin.format = s.format;
+    ASSERT_TRUE(alone->Generate(&twin, 64, kDecode).ok());
+    ExpectSameBits(Collect(*alone, twin), Collect(*harness, s),
+                   std::string(WeightFormatName(s.format)) + " beside others");
+  }
+}
+
+// Else the test above would pass with one format for all.
+TEST_P(BatchInvariance, EveryWeightFormatHasLogitsOfItsOwn) {
+  const std::vector<WeightFormat> formats = {WeightFormat::kBf16, WeightFormat::kFp8,
+                                             WeightFormat::kInt8, WeightFormat::kInt4};
+  auto harness = Load({.formats = formats});
+  std::set<std::vector<float>> seen;
+  for (const WeightFormat format : formats) {
+    HarnessSequence sequence = harness->NewSequence(Prompt(*harness, 9, 5));
+    sequence.format = format;
+    ASSERT_TRUE(harness->Generate(&sequence, 9, 0).ok());
+    seen.insert(harness->Logits(sequence.id, 8));
+  }
+  EXPECT_EQ(seen.size(), formats.size());
 }
 
 TEST_P(BatchInvariance, ASharedPrefixDoesNotMatter) {

@@ -25,7 +25,7 @@ struct HarnessOptions {
   int32_t hidden_slots = 0;
   int32_t max_rows = 512;
   std::vector<int32_t> boundaries = {};
-  std::vector<WeightFormat> formats = {WeightFormat::kBf16};
+  std::vector<WeightFormat> formats = {WeightFormat::kBf16};  // resident
 };
 
 struct HarnessSequence {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "engine/engine.h"
 #include "tests/engine/golden.h"
 #include "tests/engine/harness.h"
@@ -22,11 +24,16 @@ EngineOptions Tiny(std::vector<WeightFormat> formats) {
 }
 
 TEST(WeightFormats, TheListNamesEachFormatOnce) {
-  const auto none = Engine::Load(Tiny({}), {}).status();
-  EXPECT_EQ(none.code(), absl::StatusCode::kInvalidArgument);
   const auto twice = Engine::Load(Tiny({WeightFormat::kBf16, WeightFormat::kBf16}), {}).status();
   EXPECT_EQ(twice.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(twice.message()), HasSubstr("weights: bf16 is given twice"));
+}
+
+TEST(WeightFormats, WithoutAListTheModelIsServedInBf16) {
+  const auto engine = Engine::Load(Tiny({}), {});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  ASSERT_EQ((*engine)->model().weights.size(), 1u);
+  EXPECT_EQ((*engine)->model().weights[0].format, WeightFormat::kBf16);
 }
 
 TEST(WeightFormats, ThePartsAddUpToTheResidentBytes) {
@@ -38,6 +45,47 @@ TEST(WeightFormats, ThePartsAddUpToTheResidentBytes) {
   EXPECT_GT(model.weights[0].bytes, 0u);
   EXPECT_GT(model.common_weight_bytes, 0u);
   EXPECT_EQ(model.weight_bytes, model.common_weight_bytes + model.weights[0].bytes);
+}
+
+std::map<WeightFormat, uint64_t> BytesOf(const ModelInfo& model) {
+  std::map<WeightFormat, uint64_t> bytes;
+  for (const FormatInfo& weights : model.weights) bytes[weights.format] = weights.bytes;
+  return bytes;
+}
+
+// tiny-llama3 is tied, tiny-llama2 is not.
+TEST(WeightFormats, AnExtraFormatCostsItsOwnSizeAndNoMore) {
+  using enum WeightFormat;
+  for (const char* name : {"tiny-llama2", "tiny-llama3"}) {
+    const auto load = [&](std::vector<WeightFormat> formats) {
+      EngineOptions options = Tiny(std::move(formats));
+      options.model_dir = GoldenPath(name);
+      return (*Engine::Load(options, {}))->model();
+    };
+    const ModelInfo bf16 = load({kBf16}), all = load({kFp8, kBf16, kInt4, kInt8});
+    EXPECT_EQ(all.common_weight_bytes, bf16.common_weight_bytes) << name;
+    EXPECT_EQ(all.parameters, bf16.parameters) << name;
+    auto bytes = BytesOf(all);
+    EXPECT_EQ(bytes[kBf16], bf16.weights[0].bytes) << name;
+    EXPECT_EQ(bytes[kFp8], BytesOf(load({kBf16, kFp8}))[kFp8]) << name;
+    EXPECT_EQ(bytes[kInt8], BytesOf(load({kBf16, kInt8}))[kInt8]) << name;
+    EXPECT_LT(bytes[kInt8], bytes[kBf16]) << name;
+    // The int8 head is paid for once.
+    EXPECT_LT(bytes[kInt4], BytesOf(load({kBf16, kInt4}))[kInt4]) << name;
+    // Without a bf16 head the embedding needs a table of its own.
+    const bool tied = std::string(name) == "tiny-llama3";
+    EXPECT_EQ(load({kInt8}).common_weight_bytes > bf16.common_weight_bytes, tied) << name;
+  }
+}
+
+TEST(WeightFormats, OneThatIsNotResidentIsNotThereThroughASharedHead) {
+  auto harness = EngineHarness::Load(GoldenPath("tiny-llama2"), {.formats = {WeightFormat::kInt4}});
+  ASSERT_TRUE(harness.ok()) << harness.status();
+  HarnessSequence sequence = (*harness)->NewSequence({1, 2, 3});
+  sequence.format = WeightFormat::kInt8;
+  EXPECT_EQ((*harness)->Step({{&sequence, 3}}).code(), absl::StatusCode::kInternal);
+  sequence.format = WeightFormat::kInt4;
+  EXPECT_TRUE((*harness)->Step({{&sequence, 3}}).ok());
 }
 
 TEST(WeightFormats, APlanForAFormatThatIsNotResidentIsAnError) {

@@ -7,6 +7,7 @@ import unittest
 from pathlib import Path
 
 import tool_path
+import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
@@ -140,6 +141,66 @@ class Weights(unittest.TestCase):
             for layer in (0, 1)
         )
         self.assertFalse(np.array_equal(first, second))
+
+
+def raw_tensors(path: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """Name -> dtype as written, values. The library cannot hand float8 to numpy."""
+    types = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
+    types["F8_E4M3"] = ml_dtypes.float8_e4m3fn
+    data = path.read_bytes()
+    header_bytes = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + header_bytes])
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
+        values = np.frombuffer(data[begin:end], types[entry["dtype"]]).reshape(entry["shape"])
+        tensors[name] = (entry["dtype"], values.astype(np.float32))
+    return tensors
+
+
+class Quantized(InTemporaryDirectory):
+    def test_codes_times_scales_are_the_same_model_within_half_a_step(self) -> None:
+        plain = raw_tensors(self.write("plain", "tiny-llama2", 5) / "model.safetensors")
+        # Half a step of the codes: absolute for int8, relative to the weight for fp8.
+        for scheme, dtype, absolute, relative in [
+            ("int8", "I8", 0.51, 0),
+            ("fp8", "F8_E4M3", 2**-9, 2**-4),
+        ]:
+            directory = self.write(scheme, "tiny-llama2", 5, quantize=scheme)
+            tensors = raw_tensors(directory / "model.safetensors")
+            matrices = [name for name in plain if "_proj.weight" in name]
+            self.assertEqual(set(tensors) - set(plain), {name + "_scale" for name in matrices})
+            for name, (stored, values) in plain.items():
+                if name not in matrices:
+                    self.assertEqual(tensors[name][0], stored, name)
+                    np.testing.assert_array_equal(tensors[name][1], values)
+                    continue
+                self.assertEqual(tensors[name][0], dtype, name)
+                scales = tensors[name + "_scale"][1]
+                self.assertEqual(scales.shape, (values.shape[0], 1))
+                error = np.abs(tensors[name][1] * scales - values)
+                # bf16 rounding: of the plain values, and of the scale under the largest code.
+                slack = np.abs(values) * 2**-8
+                most = absolute * scales + relative * np.abs(values) + slack
+                self.assertTrue((error <= most).all(), name)
+
+    def test_the_config_says_how(self) -> None:
+        directory = self.write("int8", "tiny-qwen3", 5, quantize="int8", shards=3)
+        config = json.loads((directory / "config.json").read_text())["quantization_config"]
+        self.assertEqual(config["quant_method"], "compressed-tensors")
+        self.assertEqual(config["format"], "int-quantized")
+        self.assertEqual(config["ignore"], ["lm_head"])
+        index = json.loads((directory / "model.safetensors.index.json").read_text())
+        shards = [directory / name for name in sorted(set(index["weight_map"].values()))]
+        sizes = {"F32": 4, "BF16": 2, "I8": 1}
+        total = sum(
+            sizes[dtype] * values.size
+            for shard in shards
+            for dtype, values in raw_tensors(shard).values()
+        )
+        self.assertEqual(index["metadata"]["total_size"], total)
 
 
 class CommandLine(InTemporaryDirectory):
