@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "absl/strings/str_format.h"
+#include "cli/weight_format_name.h"
 
 namespace skim {
 namespace {
@@ -67,10 +68,11 @@ std::string Describe(const v1::Final& final) {
   const v1::Timings& timings = final.timings();
   return absl::StrFormat(
       "finish %s; prompt %u tokens (%u cached), generated %u; queue %.1f ms, first token "
-      "%.1f ms, %.2f ms/token, %.1f tokens/s; seed %u",
+      "%.1f ms, %.2f ms/token, %.1f tokens/s; weights %s; seed %u",
       std::string(FinishName(final.finish_reason())), usage.prompt_tokens(), usage.cached_tokens(),
       usage.generated_tokens(), timings.queue_ms(), timings.time_to_first_token_ms(),
-      timings.mean_inter_token_ms(), timings.tokens_per_s(), final.seed());
+      timings.mean_inter_token_ms(), timings.tokens_per_s(), WeightFormatName(final.weights()),
+      final.seed());
 }
 
 }  // namespace skim

@@ -2,21 +2,31 @@
 
 #include <iostream>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
+#include "cli/weight_format_name.h"
 
 namespace skim {
 namespace {
 
-std::string FormatNames(const v1::GetModelResponse& model) {
-  return absl::StrJoin(model.weight_formats(), ", ", [](std::string* out, int format) {
-    const std::string name = v1::WeightFormat_Name(static_cast<v1::WeightFormat>(format));
-    absl::StrAppend(out,
-                    absl::AsciiStrToLower(absl::StrReplaceAll(name, {{"WEIGHT_FORMAT_", ""}})));
-  });
+std::string Mebibytes(uint64_t bytes) { return absl::StrFormat("%.1f MiB", bytes / 1048576.0); }
+
+// "bf16 256.6 MiB (default), int8 129.0 MiB, common 0.1 MiB". A server of an earlier version
+// tells no sizes.
+std::string DescribeWeights(const v1::GetModelResponse& model) {
+  std::string out;
+  for (int i = 0; i < model.weight_formats_size(); ++i) {
+    absl::StrAppend(&out, i > 0 ? ", " : "", WeightFormatName(model.weight_formats(i)));
+    if (i < model.weight_format_bytes_size()) {
+      absl::StrAppend(&out, " ", Mebibytes(model.weight_format_bytes(i)));
+    }
+    if (i == 0) out += " (default)";
+  }
+  if (model.common_weight_bytes() > 0) {
+    absl::StrAppend(&out, ", common ", Mebibytes(model.common_weight_bytes()));
+  }
+  return out;
 }
 
 }  // namespace
@@ -40,7 +50,7 @@ ExitCode ModelCommand::Run(const ConnectionOptions& options) {
       {"context", absl::StrCat(model.max_context(), " tokens")},
       {"end tokens", absl::StrJoin(model.end_token_ids(), ", ")},
       {"chat template", model.has_chat_template() ? "yes" : "no"},
-      {"weights", FormatNames(model)},
+      {"weights", DescribeWeights(model)},
       {"backend", model.backend()},
       {"skimd", model.version()},
   };

@@ -1,6 +1,7 @@
 #include "cli/sampling_flags.h"
 
 #include "absl/strings/numbers.h"
+#include "cli/weight_format_name.h"
 
 namespace skim {
 namespace {
@@ -48,6 +49,8 @@ void SamplingFlags::Register(CLI::App* command) {
   command->add_option("--cache-salt", cache_salt_, "Share cached prompts within this salt only");
   command->add_option("--time-limit-ms", time_limit_ms_, "Deliver what is there by then");
   command->add_option("--request-id", request_id_, "Name of the request in the server's log");
+  command->add_option("--weights", weights_,
+                      "bf16, fp8, int8 or int4, if the daemon holds it (see skim model)");
 }
 
 absl::Status SamplingFlags::Fill(v1::GenerateRequest* request) const {
@@ -70,6 +73,14 @@ absl::Status SamplingFlags::Fill(v1::GenerateRequest* request) const {
   if (cache_salt_) request->set_cache_salt(*cache_salt_);
   if (time_limit_ms_) request->set_time_limit_ms(*time_limit_ms_);
   if (request_id_) request->set_request_id(*request_id_);
+  if (weights_) {
+    const auto format = ParseWeightFormat(*weights_);
+    if (!format) {
+      return absl::InvalidArgumentError("--weights: '" + *weights_ +
+                                        "' is not bf16, fp8, int8 or int4");
+    }
+    request->set_weights(*format);
+  }
   return FillLogitBias(logit_bias_, sampling);
 }
 

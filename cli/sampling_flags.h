@@ -41,6 +41,7 @@ class SamplingFlags {
   std::optional<std::string> cache_salt_;
   std::optional<uint32_t> time_limit_ms_;
   std::optional<std::string> request_id_;
+  std::optional<std::string> weights_;
 };
 
 }  // namespace skim

@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 #include "cli/errors.h"
+#include "cli/weight_format_name.h"
 #include "kernels/bench/roofs.h"
 #include "kernels/cpu/cores.h"
 #include "loadtest/daemon_process.h"
@@ -17,6 +18,7 @@ struct Flags {
   DaemonOptions daemon;
   std::string isa = "auto";
   int threads = 0;
+  std::vector<std::string> weights = {"bf16", "fp8", "int8", "int4"};
   int repetitions = 5;
 };
 
@@ -39,11 +41,16 @@ absl::StatusOr<Roofs> MeasureRoofs(const Flags& flags) {
   return roofs;
 }
 
-absl::Status Run(Flags flags) {
-  // Before the daemon runs: the machine's peak must be measured with nobody else on it.
-  SKIM_ASSIGN_OR_RETURN(const Roofs roofs, MeasureRoofs(flags));
-  flags.daemon.arguments = {"--isa",      flags.isa, "--threads",   std::to_string(flags.threads),
-                            "--kv-cache", kKvCache,  "--log-level", "warn"};
+// A daemon of its own for each format, so that the memory is that of one.
+absl::Status MeasureFormat(Flags flags, const std::string& weights, const Roofs& roofs) {
+  const auto format = ParseWeightFormat(weights);
+  if (!format) {
+    return absl::InvalidArgumentError("--weights: '" + weights +
+                                      "' is not bf16, fp8, int8 or int4");
+  }
+  flags.daemon.arguments = {"--isa",       flags.isa, "--threads", std::to_string(flags.threads),
+                            "--kv-cache",  kKvCache,  "--weights", weights,
+                            "--log-level", "warn"};
   SKIM_ASSIGN_OR_RETURN(const auto daemon, DaemonProcess::Start(flags.daemon));
   ConnectionOptions options;
   options.server = daemon->grpc_address();
@@ -53,13 +60,26 @@ absl::Status Run(Flags flags) {
   const grpc::Status asked = connection->stub().GetModel(&context, {}, &model);
   if (!asked.ok()) return absl::UnavailableError(Explain(asked, options.server));
 
-  SKIM_RETURN_IF_ERROR(ServeBench(connection.get(), model, roofs, flags.repetitions, Print).Run());
+  SKIM_RETURN_IF_ERROR(
+      ServeBench(connection.get(), model, *format, roofs, flags.repetitions, Print).Run());
   SKIM_ASSIGN_OR_RETURN(const int64_t peak, daemon->PeakResidentBytes());
   Print(Figure("peak_rss_bytes", static_cast<double>(peak), "byte",
-               {{"kv_cache", kKvCache}, {"model", model.name()}, {"backend", model.backend()}}));
+               {{"kv_cache", kKvCache},
+                {"model", model.name()},
+                {"backend", model.backend()},
+                {"weights", weights}}));
   SKIM_ASSIGN_OR_RETURN(const int exit, daemon->Stop(kStopTimeout));
   if (exit == 0) return absl::OkStatus();
   return absl::InternalError("skimd ended with " + std::to_string(exit));
+}
+
+absl::Status Run(const Flags& flags) {
+  // Before a daemon runs: the machine's peak must be measured with nobody else on it.
+  SKIM_ASSIGN_OR_RETURN(const Roofs roofs, MeasureRoofs(flags));
+  for (const std::string& weights : flags.weights) {
+    SKIM_RETURN_IF_ERROR(MeasureFormat(flags, weights, roofs));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -72,11 +92,14 @@ int main(int argc, char** argv) {
   app.add_option("--model", flags.daemon.model_dir, "Directory of the model")->required();
   app.add_option("--isa", flags.isa, "As of skimd")->capture_default_str();
   app.add_option("--threads", flags.threads, "As of skimd")->check(CLI::Range(0, 1024));
+  app.add_option("--weights", flags.weights, "Weight formats to measure, one after the other")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--repetitions", flags.repetitions, "Each figure is the median of these")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  const absl::Status status = skim::Run(std::move(flags));
+  const absl::Status status = skim::Run(flags);
   if (status.ok()) return 0;
   std::cerr << "skim-bench: " << status.message() << std::endl;
   return 1;

@@ -9,6 +9,7 @@
 #include "cli/connection_flags.h"
 #include "cli/errors.h"
 #include "cli/interrupts.h"
+#include "cli/weight_format_name.h"
 #include "loadtest/load_report.h"
 #include "loadtest/load_runner.h"
 #include "loadtest/progress_bar.h"
@@ -29,6 +30,7 @@ struct Flags {
   std::string output_tokens = "64";
   std::string text_file;
   double slow_delay_ms = 200;
+  std::vector<std::string> weights;
   bool json = false;
 };
 
@@ -63,6 +65,10 @@ void Register(CLI::App* app, Flags* flags) {
       ->check(share);
   app->add_option("--temperature", flags->workload.temperature, "0 = greedy")
       ->capture_default_str();
+  app->add_option("--weights", flags->weights,
+                  "Weight formats to ask for in turn, as in bf16,int8; the server's default if "
+                  "not given")
+      ->delimiter(',');
   app->add_option("--seed", flags->workload.seed, "Of everything random")->capture_default_str();
   app->add_flag("--json", flags->json, "Print the report as JSON");
 }
@@ -97,6 +103,13 @@ absl::Status Complete(Flags* flags, std::string* text) {
                         LengthDistribution::Parse(flags->prompt_tokens));
   SKIM_ASSIGN_OR_RETURN(flags->workload.output_tokens,
                         LengthDistribution::Parse(flags->output_tokens));
+  for (const std::string& name : flags->weights) {
+    const auto format = ParseWeightFormat(name);
+    if (!format) {
+      return absl::InvalidArgumentError("--weights: '" + name + "' is not bf16, fp8, int8 or int4");
+    }
+    flags->workload.weights.push_back(*format);
+  }
   flags->load.seed = flags->workload.seed;
   flags->workload.read_delay = static_cast<Micros>(flags->slow_delay_ms * 1e3);
   if (flags->text_file.empty()) return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "cli/weight_format_name.h"
 #include "loadtest/load_report.h"
 #include "loadtest/load_runner.h"
 #include "loadtest/samples.h"
@@ -61,10 +62,11 @@ absl::StatusOr<double> DecodeRate(const std::vector<StreamRecord>& records) {
 }
 
 ServeBench::ServeBench(const Connection* connection, const v1::GetModelResponse& model,
-                       const Roofs& roofs, int repetitions, Emit emit)
+                       v1::WeightFormat weights, const Roofs& roofs, int repetitions, Emit emit)
     : connection_(connection),
       model_(model),
-      cost_(model),
+      weights_(weights),
+      cost_(model, weights),
       roofs_(roofs),
       repetitions_(repetitions),
       emit_(std::move(emit)) {}
@@ -78,6 +80,7 @@ absl::StatusOr<std::vector<StreamRecord>> ServeBench::Streams(int64_t streams,
   options.vocabulary = model_.vocabulary();
   options.max_context = model_.max_context();
   options.seed = seed_++;
+  options.weights = {weights_};
   SKIM_ASSIGN_OR_RETURN(auto workload, Workload::Make(options));
   LoadOptions load;
   load.requests = load.concurrency = streams;
@@ -104,14 +107,20 @@ absl::StatusOr<double> ServeBench::Repeat(const std::function<absl::StatusOr<dou
   return samples.Median();
 }
 
+void ServeBench::EmitFigure(const std::string& name, double value, const std::string& unit,
+                            nlohmann::ordered_json params, double roof_share) const {
+  params["weights"] = WeightFormatName(weights_);
+  emit_(Figure(name, value, unit, std::move(params), roof_share));
+}
+
 absl::Status ServeBench::Prefill() {
   SKIM_ASSIGN_OR_RETURN(const double seconds, Repeat([this]() -> absl::StatusOr<double> {
                           SKIM_ASSIGN_OR_RETURN(const auto records, Streams(1, kPrefillTokens, 1));
                           return FirstTokenSeconds(records.front());
                         }));
-  emit_(Figure("prefill_tokens_per_s", kPrefillTokens / seconds, "token/s",
-               {{"prompt_tokens", kPrefillTokens}},
-               cost_.PrefillSeconds(kPrefillTokens, roofs_) / seconds));
+  EmitFigure("prefill_tokens_per_s", kPrefillTokens / seconds, "token/s",
+             {{"prompt_tokens", kPrefillTokens}},
+             cost_.PrefillSeconds(kPrefillTokens, roofs_) / seconds);
   return absl::OkStatus();
 }
 
@@ -120,8 +129,8 @@ absl::Status ServeBench::TimeToFirstToken(int64_t prompt_tokens) {
                           SKIM_ASSIGN_OR_RETURN(const auto records, Streams(1, prompt_tokens, 1));
                           return FirstTokenSeconds(records.front());
                         }));
-  emit_(Figure("ttft_ms", seconds * 1e3, "ms", {{"prompt_tokens", prompt_tokens}},
-               cost_.PrefillSeconds(static_cast<double>(prompt_tokens), roofs_) / seconds));
+  EmitFigure("ttft_ms", seconds * 1e3, "ms", {{"prompt_tokens", prompt_tokens}},
+             cost_.PrefillSeconds(static_cast<double>(prompt_tokens), roofs_) / seconds);
   return absl::OkStatus();
 }
 
@@ -133,11 +142,11 @@ absl::Status ServeBench::Decode(int64_t streams) {
                           return DecodeRate(records);
                         }));
   const double steps_per_s = tokens_per_s / static_cast<double>(streams);
-  emit_(Figure("decode_tokens_per_s", tokens_per_s, "token/s",
-               {{"streams", streams},
-                {"prompt_tokens", kDecodePromptTokens},
-                {"output_tokens", kDecodeTokens}},
-               cost_.StepSeconds(roofs_) * steps_per_s));
+  EmitFigure("decode_tokens_per_s", tokens_per_s, "token/s",
+             {{"streams", streams},
+              {"prompt_tokens", kDecodePromptTokens},
+              {"output_tokens", kDecodeTokens}},
+             cost_.StepSeconds(roofs_) * steps_per_s);
   return absl::OkStatus();
 }
 
@@ -150,11 +159,11 @@ absl::Status ServeBench::Batch() {
                         }));
   const double least = kBatchStreams * cost_.PrefillSeconds(kBatchPromptTokens, roofs_) +
                        (kBatchTokens - 1) * cost_.StepSeconds(roofs_);
-  emit_(Figure("batch_tokens_per_s", kBatchStreams * kBatchTokens / seconds, "token/s",
-               {{"streams", kBatchStreams},
-                {"prompt_tokens", kBatchPromptTokens},
-                {"output_tokens", kBatchTokens}},
-               least / seconds));
+  EmitFigure("batch_tokens_per_s", kBatchStreams * kBatchTokens / seconds, "token/s",
+             {{"streams", kBatchStreams},
+              {"prompt_tokens", kBatchPromptTokens},
+              {"output_tokens", kBatchTokens}},
+             least / seconds);
   return absl::OkStatus();
 }
 

@@ -23,9 +23,10 @@ class ServeBench {
  public:
   using Emit = std::function<void(const nlohmann::ordered_json&)>;
 
-  // Borrows `connection`. `emit` gets one JSON object per figure, as docs/benchmarks.md says.
-  ServeBench(const Connection* connection, const v1::GetModelResponse& model, const Roofs& roofs,
-             int repetitions, Emit emit);
+  // Borrows `connection`. Every request asks for `weights`. `emit` gets one JSON object per
+  // figure, as docs/benchmarks.md says.
+  ServeBench(const Connection* connection, const v1::GetModelResponse& model,
+             v1::WeightFormat weights, const Roofs& roofs, int repetitions, Emit emit);
 
   // INTERNAL if a stream was not what it should be: then the figures mean nothing.
   absl::Status Run();
@@ -35,6 +36,9 @@ class ServeBench {
                                                     int64_t output_tokens);
   absl::StatusOr<double> Repeat(const std::function<absl::StatusOr<double>()>& once);
 
+  void EmitFigure(const std::string& name, double value, const std::string& unit,
+                  nlohmann::ordered_json params, double roof_share) const;
+
   absl::Status Prefill();
   absl::Status TimeToFirstToken(int64_t prompt_tokens);
   absl::Status Decode(int64_t streams);
@@ -42,6 +46,7 @@ class ServeBench {
 
   const Connection* const connection_;
   const v1::GetModelResponse model_;
+  const v1::WeightFormat weights_;
   const ServeCost cost_;
   const Roofs roofs_;
   const int repetitions_;

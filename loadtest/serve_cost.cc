@@ -9,7 +9,7 @@ double BytesPerWeight(v1::WeightFormat format) {
     case v1::WEIGHT_FORMAT_INT8:
       return 1;
     case v1::WEIGHT_FORMAT_INT4:
-      return 0.5;
+      return 4.5 / 8;  // a 16-bit scale for every 32 weights
     default:
       return 2;
   }
@@ -17,27 +17,33 @@ double BytesPerWeight(v1::WeightFormat format) {
 
 }  // namespace
 
-ServeCost::ServeCost(const v1::GetModelResponse& model)
+ServeCost::ServeCost(const v1::GetModelResponse& model, v1::WeightFormat weights)
     : parameters_(static_cast<double>(model.parameters())),
       embedding_parameters_(static_cast<double>(model.vocabulary()) * model.hidden_size()),
       layers_(model.layers()),
       hidden_size_(model.hidden_size()),
-      bytes_per_weight_(
-          BytesPerWeight(model.weight_formats().empty()
-                             ? v1::WEIGHT_FORMAT_BF16
-                             : static_cast<v1::WeightFormat>(model.weight_formats(0)))) {}
+      weights_(weights) {}
 
-double ServeCost::PrefillFlops(double prompt_tokens) const {
-  const double products = 2 * (parameters_ - embedding_parameters_) * prompt_tokens;
-  // Scores and weighted values: 2 * 2 * hidden operations a pair, n^2 / 2 pairs a layer.
-  const double attention = 2 * layers_ * hidden_size_ * prompt_tokens * prompt_tokens;
-  return products + attention;
+double ServeCost::ProductFlops(double prompt_tokens) const {
+  return 2 * (parameters_ - embedding_parameters_) * prompt_tokens;
 }
 
-double ServeCost::StepBytes() const { return parameters_ * bytes_per_weight_; }
+double ServeCost::AttentionFlops(double prompt_tokens) const {
+  // Scores and weighted values: 2 * 2 * hidden operations a pair, n^2 / 2 pairs a layer.
+  return 2 * layers_ * hidden_size_ * prompt_tokens * prompt_tokens;
+}
+
+double ServeCost::StepBytes() const {
+  const v1::WeightFormat head =
+      weights_ == v1::WEIGHT_FORMAT_INT4 ? v1::WEIGHT_FORMAT_INT8 : weights_;
+  return (parameters_ - embedding_parameters_) * BytesPerWeight(weights_) +
+         embedding_parameters_ * BytesPerWeight(head);
+}
 
 double ServeCost::PrefillSeconds(double prompt_tokens, const Roofs& roofs) const {
-  return PrefillFlops(prompt_tokens) / roofs.bf16_flops;
+  const bool eight_bits = weights_ == v1::WEIGHT_FORMAT_INT8 || weights_ == v1::WEIGHT_FORMAT_INT4;
+  return ProductFlops(prompt_tokens) / (eight_bits ? roofs.int8_ops : roofs.bf16_flops) +
+         AttentionFlops(prompt_tokens) / roofs.bf16_flops;
 }
 
 double ServeCost::StepSeconds(const Roofs& roofs) const {

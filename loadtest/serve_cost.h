@@ -16,27 +16,34 @@ struct Roofs {
 
 class ServeCost {
  public:
-  explicit ServeCost(const v1::GetModelResponse& model);
+  // Of requests that ask for `weights`.
+  ServeCost(const v1::GetModelResponse& model, v1::WeightFormat weights);
 
   // Of computing the prompt and its first token: two operations for each weight that meets a
   // token, and the attention of each token to those before it. The embedding is a look-up and
   // the head sees one row, so neither counts. (For a model whose head is not tied to its
   // embedding this counts the head, a little too much.)
-  double PrefillFlops(double prompt_tokens) const;
+  double PrefillFlops(double prompt_tokens) const {
+    return ProductFlops(prompt_tokens) + AttentionFlops(prompt_tokens);
+  }
 
-  // That one decode step reads whatever the number of streams: every weight once. Keys and
-  // values come on top and are left out.
+  // That one decode step reads whatever the number of streams: every weight once, of int4 the
+  // group scales too, and its head in int8. Keys and values come on top and are left out.
   double StepBytes() const;
 
+  // int8 and int4 multiply in 8 bits; the others, and all attention, in bf16.
   double PrefillSeconds(double prompt_tokens, const Roofs& roofs) const;
   double StepSeconds(const Roofs& roofs) const;
 
  private:
+  double ProductFlops(double prompt_tokens) const;
+  double AttentionFlops(double prompt_tokens) const;
+
   double parameters_;
   double embedding_parameters_;
   double layers_;
   double hidden_size_;
-  double bytes_per_weight_;
+  v1::WeightFormat weights_;
 };
 
 }  // namespace skim

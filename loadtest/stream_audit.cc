@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "cli/errors.h"
+#include "cli/weight_format_name.h"
 
 namespace skim {
 namespace {
@@ -54,6 +55,7 @@ StreamAudit::StreamAudit(const PlannedRequest& planned)
                      planned.request.output().token_ids()),
       prompt_tokens_(static_cast<uint32_t>(planned.request.token_ids().ids_size())),
       max_tokens_(planned.request.sampling().max_tokens()),
+      weights_(planned.request.weights()),
       exact_length_(planned.request.sampling().ignore_eos() &&
                     planned.request.sampling().stop_size() == 0 &&
                     planned.request.sampling().stop_token_ids_size() == 0 &&
@@ -137,6 +139,10 @@ void StreamAudit::CheckChoice(uint32_t index) {
   if (prompt_tokens_ > 0 && final.usage().prompt_tokens() != prompt_tokens_) {
     Add(FaultKind::kBadFinal, absl::StrCat("usage counts ", final.usage().prompt_tokens(),
                                            " prompt tokens of ", prompt_tokens_));
+  }
+  if (weights_ != v1::WEIGHT_FORMAT_UNSPECIFIED && final.weights() != weights_) {
+    Add(FaultKind::kBadFinal, absl::StrCat("computed with ", WeightFormatName(final.weights()),
+                                           " weights, not ", WeightFormatName(weights_)));
   }
   if (max_tokens_ > 0 && generated > max_tokens_) {
     Add(FaultKind::kWrongLength, absl::StrCat(generated, " of at most ", max_tokens_));

@@ -66,6 +66,7 @@ class StreamAudit {
   const bool counts_tokens_;      // false if the request asked for no token ids
   const uint32_t prompt_tokens_;  // 0 = not known to us
   const uint32_t max_tokens_;     // 0 = the server's choice
+  const v1::WeightFormat weights_;  // unspecified = the server's choice
   const bool exact_length_;
   std::vector<Choice> choices_;
   std::vector<Fault> faults_;

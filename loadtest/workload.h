@@ -26,6 +26,8 @@ struct WorkloadOptions {
   uint32_t max_context = 0;  // of the model, tokens
   // Prompts are slices of this text; if empty, random ids from the vocabulary.
   std::vector<uint32_t> text_ids;
+  // Asked for in turn; empty = the server's default.
+  std::vector<v1::WeightFormat> weights;
 };
 
 class Workload {

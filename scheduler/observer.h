@@ -2,6 +2,7 @@
 // must not block and must not call back into the loop.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "base/types.h"
@@ -14,6 +15,7 @@ struct StepStats {
   int32_t rows = 0;
   int32_t prefill_rows = 0;
   int32_t decode_rows = 0;
+  std::array<int32_t, kWeightFormats> rows_by_format = {};  // sums to rows
   int32_t preempted = 0;          // sequences preempted by this step's plan
   int64_t prefix_queries = 0;     // prompt tokens looked up in the prefix cache
   int64_t prefix_hits = 0;        // of those, found

@@ -42,6 +42,7 @@ struct Finish {
   int32_t cached_tokens = 0;      // of the prompt, taken from the prefix cache
   int32_t generated_tokens = 0;
   int32_t preemptions = 0;
+  WeightFormat weight_format = WeightFormat::kBf16;
   // On the loop's clock; kNever for what did not happen.
   Micros submitted = kNever;
   Micros scheduled = kNever;      // first row in a step

@@ -75,6 +75,7 @@ void Scheduler::TakeArrivals() {
     sequence->arrival = arrivals_++;
     sequence->tenant = fair_share_.Join(sequence->request.tenant);
     sequence->report.prompt_tokens = sequence->prompt_tokens();
+    sequence->report.weight_format = sequence->request.weight_format;
     sequence->report.submitted = arrival.submitted;
     if (const uint64_t id = sequence->request.group; id != 0) {
       Group& group = groups_.try_emplace(id, Group{.leader = sequence->arrival}).first->second;
@@ -195,6 +196,7 @@ void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
   planned_.push_back(&sequence);
 
   stats_.rows += rows;
+  stats_.rows_by_format[static_cast<size_t>(sequence.request.weight_format)] += rows;
   const bool decode = sequence.missing() == 1 && sequence.report.generated_tokens > 0;
   (decode ? stats_.decode_rows : stats_.prefill_rows) += rows;
 }

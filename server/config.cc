@@ -1,6 +1,7 @@
 #include "server/config.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <map>
 
@@ -22,6 +23,7 @@ constexpr char kFooter[] =
     "\n"
     "Examples:\n"
     "  skimd --model /models/smollm2\n"
+    "  skimd --model /models/smollm2 --weights bf16,int8\n"
     "  skimd --model /models/smollm2 --listen 0.0.0.0:50051 --kv-cache 4GiB \\\n"
     "        --tls-cert server.pem --tls-key server.key --auth-token-file tokens.txt\n";
 
@@ -34,13 +36,14 @@ CLI::Validator Quiet(const CLI::Validator& validator) { return validator.descrip
 struct RawFlags {
   std::string listen;
   std::string metrics;
+  std::vector<std::string> weights;
   uint64_t kv_cache_bytes = 0;
   uint64_t max_message_bytes = 4 << 20;
   uint64_t drain_timeout_ms = 30'000;
   uint64_t slow_reader_ms = 30'000;
 };
 
-void AddModelFlags(CLI::App* app, ServerConfig* config) {
+void AddModelFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--model", config->engine.model_dir,
                   "Directory of the model in Hugging Face layout (config.json, *.safetensors, "
                   "tokenizer.json)")
@@ -50,6 +53,15 @@ void AddModelFlags(CLI::App* app, ServerConfig* config) {
   app->add_option("--model-name", config->model_name,
                   "Name that clients ask for; default: the last part of DIR")
       ->type_name("NAME")
+      ->group("Model");
+  app->add_option("--weights", raw->weights,
+                  "Weight formats to hold, as in bf16,int8; requests choose among them and get "
+                  "the first if they do not. Each takes its own memory; all but bf16 are rounded "
+                  "when the model is loaded. The embedding stays bf16, and int4 uses the int8 LM "
+                  "head. Default: bf16")
+      ->delimiter(',')
+      ->check(Quiet(CLI::IsMember({"bf16", "fp8", "int8", "int4"})))
+      ->type_name("LIST of bf16|fp8|int8|int4")
       ->group("Model");
   app->add_option("--max-context", config->engine.max_context,
                   "Longest prompt and output together, in tokens; 0 = what the model allows")
@@ -204,6 +216,13 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
     }
     *address = *parsed;
   }
+  for (const std::string& name : raw.weights) {
+    const WeightFormat format = WeightFormatOfName(name).value();  // checked while parsing
+    if (std::ranges::count(config.engine.weights, format) > 0) {
+      return Mistake("--weights: " + name + " is given twice");
+    }
+    config.engine.weights.push_back(format);
+  }
   if (config.scheduler.max_running > config.scheduler.max_rows_per_step) {
     return Mistake("--max-running: a step of --max-rows-per-step " +
                    std::to_string(config.scheduler.max_rows_per_step) +
@@ -237,7 +256,7 @@ std::variant<ServerConfig, EarlyExit> ParseCommandLine(int argc, const char* con
   app.set_version_flag("--version", std::string("skimd ") + kVersion);
   app.set_config("--config", "", "File with options, TOML")->type_name("FILE");
   app.allow_config_extras(CLI::config_extras_mode::error);
-  AddModelFlags(&app, &config);
+  AddModelFlags(&app, &config, &raw);
   AddServingFlags(&app, &config, &raw);
   AddSecurityFlags(&app, &config);
   AddSchedulerFlags(&app, &config, &raw);

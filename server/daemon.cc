@@ -12,6 +12,8 @@ namespace {
 
 constexpr Micros kEngineCheckInterval = 500'000;
 
+double Mebibytes(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
 absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
                                                    spdlog::logger* log) {
   log->info("loading {}", options.model_dir);
@@ -27,6 +29,12 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
   log->info("{}: {} parameters, {} layers, context {} tokens, weights {} MiB, KV cache {} MiB, {}",
             model.architecture, model.parameters, model.layers, model.max_context,
             model.weight_bytes >> 20, model.kv_cache_bytes >> 20, model.backend);
+  for (const FormatInfo& weights : model.weights) {
+    log->info("weights {}: {:.1f} MiB{}", WeightFormatName(weights.format),
+              Mebibytes(weights.bytes),
+              weights.format == model.weights.front().format ? ", the default" : "");
+  }
+  log->info("weights common to all formats: {:.1f} MiB", Mebibytes(model.common_weight_bytes));
   return engine;
 }
 
@@ -68,8 +76,7 @@ absl::Status RunDaemon(const ServerConfig& config, Signals* signals, spdlog::log
   SKIM_ASSIGN_OR_RETURN(engine, LoadEngine(config.engine, log));
 
   const ModelInfo& info = engine->model();
-  metrics.SetModel(config.model_name, info.backend, static_cast<double>(info.weight_bytes),
-                   static_cast<double>(info.kv_cache_bytes));
+  metrics.SetModel(config.model_name, info);
   SchedulerConfig scheduler = config.scheduler;
   scheduler.max_context = info.max_context;
   stack->Serve(scheduler, &engine->executor(),

@@ -1,5 +1,7 @@
 #include "server/final_message.h"
 
+#include "server/weight_formats.h"
+
 namespace skim {
 namespace {
 
@@ -31,6 +33,7 @@ v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros ar
                      Micros last_token) {
   v1::Final final;
   final.set_finish_reason(ToProto(finish, output));
+  final.set_weights(ToProto(finish.weight_format));
   if (final.finish_reason() == v1::FINISH_REASON_STOP) output.ReportStop(&final);
 
   v1::Usage* usage = final.mutable_usage();

@@ -229,9 +229,11 @@ void GenerateReactor::LogOutcome(const absl::Status& status) const {
   }
   const v1::Final& first = *choices_.front().final;
   services_.log->info(
-      "request id={} seq={} choices={} prompt_tokens={} cached_tokens={} generated_tokens={} "
+      "request id={} seq={} choices={} weights={} prompt_tokens={} cached_tokens={} "
+      "generated_tokens={} "
       "queue_ms={:.1f} ttft_ms={:.1f} total_ms={:.1f} tokens_per_s={:.1f} finish={} status={}",
-      request_id_, generation_.requests.front().id, choices_.size(), first.usage().prompt_tokens(),
+      request_id_, generation_.requests.front().id, choices_.size(),
+      WeightFormatName(generation_.requests.front().weight_format), first.usage().prompt_tokens(),
       first.usage().cached_tokens(), generated_tokens, first.timings().queue_ms(),
       first.timings().time_to_first_token_ms(),
       static_cast<double>(services_.clock->Now() - arrival_) / 1e3, first.timings().tokens_per_s(),

@@ -7,6 +7,7 @@
 #include "server/rpc_status.h"
 #include "server/unknown_fields.h"
 #include "server/version.h"
+#include "server/weight_formats.h"
 
 namespace skim {
 namespace {
@@ -59,7 +60,11 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   response->set_max_context(info.max_context);
   for (TokenId id : info.eos_tokens) response->add_end_token_ids(static_cast<uint32_t>(id));
   response->set_has_chat_template(model.tokenizer->has_chat_template());
-  response->add_weight_formats(v1::WEIGHT_FORMAT_BF16);
+  for (const FormatInfo& weights : info.weights) {
+    response->add_weight_formats(ToProto(weights.format));
+    response->add_weight_format_bytes(weights.bytes);
+  }
+  response->set_common_weight_bytes(info.common_weight_bytes);
   response->set_backend(info.backend);
   response->set_version(kVersion);
 }

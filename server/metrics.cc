@@ -49,6 +49,11 @@ Metrics::Metrics()
       generation_tokens_(AddCounter("skim_generation_tokens_total", "Tokens generated")),
       prefill_rows_(AddCounter("skim_prefill_rows_total", "Rows of prompts computed")),
       decode_rows_(AddCounter("skim_decode_rows_total", "Rows of generated tokens computed")),
+      format_rows_(prometheus::BuildCounter()
+                       .Name("skim_rows_total")
+                       .Help("Rows (tokens) computed, by weight format")
+                       .Register(*registry_)),
+      rows_by_format_{},
       prefix_queries_(AddCounter("skim_prefix_cache_queries_total",
                                  "Prompt tokens looked up in the prefix cache")),
       prefix_hits_(AddCounter("skim_prefix_cache_hits_total", "Prompt tokens found there")),
@@ -73,11 +78,15 @@ Metrics::Metrics()
       kv_pages_free_(kv_pages_.Add({{"state", "free"}})),
       kv_pages_cached_(kv_pages_.Add({{"state", "cached"}})),
       kv_pages_owned_(kv_pages_.Add({{"state", "owned"}})),
-      weight_bytes_(AddGauge("skim_model_weight_bytes", "Resident weights")),
+      weight_bytes_(AddGauge("skim_model_weight_bytes", "Resident weights, all formats together")),
       kv_cache_bytes_(AddGauge("skim_kv_cache_bytes", "Resident KV cache")) {
   for (size_t i = 0; i < finished_by_reason_.size(); ++i) {
     const auto reason = static_cast<v1::FinishReason>(i);
     finished_by_reason_[i] = &finished_.Add({{"reason", ReasonName(reason)}});
+  }
+  for (size_t i = 0; i < rows_by_format_.size(); ++i) {
+    const auto format = static_cast<WeightFormat>(i);
+    rows_by_format_[i] = &format_rows_.Add({{"format", std::string(WeightFormatName(format))}});
   }
 }
 
@@ -86,6 +95,9 @@ void Metrics::OnStep(const StepStats& stats) {
   step_rows_.Observe(stats.rows);
   prefill_rows_.Increment(stats.prefill_rows);
   decode_rows_.Increment(stats.decode_rows);
+  for (size_t i = 0; i < rows_by_format_.size(); ++i) {
+    rows_by_format_[i]->Increment(stats.rows_by_format[i]);
+  }
   preemptions_.Increment(stats.preempted);
   prefix_queries_.Increment(static_cast<double>(stats.prefix_queries));
   prefix_hits_.Increment(static_cast<double>(stats.prefix_hits));
@@ -130,16 +142,25 @@ void Metrics::OnRefused(absl::StatusCode code) {
   refused_.Add({{"code", absl::StatusCodeToString(code)}}).Increment();
 }
 
-void Metrics::SetModel(const std::string& name, const std::string& backend, double weight_bytes,
-                       double kv_cache_bytes) {
+void Metrics::SetModel(const std::string& name, const ModelInfo& model) {
   prometheus::BuildGauge()
       .Name("skim_build_info")
       .Help("Always 1; the labels say what runs")
       .Register(*registry_)
-      .Add({{"version", kVersion}, {"model_name", name}, {"backend", backend}})
+      .Add({{"version", kVersion}, {"model_name", name}, {"backend", model.backend}})
       .Set(1);
-  weight_bytes_.Set(weight_bytes);
-  kv_cache_bytes_.Set(kv_cache_bytes);
+  auto& format_bytes =
+      prometheus::BuildGauge()
+          .Name("skim_weight_bytes")
+          .Help("Resident weights of each format; common: embedding, norms and biases")
+          .Register(*registry_);
+  format_bytes.Add({{"format", "common"}}).Set(static_cast<double>(model.common_weight_bytes));
+  for (const FormatInfo& weights : model.weights) {
+    format_bytes.Add({{"format", std::string(WeightFormatName(weights.format))}})
+        .Set(static_cast<double>(weights.bytes));
+  }
+  weight_bytes_.Set(static_cast<double>(model.weight_bytes));
+  kv_cache_bytes_.Set(static_cast<double>(model.kv_cache_bytes));
 }
 
 prometheus::Counter& Metrics::AddCounter(const char* name, const char* help) {

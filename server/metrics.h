@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "engine/engine.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
@@ -34,8 +35,7 @@ class Metrics final : public ServingObserver {
   void OnRefused(absl::StatusCode code);
 
   // --- once, after loading ---
-  void SetModel(const std::string& name, const std::string& backend, double weight_bytes,
-                double kv_cache_bytes);
+  void SetModel(const std::string& name, const ModelInfo& model);
 
   // For the HTTP exposer, which holds it weakly.
   const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
@@ -60,6 +60,8 @@ class Metrics final : public ServingObserver {
   prometheus::Counter& generation_tokens_;
   prometheus::Counter& prefill_rows_;
   prometheus::Counter& decode_rows_;
+  prometheus::Family<prometheus::Counter>& format_rows_;
+  std::array<prometheus::Counter*, kWeightFormats> rows_by_format_;
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;
   prometheus::Counter& preemptions_;

@@ -6,6 +6,7 @@
 #include "server/build_sampling.h"
 #include "server/rpc_status.h"
 #include "server/unknown_fields.h"
+#include "server/weight_formats.h"
 
 namespace skim {
 namespace {
@@ -35,21 +36,10 @@ absl::Status CheckNames(const v1::GenerateRequest& request, const ServedModel& m
   return absl::OkStatus();
 }
 
-absl::Status CheckWeights(const v1::GenerateRequest& request) {
-  if (!v1::WeightFormat_IsValid(request.weights())) {
-    return InvalidField("weights", "unknown value " + std::to_string(request.weights()));
-  }
-  const bool as_loaded = request.weights() == v1::WEIGHT_FORMAT_UNSPECIFIED ||
-                         request.weights() == v1::WEIGHT_FORMAT_BF16;
-  if (as_loaded) return absl::OkStatus();
-  return Unimplemented("weights", "only WEIGHT_FORMAT_BF16 is served");
-}
-
 absl::Status CheckSavings(const v1::GenerateRequest& request) {
   if (request.prefill().has_lazy()) {
     return Unimplemented("prefill.lazy", "prompt pruning is not served");
   }
-  SKIM_RETURN_IF_ERROR(CheckWeights(request));
   const v1::Speculation& speculation = request.speculation();
   const bool off =
       speculation.has_off() || speculation.drafter_case() == v1::Speculation::DRAFTER_NOT_SET;
@@ -189,6 +179,7 @@ absl::StatusOr<Generation> BuildGeneration(const v1::GenerateRequest& request,
   SKIM_RETURN_IF_ERROR(CheckNoUnknownFields(request));
   SKIM_RETURN_IF_ERROR(CheckNames(request, model));
   SKIM_RETURN_IF_ERROR(CheckSavings(request));
+  SKIM_ASSIGN_OR_RETURN(const WeightFormat weights, ChooseWeights(request, *model.info));
   SKIM_RETURN_IF_ERROR(
       CheckSampling(request.sampling(), request.output(), *model.info, model.limits));
   SKIM_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, BuildPrompt(request, model));
@@ -200,6 +191,7 @@ absl::StatusOr<Generation> BuildGeneration(const v1::GenerateRequest& request,
   Request one;
   one.prompt = std::move(prompt);
   one.sampling = std::move(sampling);
+  one.weight_format = weights;
   one.priority = request.priority();
   one.tenant = request.tenant();
   one.cache_salt = request.cache_salt();

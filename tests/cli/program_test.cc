@@ -96,12 +96,14 @@ TEST(SkimGenerate, TakesThePromptAsArgumentOrFromStandardInput) {
 
 TEST(SkimGenerate, PrintsUsageAndTimingsToStderr) {
   const FakeInference fake;
-  const Result result = RunSkim(fake.address(), {"generate", "--max-tokens", "3", "--stats", "p"});
+  const Result result = RunSkim(
+      fake.address(), {"generate", "--max-tokens", "3", "--weights", "int8", "--stats", "p"});
   EXPECT_EQ(result.exit, 0);
   EXPECT_EQ(result.out, "t0 t1 t2 \n");
   EXPECT_THAT(result.err, HasSubstr("finish length"));
   EXPECT_THAT(result.err, HasSubstr("generated 3"));
   EXPECT_THAT(result.err, HasSubstr("queue 1.5 ms"));
+  EXPECT_THAT(result.err, HasSubstr("weights int8"));
 }
 
 TEST(SkimGenerate, JsonHasOneMessageALine) {
@@ -229,7 +231,8 @@ TEST(SkimModel, ShowsWhatIsServed) {
   const Result result = RunSkim(fake.address(), {"model"});
   EXPECT_EQ(result.exit, 0);
   EXPECT_THAT(result.out, HasSubstr("vocabulary     1000\n"));
-  EXPECT_THAT(result.out, HasSubstr("weights        bf16\n"));
+  EXPECT_THAT(result.out,
+              HasSubstr("weights        bf16 1.0 MiB (default), int4 0.3 MiB, common 2.0 MiB\n"));
 }
 
 TEST(SkimTokenize, ShowsIdsAndPieces) {

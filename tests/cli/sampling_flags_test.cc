@@ -33,7 +33,7 @@ TEST(SamplingFlags, EveryFlagReachesItsField) {
       "--max-tokens 1 --min-tokens 0 --temperature 0 --top-k 4 --top-p 0.5 --min-p 0.25 "
       "--repetition-penalty 1.5 --frequency-penalty -0.5 --presence-penalty 2 --logit-bias 7=-1.5 "
       "--logit-bias 8=2 --seed 18446744073709551615 --stop a --stop b --stop-token 9 --ignore-eos "
-      "--priority -3 --tenant t --cache-salt s --time-limit-ms 100 --request-id r",
+      "--priority -3 --tenant t --cache-salt s --time-limit-ms 100 --request-id r --weights int8",
       &request);
   ASSERT_TRUE(status.ok()) << status;
   v1::GenerateRequest expected;
@@ -60,16 +60,18 @@ TEST(SamplingFlags, EveryFlagReachesItsField) {
                                                               tenant: "t"
                                                               cache_salt: "s"
                                                               time_limit_ms: 100
-                                                              request_id: "r")pb",
+                                                              request_id: "r"
+                                                              weights: WEIGHT_FORMAT_INT8)pb",
                                                             &expected));
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(request, expected))
       << request.DebugString();
 }
 
 TEST(SamplingFlags, NameTheFlagThatCannotBeRead) {
-  for (const char* bad : {"--max-tokens -1", "--max-tokens x", "--top-k 1.5", "--seed -1",
-                          "--logit-bias 5", "--logit-bias x=1", "--logit-bias 5=x",
-                          "--logit-bias -1=1", "--logit-bias 5=1 --logit-bias 5=2"}) {
+  for (const char* bad :
+       {"--max-tokens -1", "--max-tokens x", "--top-k 1.5", "--seed -1", "--logit-bias 5",
+        "--logit-bias x=1", "--logit-bias 5=x", "--logit-bias -1=1",
+        "--logit-bias 5=1 --logit-bias 5=2", "--weights int3", "--weights unspecified"}) {
     v1::GenerateRequest request;
     const absl::Status status = Parse(bad, &request);
     const std::string flag = std::string(bad).substr(0, std::string(bad).find(' '));

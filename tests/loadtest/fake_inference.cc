@@ -32,6 +32,7 @@ v1::GenerateResponse FakeInference::Final(const v1::GenerateRequest& request) {
   final->mutable_usage()->set_generated_tokens(request.sampling().max_tokens());
   final->mutable_timings()->set_queue_ms(1.5);
   final->set_seed(request.sampling().seed());
+  final->set_weights(request.has_weights() ? request.weights() : v1::WEIGHT_FORMAT_BF16);
   return response;
 }
 
@@ -62,6 +63,10 @@ grpc::Status FakeInference::GetModel(grpc::ServerContext*, const v1::GetModelReq
   response->set_vocabulary(kVocabulary);
   response->set_max_context(kMaxContext);
   response->add_weight_formats(v1::WEIGHT_FORMAT_BF16);
+  response->add_weight_format_bytes(1 << 20);
+  response->add_weight_formats(v1::WEIGHT_FORMAT_INT4);
+  response->add_weight_format_bytes(5 << 16);
+  response->set_common_weight_bytes(2 << 20);
   return grpc::Status::OK;
 }
 

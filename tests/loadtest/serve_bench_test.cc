@@ -49,7 +49,7 @@ v1::GetModelResponse SmallModel() {
 }
 
 TEST(ServeCost, CountsWeightsOncePerTokenAndAttentionPerPair) {
-  const ServeCost cost(SmallModel());
+  const ServeCost cost(SmallModel(), v1::WEIGHT_FORMAT_BF16);
   // 900,000 weights outside the embedding; 10 layers of width 100.
   EXPECT_DOUBLE_EQ(cost.PrefillFlops(10), 2 * 900'000 * 10 + 2 * 10 * 100 * 10 * 10);
   EXPECT_DOUBLE_EQ(cost.StepBytes(), 2'000'000);
@@ -59,11 +59,23 @@ TEST(ServeCost, CountsWeightsOncePerTokenAndAttentionPerPair) {
 }
 
 TEST(ServeCost, ReadsFewerBytesOfSmallerWeights) {
-  v1::GetModelResponse model = SmallModel();
-  model.set_weight_formats(0, v1::WEIGHT_FORMAT_INT8);
-  EXPECT_DOUBLE_EQ(ServeCost(model).StepBytes(), 1'000'000);
-  model.set_weight_formats(0, v1::WEIGHT_FORMAT_INT4);
-  EXPECT_DOUBLE_EQ(ServeCost(model).StepBytes(), 500'000);
+  const auto bytes = [](v1::WeightFormat weights) {
+    return ServeCost(SmallModel(), weights).StepBytes();
+  };
+  EXPECT_DOUBLE_EQ(bytes(v1::WEIGHT_FORMAT_FP8), 1'000'000);
+  EXPECT_DOUBLE_EQ(bytes(v1::WEIGHT_FORMAT_INT8), 1'000'000);
+  // 900,000 weights of 4.5 bits, and 100,000 of the head in int8.
+  EXPECT_DOUBLE_EQ(bytes(v1::WEIGHT_FORMAT_INT4), 506'250 + 100'000);
+}
+
+TEST(ServeCost, MultipliesInEightBitsWhereActivationsAreRounded) {
+  const Roofs roofs = {.bf16_flops = 1e6, .int8_ops = 2e6, .read_bytes_per_s = 4e6};
+  const auto seconds = [&](v1::WeightFormat weights) {
+    return ServeCost(SmallModel(), weights).PrefillSeconds(10, roofs);
+  };
+  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_FP8), 18.2);
+  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_INT8), 9.2);
+  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_INT4), 9.2);
 }
 
 class ServeBenchTest : public testing::Test {
@@ -77,7 +89,7 @@ class ServeBenchTest : public testing::Test {
     model.set_vocabulary(FakeInference::kVocabulary);
     model.set_max_context(8192);
     const Roofs roofs = {1e12, 1e12, 1e10};
-    return ServeBench(connection.get(), model, roofs, 2,
+    return ServeBench(connection.get(), model, v1::WEIGHT_FORMAT_INT8, roofs, 2,
                       [this](const auto& line) { lines_.push_back(line); })
         .Run();
   }
@@ -124,6 +136,7 @@ TEST_F(ServeBenchTest, EmitsEveryDocumentedFigureOnce) {
     EXPECT_EQ(line["suite"], "serve");
     EXPECT_GT(line["value"], 0.0) << line;
     EXPECT_GT(line["roof_share"], 0.0) << line;
+    EXPECT_EQ(line["params"]["weights"], "int8");
     std::string name = line["name"];
     const auto& params = line["params"];
     if (name == "ttft_ms") name += params["prompt_tokens"].dump();

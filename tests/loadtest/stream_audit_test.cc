@@ -140,6 +140,18 @@ TEST(StreamAudit, ChecksWhatTheFinalMessageSays) {
               ElementsAre(FaultKind::kBadFinal, FaultKind::kBadFinal, FaultKind::kWrongLength));
 }
 
+TEST(StreamAudit, WantsTheWeightsThatWereAskedFor) {
+  std::mt19937_64 random(7);
+  Messages messages = CorrectStream(3, 1, &random);
+  PlannedRequest planned = Plan(3);
+  planned.request.set_weights(v1::WEIGHT_FORMAT_INT8);
+  EXPECT_THAT(Kinds(Audit(planned, messages)), ElementsAre(FaultKind::kBadFinal));
+  for (auto& message : messages) {
+    if (message.has_final()) message.mutable_final()->set_weights(v1::WEIGHT_FORMAT_INT8);
+  }
+  EXPECT_THAT(Kinds(Audit(planned, messages)), IsEmpty());
+}
+
 TEST(StreamAudit, JudgesTheStatusByWhatTheClientDid) {
   using grpc::StatusCode;
   const std::map<Behaviour, std::vector<StatusCode>> allowed = {

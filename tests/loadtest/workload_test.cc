@@ -54,6 +54,16 @@ TEST(Workload, ValidRequestsFitTheModelAndHaveExactLengths) {
   }
 }
 
+TEST(Workload, AsksForTheWeightFormatsInTurn) {
+  WorkloadOptions options = Options();
+  EXPECT_FALSE(Workload::Make(options)->Next().request.has_weights());
+  options.weights = {v1::WEIGHT_FORMAT_BF16, v1::WEIGHT_FORMAT_INT4};
+  Workload workload = *Workload::Make(options);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(workload.Next().request.weights(), options.weights[i % 2]);
+  }
+}
+
 TEST(Workload, SharesAreMet) {
   WorkloadOptions options = Options();
   options.cancel_share = 0.3;

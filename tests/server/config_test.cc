@@ -50,6 +50,20 @@ TEST(Config, TellsEngineAndSchedulerTheSame) {
   EXPECT_EQ(config.scheduler.max_running, 7);
 }
 
+TEST(Config, ReadsWeightFormatsInOrder) {
+  using enum WeightFormat;
+  EXPECT_TRUE(MustParse({"--model", "m"}).engine.weights.empty());
+  EXPECT_EQ(MustParse({"--model", "m", "--weights", "int8"}).engine.weights,
+            std::vector<WeightFormat>{kInt8});
+  EXPECT_EQ(MustParse({"--weights", "int4,bf16,fp8", "--model", "m"}).engine.weights,
+            (std::vector<WeightFormat>{kInt4, kBf16, kFp8}));
+  TempDir directory;
+  const std::string file =
+      directory.Write("skimd.toml", "model = \"m\"\nweights = [\"bf16\", \"int8\"]\n");
+  EXPECT_EQ(MustParse({"--config", file.c_str()}).engine.weights,
+            (std::vector<WeightFormat>{kBf16, kInt8}));
+}
+
 TEST(Config, ReadsAFileBelowTheCommandLine) {
   TempDir directory;
   const std::string file = directory.Write(
@@ -81,6 +95,8 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--metrics", "::1:90"}, "--metrics"},
       {{"--model", "m", "--isa", "mmx"}, "--isa"},
       {{"--model", "m", "--backend", "tpu"}, "--backend"},
+      {{"--model", "m", "--weights", "int3"}, "--weights"},
+      {{"--model", "m", "--weights", "bf16,int8,bf16"}, "bf16 is given twice"},
       {{"--model", "m", "--max-running", "0"}, "--max-running"},
       {{"--model", "m", "--max-running", "99", "--max-rows-per-step", "64"}, "--max-running"},
       {{"--model", "m", "--max-n", "0"}, "--max-n"},

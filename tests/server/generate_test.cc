@@ -258,6 +258,19 @@ TEST_F(GenerateTest, GivesEachChoiceItsSeedAndOneFinal) {
   }
 }
 
+TEST_F(GenerateTest, ComputesWithTheWeightsAskedForAndSaysSo) {
+  v1::GenerateRequest request = TextRequest("abc");
+  EXPECT_EQ(server_.Generate(request).only().final.weights(), v1::WEIGHT_FORMAT_BF16);
+  request.set_weights(v1::WEIGHT_FORMAT_UNSPECIFIED);
+  EXPECT_EQ(server_.Generate(request).only().final.weights(), v1::WEIGHT_FORMAT_BF16);
+  EXPECT_EQ(server_.Metric("skim_rows_total", {{"format", "int8"}}), 0);
+  request.set_weights(v1::WEIGHT_FORMAT_INT8);
+  const Outcome outcome = server_.Generate(request);
+  EXPECT_EQ(outcome.only().final.weights(), v1::WEIGHT_FORMAT_INT8);
+  EXPECT_GT(server_.Metric("skim_rows_total", {{"format", "int8"}}), 0);
+  EXPECT_NE(server_.log().find("weights=int8"), std::string::npos);
+}
+
 TEST_F(GenerateTest, DrawsADifferentSeedForEveryCall) {
   const uint64_t first = server_.Generate(TextRequest("a")).only().final.seed();
   EXPECT_NE(first, server_.Generate(TextRequest("a")).only().final.seed());

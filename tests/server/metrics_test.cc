@@ -32,11 +32,17 @@ std::string HttpGet(const ListenAddress& address, const std::string& path) {
 
 TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
   Metrics metrics;
-  metrics.SetModel("m", "cpu", 1024, 2048);
+  ModelInfo model;
+  model.backend = "cpu";
+  model.weights = {{WeightFormat::kBf16, 900}, {WeightFormat::kInt4, 100}};
+  model.common_weight_bytes = 24;
+  model.weight_bytes = 1024;
+  metrics.SetModel("m", model);
   metrics.OnStep({.duration = 4000,
                   .rows = 12,
                   .prefill_rows = 10,
                   .decode_rows = 2,
+                  .rows_by_format = {9, 0, 0, 3},
                   .preempted = 1,
                   .prefix_queries = 100,
                   .prefix_hits = 64});
@@ -89,6 +95,11 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
            "skim_step_duration_seconds_sum 0.004",
            "skim_step_rows_sum 12",
            "skim_model_weight_bytes 1024",
+           "skim_weight_bytes{format=\"bf16\"} 900",
+           "skim_weight_bytes{format=\"int4\"} 100",
+           "skim_weight_bytes{format=\"common\"} 24",
+           "skim_rows_total{format=\"bf16\"} 9",
+           "skim_rows_total{format=\"int4\"} 3",
            "skim_build_info{",
        }) {
     EXPECT_NE(page.find(line), std::string::npos) << line << "\n" << page;

@@ -1,4 +1,5 @@
 // Whatever a client can get wrong: the code, and the field that the details name.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -265,6 +266,17 @@ TEST(Validation, AcceptsWhatTheContractAllowsAtItsEdges) {
   EXPECT_EQ(server.Generate(request).only().token_ids.size(), 1u);
 }
 
+TEST(Validation, NamesTheResidentWeightFormats) {
+  TestServer server;
+  v1::GenerateRequest request = TextRequest("fine");
+  request.set_weights(v1::WEIGHT_FORMAT_FP8);
+  const grpc::Status status = server.Generate(request).status;
+  EXPECT_EQ(status.error_code(), StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(ViolatedField(status), "weights");
+  EXPECT_EQ(status.error_message(),
+            "weights: WEIGHT_FORMAT_FP8 is not resident; this server has bf16, int8");
+}
+
 TEST(Validation, HonoursTheServersOwnLimits) {
   TestServerOptions options;
   options.limits.max_output_tokens = 5;
@@ -330,7 +342,10 @@ TEST(Validation, DescribesTheModel) {
   EXPECT_TRUE(model.has_chat_template());
   ASSERT_EQ(model.end_token_ids_size(), 1);
   EXPECT_EQ(model.end_token_ids(0), static_cast<uint32_t>(kEndToken));
-  EXPECT_EQ(model.weight_formats(0), v1::WEIGHT_FORMAT_BF16);
+  EXPECT_THAT(model.weight_formats(),
+              testing::ElementsAre(v1::WEIGHT_FORMAT_BF16, v1::WEIGHT_FORMAT_INT8));
+  EXPECT_THAT(model.weight_format_bytes(), testing::ElementsAre(4000, 2000));
+  EXPECT_EQ(model.common_weight_bytes(), 300u);
 }
 
 }  // namespace

@@ -40,7 +40,8 @@ class SkimPeer:
         logs = self._setup.folder / "logs"
         daemon = [
             *(self._skimd, "--model", self._setup.skim_model, "--threads", self._setup.threads),
-            *("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--no-prefix-cache"),
+            *("--weights", weights, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
+            "--no-prefix-cache",
             *self._arguments,
         ]
         with running(daemon, logs / "skimd.log") as child:
