@@ -22,7 +22,7 @@ using testing::HasSubstr;
 class Serving : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    daemon_ = StartDaemon();
+    daemon_ = StartDaemon("256MiB", {"--weights", "bf16,int8"});
     ASSERT_NE(daemon_, nullptr);
     connection_ = Connect(*daemon_);
     grpc::ClientContext context;
@@ -46,7 +46,8 @@ TEST_F(Serving, TellsWhatItServes) {
   EXPECT_EQ(model_.vocabulary(), 49152u);
   EXPECT_NEAR(static_cast<double>(model_.parameters()), 134.5e6, 0.1e6);
   EXPECT_TRUE(model_.has_chat_template());
-  EXPECT_THAT(model_.weight_formats(), testing::ElementsAre(v1::WEIGHT_FORMAT_BF16));
+  EXPECT_THAT(model_.weight_formats(),
+              testing::ElementsAre(v1::WEIGHT_FORMAT_BF16, v1::WEIGHT_FORMAT_INT8));
 }
 
 TEST_F(Serving, StreamsAnAnswerThatMakesSense) {
@@ -83,23 +84,29 @@ TEST_F(Serving, TextIsWhatDetokenizeMakesOfTheIds) {
   EXPECT_EQ(reply.text, response.text());
 }
 
-TEST_F(Serving, ARequestGetsTheSameTokensAloneAndAmongFifteenOthers) {
-  const v1::GenerateRequest request = Continue("In the beginning the sea was", 32);
-  const Reply alone = Generate(*connection_, request);
-  ASSERT_TRUE(alone.status.ok()) << alone.status.error_message();
-  std::vector<std::thread> others;
-  std::atomic<int> finished = 0;
-  for (int i = 0; i < 15; ++i) {
-    others.emplace_back([&, i] {
-      const std::string text = "Number " + std::to_string(i * 7919) + " is a number that";
-      finished += Generate(*connection_, Continue(text, 20 + static_cast<uint32_t>(i))).status.ok();
-    });
+TEST_F(Serving, ARequestGetsTheSameTokensAloneAndAmongOthersWhateverTheirWeights) {
+  for (const v1::WeightFormat weights : {v1::WEIGHT_FORMAT_BF16, v1::WEIGHT_FORMAT_INT8}) {
+    v1::GenerateRequest request = Continue("In the beginning the sea was", 32);
+    request.set_weights(weights);
+    const Reply alone = Generate(*connection_, request);
+    ASSERT_TRUE(alone.status.ok()) << alone.status.error_message();
+    EXPECT_EQ(alone.finals.at(0).weights(), weights);
+    std::vector<std::thread> others;
+    std::atomic<int> finished = 0;
+    for (int i = 0; i < 15; ++i) {
+      others.emplace_back([&, i] {
+        const std::string text = "Number " + std::to_string(i * 7919) + " is a number that";
+        v1::GenerateRequest other = Continue(text, 20 + static_cast<uint32_t>(i));
+        other.set_weights(i % 2 == 0 ? v1::WEIGHT_FORMAT_BF16 : v1::WEIGHT_FORMAT_INT8);
+        finished += Generate(*connection_, other).status.ok();
+      });
+    }
+    const Reply among = Generate(*connection_, request);
+    for (std::thread& other : others) other.join();
+    EXPECT_EQ(finished, 15);
+    EXPECT_EQ(among.token_ids, alone.token_ids);
+    EXPECT_EQ(among.text, alone.text);
   }
-  const Reply among = Generate(*connection_, request);
-  for (std::thread& other : others) other.join();
-  EXPECT_EQ(finished, 15);
-  EXPECT_EQ(among.token_ids, alone.token_ids);
-  EXPECT_EQ(among.text, alone.text);
 }
 
 TEST_F(Serving, CancellingGivesThePagesBack) {
@@ -156,7 +163,7 @@ TEST_F(Serving, RefusesEveryKindOfMalformedRequestByFieldAndDisturbsNobody) {
 // Its own daemon with little memory for keys and values: sequences are preempted, and every
 // page is touched in the first round, so that memory cannot grow for a good reason later.
 TEST(Storm, SixtyFourStreamsOfEveryKindEndOnceAndLeaveNothingBehind) {
-  const auto daemon = StartDaemon("64MiB");
+  const auto daemon = StartDaemon("64MiB", {"--weights", "bf16,int8"});
   ASSERT_NE(daemon, nullptr);
   const auto connection = Connect(*daemon);
   ConnectionOptions slow_options;
@@ -174,6 +181,7 @@ TEST(Storm, SixtyFourStreamsOfEveryKindEndOnceAndLeaveNothingBehind) {
   options.malformed_share = 0.1;
   options.read_delay = 50'000;
   options.vocabulary = 49152;
+  options.weights = {v1::WEIGHT_FORMAT_BF16, v1::WEIGHT_FORMAT_INT8};
   options.max_context = 8192;  // what is longer must be refused
   const SteadyClock clock;
   const std::atomic<bool> never = false;

@@ -271,6 +271,18 @@ TEST_F(GenerateTest, ComputesWithTheWeightsAskedForAndSaysSo) {
   EXPECT_NE(server_.log().find("weights=int8"), std::string::npos);
 }
 
+TEST_F(GenerateTest, TakesNothingFromThePrefixCacheOfOtherWeights) {
+  v1::GenerateRequest request = TextRequest(std::string(100, 'x'));
+  const auto cached = [&](v1::WeightFormat weights) {
+    request.set_weights(weights);
+    return server_.Generate(request).only().final.usage().cached_tokens();
+  };
+  EXPECT_EQ(cached(v1::WEIGHT_FORMAT_BF16), 0u);
+  EXPECT_EQ(cached(v1::WEIGHT_FORMAT_INT8), 0u);
+  EXPECT_GT(cached(v1::WEIGHT_FORMAT_INT8), 0u);
+  EXPECT_GT(cached(v1::WEIGHT_FORMAT_BF16), 0u);
+}
+
 TEST_F(GenerateTest, DrawsADifferentSeedForEveryCall) {
   const uint64_t first = server_.Generate(TextRequest("a")).only().final.seed();
   EXPECT_NE(first, server_.Generate(TextRequest("a")).only().final.seed());
