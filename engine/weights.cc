@@ -1,6 +1,8 @@
 #include "engine/weights.h"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -87,18 +89,24 @@ class Loader {
     return weight;
   }
 
+  // Each of the heads that the formats take, once.
   absl::StatusOr<WeightByFormat> Head(const Stack& stack) {
     WeightByFormat head;
-    std::vector<WeightFormat> sharing;
-    for (const WeightFormat format : out_.formats) {
+    // Those that take their own go first, so that they pay for what others share.
+    std::vector<WeightFormat> order = out_.formats;
+    std::ranges::stable_partition(order, [](WeightFormat f) { return HeadFormat(f) == f; });
+    std::array<std::optional<WeightFormat>, kWeightFormats> holder;
+    for (const WeightFormat format : order) {
       const WeightFormat taken = HeadFormat(format);
-      if (taken != format && out_.Has(taken)) {
-        sharing.push_back(format);
-      } else {
-        SKIM_RETURN_IF_ERROR(Add(stack, Precision(taken), WeightShape::kPlain, format, &head));
+      std::optional<WeightFormat>& first = holder[static_cast<size_t>(taken)];
+      if (first) {
+        head.Share(format, *first);
+        continue;
       }
+      first = format;
+      SKIM_RETURN_IF_ERROR(
+          Add(stack, Precision(taken), WeightShape::kPlain, format, &head));
     }
-    for (const WeightFormat format : sharing) head.Share(format, HeadFormat(format));
     return head;
   }
 

@@ -193,6 +193,10 @@ TEST_F(ReadyMade, TheLogitsAreThoseOfTheDequantizedWeights) {
        {std::pair{WeightFormat::kFp8, 0.005}, std::pair{WeightFormat::kInt8, 0.05}}) {
     for (const char* golden : {"tiny-llama2", "tiny-llama3", "tiny-qwen3"}) {
       Make(golden, format, Scales::kPowersOfTwo);
+      if (tensors_.contains("lm_head.weight")) {
+        Quantize(format, Scales::kPowersOfTwo, "lm_head.weight", &tensors_);
+        config_["quantization_config"]["ignore"] = json::array();
+      }
       TempDir reference;
       json plain = config_;
       plain.erase("quantization_config");
@@ -205,17 +209,6 @@ TEST_F(ReadyMade, TheLogitsAreThoseOfTheDequantizedWeights) {
             << golden << " " << WeightFormatName(format) << " " << name;
       }
     }
-  }
-}
-
-// Codes that are rounded as the engine rounds, the head among them, give the engine's own bits.
-TEST_F(ReadyMade, TheLogitsAreThoseOfTheSameCodesMadeAtLoad) {
-  for (const WeightFormat format : {WeightFormat::kFp8, WeightFormat::kInt8}) {
-    Make("tiny-llama2", format);
-    Quantize(format, Scales::kExact, "lm_head.weight", &tensors_);
-    config_["quantization_config"]["ignore"] = json::array();
-    EXPECT_EQ(Logits(Write(), format), Logits(GoldenPath("tiny-llama2"), format))
-        << WeightFormatName(format);
   }
 }
 
