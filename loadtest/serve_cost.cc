@@ -9,7 +9,7 @@ double BytesPerWeight(v1::WeightFormat format) {
     case v1::WEIGHT_FORMAT_INT8:
       return 1;
     case v1::WEIGHT_FORMAT_INT4:
-      return 4.5 / 8;  // a 16-bit scale for every 32 weights
+      return 5.0 / 8;  // a 16-bit scale and offset for every 32 weights
     default:
       return 2;
   }
