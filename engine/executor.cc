@@ -15,13 +15,14 @@ constexpr int32_t kHeadRows = 64;
 
 KvLayout LayoutOf(const ModelConfig& config, const ExecutorOptions& options) {
   const LayerSegments segments(config.layers, options.boundaries);
-  return {options.page_tokens, segments.unit_layers(), config.kv_heads, config.head_dim};
+  return {options.page_tokens, segments.unit_layers(), config.kv_heads, config.head_dim,
+          options.kv_format};
 }
 
 }  // namespace
 
 size_t KvPageBytes(const ModelConfig& config, const ExecutorOptions& options) {
-  return LayoutOf(config, options).PageBytes();
+  return static_cast<size_t>(LayoutOf(config, options).PageBytes());
 }
 
 Executor::Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
@@ -49,7 +50,7 @@ absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& co
 absl::Status Executor::Allocate() {
   const size_t hidden = static_cast<size_t>(config_.hidden_size);
   const KvLayout layout = LayoutOf(config_, options_);
-  SKIM_ASSIGN_OR_RETURN(kv_pool_, ops_.Allocate(layout.PageBytes() * options_.kv_pages));
+  SKIM_ASSIGN_OR_RETURN(kv_pool_, ops_.Allocate(static_cast<size_t>(layout.PageBytes()) * options_.kv_pages));
   SKIM_ASSIGN_OR_RETURN(hidden_store_,
                         ops_.Allocate(options_.hidden_slots * hidden * sizeof(float)));
   SKIM_ASSIGN_OR_RETURN(head_hidden_, ops_.Allocate(kHeadRows * hidden * sizeof(float)));
@@ -57,7 +58,7 @@ absl::Status Executor::Allocate() {
   SKIM_ASSIGN_OR_RETURN(head_index_, ops_.Allocate(kHeadRows * sizeof(int32_t)));
   SKIM_ASSIGN_OR_RETURN(logits_, ops_.Allocate(sizeof(float) * kHeadRows *
                                                static_cast<size_t>(config_.vocab_size)));
-  const ModelMemory memory{kv_pool_->As<Bf16>(), layout,
+  const ModelMemory memory{kv_pool_->data(), layout,
                            {hidden_store_->As<float>(), options_.hidden_slots,
                             config_.hidden_size, config_.hidden_size}};
   SKIM_ASSIGN_OR_RETURN(transformer_,

@@ -24,6 +24,7 @@ struct ExecutorOptions {
   int32_t max_context = 0;   // tokens; positions are below it
   int32_t page_tokens = 32;
   int32_t kv_pages = 0;
+  KvFormat kv_format = KvFormat::kBf16;
   int32_t hidden_slots = 0;  // rows the HiddenStore can hold
   std::vector<int32_t> boundaries;  // segment cuts, ascending in (0, layers)
 };

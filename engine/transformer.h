@@ -3,6 +3,7 @@
 // draft and verify rows) is a choice of rows and intervals.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -20,7 +21,7 @@ namespace skim {
 
 // Memory that outlives a step, borrowed by the transformer.
 struct ModelMemory {
-  Bf16* kv_pool = nullptr;
+  std::byte* kv_pool = nullptr;
   KvLayout kv_layout;
   Matrix<float> hidden_store;  // [slots, hidden]: rows between two of their intervals
 };

@@ -60,7 +60,7 @@ struct AttentionRows {
 };
 
 struct KvLayer {
-  Bf16* pool = nullptr;  // page p starts at pool + p * layout.PageBytes() / 2
+  std::byte* pool = nullptr;  // page p starts at pool + p * layout.PageBytes()
   KvLayout layout;
   int layer_in_unit = 0;
 };
@@ -130,7 +130,8 @@ class Ops {
   // y = silu(x Wgate^T + bgate) * (x Wup^T + bup); weight packed as kGateUp, bias [2 * cols(y)].
   virtual void LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                             Matrix<Bf16> y) = 0;
-  // Normalises (optional), rotates and rounds q; rotates k and writes k, v into their slots.
+  // Normalises (optional), rotates and rounds q; rotates k and writes k, v into their slots in
+  // the format of the layout.
   virtual void RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
                               const KvLayer& kv) = 0;
   // Causal by position: a row sees the slots whose position is <= its own.

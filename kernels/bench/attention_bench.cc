@@ -25,14 +25,14 @@ constexpr Shape kShapes[] = {{9, 3, 64}, {32, 8, 64}};  // SmolLM2-135M; Llama 3
 // One sequence of kContext tokens; its last `rows` tokens are the rows of the step.
 class AttentionScene {
  public:
-  AttentionScene(const Shape& shape, int rows, int layers) {
-    kv_.layout = {kPageTokens, layers, shape.kv_heads, shape.head_dim};
+  AttentionScene(const Shape& shape, KvFormat format, int rows, int layers) {
+    kv_.layout = {kPageTokens, layers, shape.kv_heads, shape.head_dim, format};
     blocks_.resize(kContext / kPageTokens);
     std::iota(blocks_.begin(), blocks_.end(), 0);
     std::shuffle(blocks_.begin(), blocks_.end(), std::mt19937(1));
     pool_ = *AlignedMemory::Allocate(blocks_.size() * kv_.layout.PageBytes());
-    kv_.pool = reinterpret_cast<Bf16*>(pool_.data());
-    Fill({kv_.pool, pool_.size() / sizeof(Bf16)});
+    kv_.pool = pool_.data();
+    FillPool();
     const int64_t width = int64_t{shape.heads} * shape.head_dim;
     q_.resize(rows * width);
     Fill(q_);
@@ -62,6 +62,28 @@ class AttentionScene {
     }
   }
 
+  // Numbers of ordinary size, whatever they mean.
+  void FillPool() {
+    const KvLayout& layout = kv_.layout;
+    if (!layout.coded()) {
+      Fill({reinterpret_cast<Bf16*>(pool_.data()), pool_.size() / sizeof(Bf16)});
+      return;
+    }
+    for (size_t i = 0; i < pool_.size(); ++i) pool_.data()[i] = static_cast<std::byte>(i * 7 % 251);
+    for (size_t page = 0; page < blocks_.size(); ++page) {
+      for (int layer = 0; layer < layout.unit_layers; ++layer) {
+        for (int head = 0; head < layout.kv_heads; ++head) {
+          std::byte* base = pool_.data() + page * layout.PageBytes();
+          FillScales(base + layout.KeyBase(layer, head) + layout.KeyScale(0));
+          FillScales(base + layout.ValueBase(layer, head) + layout.ValueScale(0));
+        }
+      }
+    }
+  }
+  static void FillScales(std::byte* to) {
+    std::fill_n(reinterpret_cast<float*>(to), kPageTokens, 0.008f);
+  }
+
   KvLayer kv_;
   std::vector<PageId> blocks_;
   AlignedMemory pool_;
@@ -79,22 +101,24 @@ std::vector<AttentionShare> MeasureAttention(
     const std::function<double(const std::function<void()>&)>& seconds) {
   std::vector<AttentionShare> shares;
   for (const Shape& shape : kShapes) {
-    const size_t layer_bytes =
-        size_t{2} * kContext * shape.kv_heads * shape.head_dim * sizeof(Bf16);
-    const int layers = static_cast<int>(kColdBytes / layer_bytes);
-    AttentionScene decode(shape, 1, layers);
-    const double decode_seconds = seconds([&] {
-      for (int layer = 0; layer < layers; ++layer) decode.RunLayer(pool, isa, layer);
-    });
-    const double read = static_cast<double>(layer_bytes) * layers / decode_seconds;
-    shares.push_back({"attention_decode_share", read / bytes_per_s, read, shape.heads,
-                      shape.kv_heads, shape.head_dim, kContext});
+    for (KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8}) {
+      const KvLayout page = {kPageTokens, 1, shape.kv_heads, shape.head_dim, format};
+      const size_t layer_bytes = size_t{kContext / kPageTokens} * page.PageBytes();
+      const int layers = static_cast<int>(kColdBytes / layer_bytes);
+      AttentionScene decode(shape, format, 1, layers);
+      const double decode_seconds = seconds([&] {
+        for (int layer = 0; layer < layers; ++layer) decode.RunLayer(pool, isa, layer);
+      });
+      const double read = static_cast<double>(layer_bytes) * layers / decode_seconds;
+      shares.push_back({"attention_decode_share", read / bytes_per_s, read, format, shape.heads,
+                        shape.kv_heads, shape.head_dim, kContext});
 
-    AttentionScene prefill(shape, kContext, 1);
-    const double products = kContext * (kContext + 1.0) / 2 * shape.heads * shape.head_dim;
-    const double rate = 4 * products / seconds([&] { prefill.RunLayer(pool, isa, 0); });
-    shares.push_back({"attention_prefill_share", rate / flops, rate, shape.heads, shape.kv_heads,
-                      shape.head_dim, kContext});
+      AttentionScene prefill(shape, format, kContext, 1);
+      const double products = kContext * (kContext + 1.0) / 2 * shape.heads * shape.head_dim;
+      const double rate = 4 * products / seconds([&] { prefill.RunLayer(pool, isa, 0); });
+      shares.push_back({"attention_prefill_share", rate / flops, rate, format, shape.heads,
+                        shape.kv_heads, shape.head_dim, kContext});
+    }
   }
   return shares;
 }

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/kv_layout.h"
 
 namespace skim {
 
@@ -15,6 +16,7 @@ struct AttentionShare {
                      // the bf16 peak, counting the products that the causal mask leaves
   double share;
   double rate;  // byte/s or flop/s
+  KvFormat kv_format;
   int heads, kv_heads, head_dim, context;
 };
 

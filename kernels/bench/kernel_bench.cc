@@ -156,7 +156,8 @@ class KernelBench {
     for (const AttentionShare& a :
          MeasureAttention(pool_, isa_, flops_, bandwidth_, MedianSeconds)) {
       Print(a.name.c_str(), a.share, "ratio",
-            {{"heads", a.heads},
+            {{"kv_format", KvFormatName(a.kv_format)},
+             {"heads", a.heads},
              {"kv_heads", a.kv_heads},
              {"head_dim", a.head_dim},
              {"context", a.context},

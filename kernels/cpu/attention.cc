@@ -1,10 +1,8 @@
 #include "kernels/cpu/attention.h"
 
 #include <algorithm>
-#include <bit>
 #include <climits>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <numbers>
 
@@ -15,6 +13,7 @@
 #include "base/check.h"
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/attention_plan.h"
+#include "kernels/cpu/kv_blocks.h"
 #include "kernels/cpu/row_kernels.h"
 
 namespace skim {
@@ -69,12 +68,14 @@ class Carver {
 struct Shape {
   int rows;
   int head_dim;
+  int q_stride;
   int columns;
 
   int64_t StateFloats() const { return RoundUp(rows, 16) + int64_t{rows} * (kSumLanes + columns); }
   int64_t ThreadFloats() const {
-    return RoundUp(rows * head_dim, 32) / 2 + rows * kAttentionBlock * 3 / 2 +
-           2 * RoundUp(rows, 16) + kAttentionBlock + 2 * StateFloats();
+    return RoundUp(rows * q_stride, 32) / 2 + rows * kAttentionBlock * 3 / 2 +
+           2 * RoundUp(rows, 16) + kAttentionBlock + kAttentionBlock * columns / 2 +
+           2 * StateFloats();
   }
 };
 
@@ -98,16 +99,16 @@ class TileWorker {
   TileWorker(const AttentionKernels& kernels, const AttentionArgs& args, const AttentionRows& rows,
              const KvLayer& kv, const Shape& shape, float* scratch)
       : kernels_(kernels),
+        add_block_(kernels.Of(kv.layout.format).add_block),
         args_(args),
         rows_(rows),
-        kv_(kv),
-        page_shift_(std::countr_zero(static_cast<unsigned>(kv.layout.page_tokens))),
-        page_elements_(static_cast<int64_t>(kv.layout.PageBytes() / sizeof(Bf16))) {
+        blocks_(rows, kv) {
     Carver carver(scratch);
-    q_ = carver.Take<Bf16>(shape.rows * shape.head_dim);
+    q_ = carver.Take<Bf16>(shape.rows * shape.q_stride);
     limit_ = carver.Take<int32_t>(shape.rows);
     positions_ = carver.Take<int32_t>(kAttentionBlock);
     tile_.head_dim = shape.head_dim;
+    tile_.q_stride = shape.q_stride;
     tile_.columns = shape.columns;
     tile_.q = q_;
     tile_.limit = limit_;
@@ -115,6 +116,7 @@ class TileWorker {
     tile_.scores = carver.Take<float>(shape.rows * kAttentionBlock);
     tile_.probabilities = carver.Take<Bf16>(shape.rows * kAttentionBlock);
     tile_.factors = carver.Take<float>(shape.rows);
+    tile_.expanded = carver.Take<Bf16>(kAttentionBlock * shape.columns);
     total_ = TakeState(carver, shape);
     span_ = TakeState(carver, shape);
   }
@@ -123,15 +125,18 @@ class TileWorker {
 
   void Load(const TileSpec& spec) {
     spec_ = spec;
-    keys_ = kv_.pool + kv_.layout.KeyBase(kv_.layer_in_unit, spec.kv_head);
-    blocks_ = rows_.blocks + spec.sequence->block_begin;
+    blocks_.Select(*spec.sequence, spec.kv_head, spec.slots);
     tile_.rows = spec.rows();
     lowest_limit_ = INT32_MAX;
     for (int t = 0, r = 0; t < spec.tokens; ++t) {
       const int32_t position = rows_.positions[spec.first_row + t];
       const Bf16* q = args_.q.Row(spec.first_row + t) + spec.first_head * tile_.head_dim;
-      std::memcpy(q_ + r * tile_.head_dim, q, sizeof(Bf16) * spec.heads * tile_.head_dim);
-      for (int h = 0; h < spec.heads; ++h, ++r) limit_[r] = position;
+      for (int h = 0; h < spec.heads; ++h, ++r, q += tile_.head_dim) {
+        limit_[r] = position;
+        Bf16* to = q_ + r * tile_.q_stride;
+        std::copy_n(q, tile_.head_dim, to);
+        std::fill(to + tile_.head_dim, to + tile_.q_stride, Bf16{});
+      }
       lowest_limit_ = std::min(lowest_limit_, position);
     }
   }
@@ -173,27 +178,13 @@ class TileWorker {
   void AddSpan(int span, const AttentionState& state) {
     const int begin = span * kAttentionSpan, end = std::min(spec_.slots, begin + kAttentionSpan);
     if (begin >= end) return;
-    BlockPlaces places = PlacesOf(begin);
+    BlockPlaces places = blocks_.At(begin);
     for (int slot = begin; slot < end; slot += kAttentionBlock) {
       const int after = slot + kAttentionBlock;
-      const BlockPlaces next = after < spec_.slots ? PlacesOf(after) : places;
-      kernels_.add_block(tile_, MakeBlock(slot, places, next), state);
+      const BlockPlaces next = after < spec_.slots ? blocks_.At(after) : places;
+      add_block_(tile_, MakeBlock(slot, places, next), state);
       places = next;
     }
-  }
-
-  // slot < spec_.slots
-  BlockPlaces PlacesOf(int slot) const {
-    BlockPlaces places;
-    for (int g = 0; g < kBlockGroups; ++g) {
-      // A group past the last slot may have no page; its scores are masked, so any keys do.
-      const int first = slot + g * kKeyGroup < spec_.slots ? slot + g * kKeyGroup : slot;
-      const PageId page = blocks_[first >> page_shift_];
-      const int offset = first & (kv_.layout.page_tokens - 1);
-      places.keys[g] = keys_ + page * page_elements_ + int64_t{offset} * tile_.head_dim;
-      places.values[g] = places.keys[g] + kv_.layout.HeadElements();
-    }
-    return places;
   }
 
   AttentionBlock MakeBlock(int slot, const BlockPlaces& places, const BlockPlaces& next) {
@@ -201,30 +192,17 @@ class TileWorker {
     const bool all_seen = rows_.slot_positions == nullptr && block.slots == kAttentionBlock &&
                           slot + kAttentionBlock - 1 <= lowest_limit_;
     block.positions = all_seen ? nullptr : positions_;
-    if (!all_seen) FillPositions(slot, block.slots);
+    if (!all_seen) blocks_.Positions(slot, block.slots, positions_);
     return block;
   }
 
-  void FillPositions(int slot, int count) {
-    std::fill(positions_ + count, positions_ + kAttentionBlock, INT32_MAX);
-    if (rows_.slot_positions == nullptr) {
-      for (int i = 0; i < count; ++i) positions_[i] = slot + i;
-    } else {
-      const int64_t first = int64_t{spec_.sequence->block_begin} * kv_.layout.page_tokens + slot;
-      std::copy_n(rows_.slot_positions + first, count, positions_);
-    }
-  }
-
   const AttentionKernels& kernels_;
+  decltype(KvKernels::add_block) add_block_;
   const AttentionArgs& args_;
   const AttentionRows& rows_;
-  const KvLayer& kv_;
+  KvBlocks blocks_;
   AttentionTile tile_;
   TileSpec spec_;
-  const int page_shift_;  // pages hold a power of two of slots
-  const int64_t page_elements_;
-  const Bf16* keys_ = nullptr;  // of the tile's KV head in page 0
-  const PageId* blocks_ = nullptr;
   int32_t lowest_limit_ = 0;
   Bf16* q_;
   int32_t* limit_;
@@ -248,7 +226,8 @@ class AttentionRun {
         cuts_(scratch.cuts) {
     plan_.Cut(threads, cuts_);
     const int head_dim = kv.layout.head_dim;
-    shape_ = {plan_.max_rows(), head_dim, static_cast<int>(RoundUp(head_dim, 16))};
+    shape_ = {plan_.max_rows(), head_dim, static_cast<int>(RoundUp(head_dim, 4)),
+              static_cast<int>(RoundUp(head_dim, 16))};
     int64_t states = 0;
     for (int t = 0; t < threads; ++t) states += LeftSpans(t) + (LeavesBeginning(t) ? 1 : 0);
     scratch_ = scratch.Reserve(threads * shape_.ThreadFloats() + states * shape_.StateFloats());

@@ -2,6 +2,7 @@
 // data only: common code and instruction-set units share this header.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/bf16.h"
@@ -16,13 +17,15 @@ inline constexpr int kBlockGroups = kAttentionBlock / kKeyGroup;
 struct AttentionTile {
   int rows;
   int head_dim;
+  int q_stride;          // head_dim rounded up to 4, zeros between
   int columns;           // head_dim rounded up to 16: stride of accumulators
-  const Bf16* q;         // [rows][head_dim]
+  const Bf16* q;         // [rows][q_stride]
   const int32_t* limit;  // [rows] the highest position a row sees
   float scale;           // log2(e) x that of AttentionArgs: powers of two are cheaper
   float* scores;         // scratch [rows][kAttentionBlock]
   Bf16* probabilities;   // scratch [rows][kAttentionBlock]
   float* factors;        // scratch [rows]
+  Bf16* expanded;        // scratch [kAttentionBlock][columns]
 };
 
 // Softmax over the slots seen so far: out = acc / sum, lse = ln 2 * (max + log2(sum)).
@@ -34,11 +37,13 @@ struct AttentionState {
 // Finite, so that the factor between two empty states is 2^0, not NaN.
 inline constexpr float kNoMaximum = -3.402823466e+38f;
 
-// Where kAttentionBlock slots lie, in groups of kKeyGroup. All are readable, also where no
-// slot of a group is in use.
+// Where kAttentionBlock slots lie, in groups of kKeyGroup, in the layout of kv_layout.h. All
+// are readable, also where no slot of a group is in use. Formats without scales ignore those.
 struct BlockPlaces {
-  const Bf16* keys[kBlockGroups];
-  const Bf16* values[kBlockGroups];
+  const std::byte* keys[kBlockGroups];
+  const std::byte* values[kBlockGroups];
+  const float* key_scales[kBlockGroups];
+  const float* value_scales[kBlockGroups];
 };
 
 struct AttentionBlock {
@@ -49,12 +54,23 @@ struct AttentionBlock {
                              // all slots are in use and seen by every row
 };
 
-struct AttentionKernels {
+// What depends on how K and V are stored.
+struct KvKernels {
+  // tile.scores = q . k as stored, not yet times tile.scale, of every slot of the block; what
+  // stands for slots that are not in use is undefined. Uses tile.rows, head_dim, q_stride,
+  // columns, q, scores and expanded only.
+  void (*score_block)(const AttentionTile&, const AttentionBlock&);
   void (*add_block)(const AttentionTile&, const AttentionBlock&, const AttentionState&);
+};
+
+struct AttentionKernels {
+  KvKernels formats[kKvFormats];
   // into = into + from, in this order.
   void (*merge)(const AttentionTile&, const AttentionState& into, const AttentionState& from);
   // out = acc / sum, or zeros. Returns the sum.
   float (*finish)(const AttentionTile&, const AttentionState&, int row, Bf16* out);
+
+  const KvKernels& Of(KvFormat format) const { return formats[static_cast<int>(format)]; }
 };
 
 extern const AttentionKernels kAttentionPlain;

@@ -10,20 +10,22 @@
 namespace skim {
 namespace {
 
-// Writes the K and V of one row and KV head.
-void WriteKeys(const Bf16* key, int slot, const KvLayout& layout, Bf16* keys) {
+// One slot of one KV head: K and V go in number by number of `T`, Bf16 or code.
+template <typename T>
+void WriteKeys(const T* key, int slot, const KvLayout& layout, std::byte* keys) {
   for (int d = 0; d < layout.head_dim; d += 2) {
-    std::memcpy(keys + layout.KeyElement(slot, d), key + d, 2 * sizeof(Bf16));
+    std::memcpy(keys + layout.KeyElement(slot, d), key + d, 2 * sizeof(T));
   }
 }
 
-void WriteValues(const float* value, int slot, bool clear_partner, const KvLayout& layout,
-                 Bf16* values) {
-  Bf16* lane = values + layout.ValueElement(slot, 0);
-  for (int d = 0; d < layout.head_dim; ++d) lane[2 * d] = ToBf16(value[d]);
-  if (!clear_partner) return;
-  for (int d = 0; d < layout.head_dim; ++d) lane[2 * d + 1] = Bf16{};
+template <typename T>
+void WriteValues(const T* value, int slot, const KvLayout& layout, std::byte* values) {
+  for (int d = 0; d < layout.head_dim; ++d) {
+    std::memcpy(values + layout.ValueElement(slot, d), value + d, sizeof(T));
+  }
 }
+
+void WriteScale(float scale, std::byte* to) { std::memcpy(to, &scale, sizeof scale); }
 
 // The rows of a step, (row, KV head) by (row, KV head): the query heads of a KV head and
 // its K and V.
@@ -65,21 +67,48 @@ class RopeRun {
       head.x = x + h * head_dim;
       kernels_.rotate(head, args_.q.Row(row) + h * head_dim);
     }
-    Bf16 key[kMaxHeadDim];
     head.x = x + (args_.heads + kv_head) * head_dim;
     head.norm = args_.k_norm;
-    kernels_.rotate(head, key);
     const float* value = x + (args_.heads + layout.kv_heads + kv_head) * head_dim;
 
     const int slot = rows_.slots[row];
     const PageId page = rows_.blocks[sequence.block_begin + slot / layout.page_tokens];
-    Bf16* base = kv_.pool + page * static_cast<int64_t>(layout.PageBytes() / sizeof(Bf16));
-    const int offset = slot % layout.page_tokens;
-    WriteKeys(key, offset, layout, base + layout.KeyBase(kv_.layer_in_unit, kv_head));
-    // Only the last slot's partner: any other is in use, maybe written by another thread.
-    const bool clear_partner = slot % 2 == 0 && slot + 1 >= sequence.slots;
-    WriteValues(value, offset, clear_partner, layout,
-                base + layout.ValueBase(kv_.layer_in_unit, kv_head));
+    std::byte* base = kv_.pool + page * layout.PageBytes();
+    std::byte* keys = base + layout.KeyBase(kv_.layer_in_unit, kv_head);
+    std::byte* values = base + layout.ValueBase(kv_.layer_in_unit, kv_head);
+    if (layout.coded()) {
+      WriteCodes(head, value, slot % layout.page_tokens, keys, values);
+    } else {
+      // Only the last slot's partner: any other is in use, maybe written by another thread.
+      const bool clear_partner = slot % 2 == 0 && slot + 1 >= sequence.slots;
+      WriteBf16(head, value, slot % layout.page_tokens, clear_partner, keys, values);
+    }
+  }
+
+  void WriteBf16(const RotaryHead& head, const float* value, int offset, bool clear_partner,
+                 std::byte* keys, std::byte* values) const {
+    Bf16 numbers[kMaxHeadDim];
+    kernels_.rotate(head, numbers);
+    WriteKeys(numbers, offset, kv_.layout, keys);
+    std::transform(value, value + head.head_dim, numbers, ToBf16);
+    WriteValues(numbers, offset, kv_.layout, values);
+    if (!clear_partner) return;
+    std::fill_n(numbers, head.head_dim, Bf16{});
+    WriteValues(numbers, offset + 1, kv_.layout, values);
+  }
+
+  void WriteCodes(const RotaryHead& head, const float* value, int offset, std::byte* keys,
+                  std::byte* values) const {
+    const KvLayout& layout = kv_.layout;
+    float key[kMaxHeadDim];
+    uint8_t codes[kMaxHeadDim];
+    kernels_.rotate_to_float(head, key);
+    const float key_scale = kernels_.quantize(key, head.head_dim, layout.format, codes);
+    WriteKeys(codes, offset, layout, keys);
+    WriteScale(key_scale, keys + layout.KeyScale(offset));
+    const float value_scale = kernels_.quantize(value, head.head_dim, layout.format, codes);
+    WriteValues(codes, offset, layout, values);
+    WriteScale(value_scale, values + layout.ValueScale(offset));
   }
 
   const RowKernels& kernels_;

@@ -1,6 +1,7 @@
 // Single-row kernels, written once over the vector types of vec_*.h.
 #pragma once
 
+#include "kernels/cpu/kv_codes.h"
 #include "kernels/cpu/row_kernels.h"
 
 namespace skim {
@@ -38,7 +39,11 @@ struct RowImpl {
     }
   }
 
-  static void Rotate(const RotaryHead& head, Bf16* y) {
+  static void StoreUpTo(Bf16* to, F a, int lanes) { V::StoreBf16(to, a, lanes); }
+  static void StoreUpTo(float* to, F a, int lanes) { V::StorePartial(to, a, lanes); }
+
+  template <typename Out>
+  static void Rotate(const RotaryHead& head, Out* y) {
     float normed[kMaxHeadDim];
     const float* x = head.x;
     if (head.norm != nullptr) {
@@ -55,13 +60,18 @@ struct RowImpl {
       const int lanes = Lanes(half - i);
       const F a = LoadUpTo(x + i, lanes), b = LoadUpTo(x + half + i, lanes);
       const F cos = LoadUpTo(head.cos + i, lanes), sin = LoadUpTo(head.sin + i, lanes);
-      V::StoreBf16(y + i, V::Sub(V::Mul(a, cos), V::Mul(b, sin)), lanes);
-      V::StoreBf16(y + half + i, V::Add(V::Mul(b, cos), V::Mul(a, sin)), lanes);
+      StoreUpTo(y + i, V::Sub(V::Mul(a, cos), V::Mul(b, sin)), lanes);
+      StoreUpTo(y + half + i, V::Add(V::Mul(b, cos), V::Mul(a, sin)), lanes);
     }
     for (int i = head.rotary_dim; i < head.head_dim; i += V::kLanes) {
       const int lanes = Lanes(head.head_dim - i);
-      V::StoreBf16(y + i, LoadUpTo(x + i, lanes), lanes);
+      StoreUpTo(y + i, LoadUpTo(x + i, lanes), lanes);
     }
+  }
+
+  static float QuantizeTo(const float* x, int n, KvFormat format, uint8_t* codes) {
+    return format == KvFormat::kInt8 ? Quantize<KvFormat::kInt8>(x, n, codes)
+                                     : Quantize<KvFormat::kFp8>(x, n, codes);
   }
 
   static LogitRange Scan(const float* x, int64_t n) {
@@ -107,7 +117,7 @@ struct RowImpl {
     }
   }
 
-  static constexpr RowKernels Kernels() { return {RmsNorm, Rotate, Scan, ExpWeights}; }
+  static constexpr RowKernels Kernels() { return {RmsNorm, Rotate<Bf16>, Rotate<float>, QuantizeTo, Scan, ExpWeights}; }
 };
 
 }  // namespace

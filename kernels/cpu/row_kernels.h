@@ -6,6 +6,7 @@
 
 #include "base/bf16.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/kv_layout.h"
 
 namespace skim {
 
@@ -30,6 +31,9 @@ struct RowKernels {
   // y = x / sqrt(mean(x^2) + eps) * weight. Squares are summed in 64 interleaved fp32 sums.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t columns, Bf16* y);
   void (*rotate)(const RotaryHead& head, Bf16* y);
+  void (*rotate_to_float)(const RotaryHead& head, float* y);  // the same, not rounded
+  // Codes of x[0 .. n) as kv_layout.h defines them; returns their scale. Not for bf16.
+  float (*quantize)(const float* x, int n, KvFormat format, uint8_t* codes);
   LogitRange (*scan)(const float* x, int64_t n);
   // weights[i] = exp((x[i] - max) / temperature), kept if not null; sums[b] = their sum over
   // [b * block, (b + 1) * block). block is a multiple of 16.

@@ -3,9 +3,11 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/bf16.h"
+#include "kernels/cpu/kv_codes.h"
 #include "kernels/cpu/vec_constants.h"
 
 namespace skim {
@@ -95,6 +97,18 @@ struct VecAvx2 {
     return {_mm256_maskload_epi32(words, FirstLanes(lanes)),
             _mm256_maskload_epi32(words + 8, FirstLanes(lanes - 8))};
   }
+  static void StorePairs(Bf16* to, Pairs a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16), a.high);
+  }
+  template <KvFormat kFormat>
+  struct Codes {
+    void Load(const std::byte* line, Pairs* first, Pairs* second) const {
+      const auto* halves = reinterpret_cast<const __m256i*>(line);
+      Expand<kFormat>(_mm256_loadu_si256(halves), &first->low, &second->low);
+      Expand<kFormat>(_mm256_loadu_si256(halves + 1), &first->high, &second->high);
+    }
+  };
   static F Dot(F sum, const Bf16* pair, Pairs b) {
     const __m256i a =
         _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(pair)));
@@ -134,6 +148,46 @@ struct VecAvx2 {
     const __m256i quiet_nan = _mm256_or_si256(top, _mm256_set1_epi32(0x40));
     const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
     return _mm256_blendv_epi8(rounded, quiet_nan, is_nan);
+  }
+  // 32 codes to bf16: the lower eight of each 128-bit half, and the upper eight.
+  template <KvFormat kFormat>
+  static void Expand(__m256i codes, __m256i* first, __m256i* second) {
+    const __m256i signs = _mm256_and_si256(codes, _mm256_set1_epi8(-0x80));
+    const __m256i magnitudes = _mm256_andnot_si256(signs, codes);
+    if constexpr (kFormat == KvFormat::kInt8) {
+      // 0x43 above seven bits m is the bf16 number 128 + m.
+      const __m256i above = _mm256_set1_epi8(0x43), zero = _mm256_setzero_si256();
+      *first = _mm256_or_si256(Minus128(_mm256_unpacklo_epi8(magnitudes, above)),
+                               _mm256_unpacklo_epi8(zero, signs));
+      *second = _mm256_or_si256(Minus128(_mm256_unpackhi_epi8(magnitudes, above)),
+                                _mm256_unpackhi_epi8(zero, signs));
+    } else {
+      // A shift by four bits and another bias; the eight subnormals are looked up.
+      const CodeTable& table = kCodeTable<kFormat>;
+      const __m256i shifted_up = _mm256_slli_epi16(magnitudes, 4);
+      const __m256i shifted_down = _mm256_srli_epi16(magnitudes, 4);
+      __m256i low = _mm256_and_si256(shifted_up, _mm256_set1_epi8(-0x10));
+      __m256i high = _mm256_add_epi8(_mm256_and_si256(shifted_down, _mm256_set1_epi8(0x07)),
+                                     _mm256_set1_epi8(120 / 2));
+      const __m256i subnormal = _mm256_cmpgt_epi8(_mm256_set1_epi8(8), magnitudes);
+      low = _mm256_blendv_epi8(low, LookUp(table.low, magnitudes), subnormal);
+      high = _mm256_blendv_epi8(high, LookUp(table.high, magnitudes), subnormal);
+      high = _mm256_or_si256(high, signs);
+      *first = _mm256_unpacklo_epi8(low, high);
+      *second = _mm256_unpackhi_epi8(low, high);
+    }
+  }
+  static __m256i LookUp(const uint8_t* sixteen, __m256i index) {
+    const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(sixteen));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), index);
+  }
+  static __m256i Minus128(__m256i words) {
+    const __m256i odd_words = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    const __m256 c = _mm256_set1_ps(128);
+    const __m256 even = _mm256_sub_ps(_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)), c);
+    const __m256 odd = _mm256_sub_ps(_mm256_castsi256_ps(_mm256_and_si256(words, odd_words)), c);
+    return _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16),
+                           _mm256_castps_si256(odd));
   }
   static __m256 Dot8(__m256 sum, __m256i a, __m256i b) {
     const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000u));

@@ -4,9 +4,11 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/bf16.h"
+#include "kernels/cpu/kv_codes.h"
 #include "kernels/cpu/vec_constants.h"
 
 namespace skim {
@@ -68,6 +70,25 @@ struct VecAvx512 {
   static Pairs LoadPairsPartial(const Bf16* from, int lanes) {
     return _mm512_maskz_loadu_epi32(FirstLanes(lanes), from);
   }
+  static void StorePairs(Bf16* to, Pairs a) { _mm512_storeu_si512(to, a); }
+  // VPERMI2B looks the low seven bits of each code up in 128 bytes: once for either half of
+  // the bf16 number.
+  template <KvFormat kFormat>
+  struct Codes {
+    void Load(const std::byte* line, Pairs* first, Pairs* second) const {
+      const __m512i codes = _mm512_loadu_si512(line);
+      const __m512i low = _mm512_permutex2var_epi8(low_0, codes, low_64);
+      __m512i high = _mm512_permutex2var_epi8(high_0, codes, high_64);
+      constexpr int kOrWithAnd = 0xf8;  // a | (b & c)
+      high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(-0x80), kOrWithAnd);
+      *first = _mm512_unpacklo_epi8(low, high);
+      *second = _mm512_unpackhi_epi8(low, high);
+    }
+    __m512i low_0 = _mm512_load_si512(kCodeTable<kFormat>.low);
+    __m512i low_64 = _mm512_load_si512(kCodeTable<kFormat>.low + 64);
+    __m512i high_0 = _mm512_load_si512(kCodeTable<kFormat>.high);
+    __m512i high_64 = _mm512_load_si512(kCodeTable<kFormat>.high + 64);
+  };
   static F Dot(F sum, const Bf16* pair, Pairs b) {
     int both;
     __builtin_memcpy(&both, pair, sizeof both);

@@ -2,14 +2,17 @@
 // so a kernel is written once as a template over the vector type. What they promise:
 //   - a lane's result depends on the lane's operands only; partial loads fill with zero
 //   - Max and Exp keep a NaN of their last operand; reductions have one fixed tree
+//   - Codes<format>::Load makes the two operands of a line of codes (kv_layout.h), exactly
 //   - Dot adds a0 b0 and a1 b1 of a pair to the lane, by the dot unit of the path
 // Everything has internal linkage: see kernels/CMakeLists.txt.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #include "base/bf16.h"
+#include "kernels/cpu/kv_codes.h"
 #include "kernels/cpu/vec_constants.h"
 
 namespace skim {
@@ -125,6 +128,24 @@ struct VecPlain {
     std::memcpy(pairs.lane, from, sizeof pairs.lane[0] * lanes);
     return pairs;
   }
+  static void StorePairs(Bf16* to, Pairs a) { std::memcpy(to, a.lane, sizeof a.lane); }
+  template <KvFormat kFormat>
+  struct Codes {
+    void Load(const std::byte* line, Pairs* first, Pairs* second) const {
+      for (int i = 0; i < 2 * kLanes; ++i) {
+        const int byte = i / 8 * 16 + i % 8;
+        first->lane[i / 2][i % 2] = Expand(line[byte]);
+        second->lane[i / 2][i % 2] = Expand(line[byte + 8]);
+      }
+    }
+
+   private:
+    static Bf16 Expand(std::byte byte) {
+      const auto code = static_cast<unsigned>(byte);
+      const unsigned sign = (code & 0x80) << 8;
+      return {static_cast<uint16_t>(kCodeTable<kFormat>.bits[code & 0x7f] | sign)};
+    }
+  };
   static F Dot(F sum, const Bf16* pair, Pairs b) {  // the same pair for every lane
     const float a0 = ToFloat(pair[0]), a1 = ToFloat(pair[1]);
     return Each([&](int i) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "kernels/cpu/attention.h"
@@ -16,23 +17,181 @@ std::vector<Bf16> RandomRow(std::mt19937& random, int count) {
   return row;
 }
 
-// [page_tokens/16][head_dim/2][16][2] and [page_tokens/2][head_dim][2], spelled out.
-void WriteSlot(const KvShape& shape, const KvSequence& sequence, int slot, int slots, Bf16* unit) {
+std::vector<StoredVector> Stored(const KvShape& shape, const std::vector<Bf16>& row) {
+  std::vector<StoredVector> stored;
+  for (int h = 0; h < shape.kv_heads; ++h) {
+    std::vector<float> x;
+    for (int d = 0; d < shape.head_dim; ++d) x.push_back(ToFloat(row[h * shape.head_dim + d]));
+    stored.push_back(StoredVector::Of(shape.format, x.data(), shape.head_dim));
+  }
+  return stored;
+}
+
+int RoundUp(int n, int to) { return (n + to - 1) / to * to; }
+
+template <typename T>
+void Put(std::byte* to, T x) {
+  std::memcpy(to, &x, sizeof x);
+}
+
+// bf16: [page_tokens/16][head_dim/2][16][2] and [page_tokens/2][head_dim][2], spelled out.
+void WriteBf16Slot(const KvShape& shape, const KvSequence& sequence, int slot, int slots,
+                   std::byte* unit) {
   const int offset = slot % shape.page_tokens, head_dim = shape.head_dim;
   for (int h = 0; h < shape.kv_heads; ++h) {
-    Bf16* keys = unit + 2 * h * shape.page_tokens * head_dim;
-    Bf16* values = keys + shape.page_tokens * head_dim;
+    std::byte* keys = unit + 4 * h * shape.page_tokens * head_dim;
+    std::byte* values = keys + 2 * shape.page_tokens * head_dim;
     for (int d = 0; d < head_dim; ++d) {
-      keys[((offset / 16 * (head_dim / 2) + d / 2) * 16 + offset % 16) * 2 + d % 2] =
-          sequence.keys[slot][h * head_dim + d];
-      values[(offset / 2 * head_dim + d) * 2 + offset % 2] =
-          sequence.values[slot][h * head_dim + d];
-      if (slot + 1 == slots && slot % 2 == 0) values[(offset / 2 * head_dim + d) * 2 + 1] = {};
+      Put(keys + 2 * (((offset / 16 * (head_dim / 2) + d / 2) * 16 + offset % 16) * 2 + d % 2),
+          sequence.keys[slot][h * head_dim + d]);
+      Put(values + 2 * ((offset / 2 * head_dim + d) * 2 + offset % 2),
+          sequence.values[slot][h * head_dim + d]);
+      if (slot + 1 < slots || slot % 2 == 1) continue;
+      Put(values + 2 * ((offset / 2 * head_dim + d) * 2 + 1), Bf16{});
     }
   }
 }
 
+// Codes: lines of 16 keys x 4 dimensions, scales, lines of 16 dimensions x 4 keys, scales.
+void WriteCodedSlot(const KvShape& shape, const KvSequence& sequence, int slot, std::byte* unit) {
+  const int tokens = shape.page_tokens, offset = slot % tokens;
+  const int key_width = RoundUp(shape.head_dim, 4), value_width = RoundUp(shape.head_dim, 16);
+  const auto in_line = [](int lane, int depth) {
+    return lane / 4 * 16 + depth / 2 * 8 + lane % 4 * 2 + depth % 2;
+  };
+  for (int h = 0; h < shape.kv_heads; ++h) {
+    std::byte* keys = unit + h * tokens * (key_width + value_width + 8);
+    std::byte* key_scales = keys + tokens * key_width;
+    std::byte* values = key_scales + tokens * 4;
+    std::byte* value_scales = values + tokens * value_width;
+    const StoredVector& key = sequence.stored_keys[slot][h];
+    const StoredVector& value = sequence.stored_values[slot][h];
+    Put(key_scales + 4 * offset, key.scale);
+    Put(value_scales + 4 * offset, value.scale);
+    for (int d = 0; d < shape.head_dim; ++d) {
+      Put(keys + 64 * (offset / 16 * (key_width / 4) + d / 4) + in_line(offset % 16, d % 4),
+          key.codes[d]);
+      Put(values + 64 * (offset / 4 * (value_width / 16) + d / 16) + in_line(d % 16, offset % 4),
+          value.codes[d]);
+    }
+  }
+}
+
+// Where one row of a sequence attends, and to which numbers.
+struct Head {
+  const Bf16* q;
+  std::vector<int> slots;
+  double scale;
+};
+
+Head HeadOf(const KvShape& shape, const KvWork& work, int row, int head) {
+  const int32_t position = work.positions[row];
+  Head result = {work.sequence->queries[position].data() + head * shape.head_dim,
+                 {},
+                 1 / std::sqrt(static_cast<double>(shape.head_dim))};
+  for (int slot = 0; slot < work.slots; ++slot) {
+    if (work.sequence->positions[slot] <= position) result.slots.push_back(slot);
+  }
+  return result;
+}
+
+// key(slot, kv_head, d) and value(slot, kv_head, d) are its numbers.
+template <typename Key, typename Value>
+AttentionReference Attend(const KvShape& shape, const KvWork& work, int row, const Key& key,
+                          const Value& value) {
+  const int head_dim = shape.head_dim;
+  AttentionReference reference;
+  for (int h = 0; h < shape.heads; ++h) {
+    const Head head = HeadOf(shape, work, row, h);
+    const int kv_head = h / (shape.heads / shape.kv_heads);
+    std::vector<double> scores;
+    double max = -INFINITY;
+    for (int slot : head.slots) {
+      double score = 0;
+      for (int d = 0; d < head_dim; ++d) {
+        score += double{ToFloat(head.q[d])} * key(slot, kv_head, d);
+      }
+      scores.push_back(score * head.scale);
+      max = std::max(max, scores.back());
+    }
+    double sum = 0;
+    std::vector<double> out(head_dim), magnitude(head_dim);
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const double p = std::exp(scores[i] - max);
+      sum += p;
+      for (int d = 0; d < head_dim; ++d) {
+        const double v = value(head.slots[i], kv_head, d);
+        out[d] += p * v;
+        magnitude[d] += p * std::abs(v);
+      }
+    }
+    for (int d = 0; d < head_dim; ++d) {
+      reference.out.push_back(sum > 0 ? out[d] / sum : 0);
+      reference.magnitude.push_back(sum > 0 ? magnitude[d] / sum : 0);
+    }
+    reference.lse.push_back(max + std::log(sum));
+  }
+  return reference;
+}
+
+double LargestOf(const Bf16* x, int count) {
+  double max = 0;
+  for (int d = 0; d < count; ++d) max = std::max(max, std::abs(double{ToFloat(x[d])}));
+  return max;
+}
+
 }  // namespace
+
+double CodeMagnitude(KvFormat format, int code) {
+  if (format == KvFormat::kInt8) return code;
+  if (code == 127) return NAN;
+  return code < 8 ? std::ldexp(code, -9) : std::ldexp(8 + code % 8, code / 8 - 10);
+}
+
+double StorageError(KvFormat format, double x, double max) {
+  constexpr double kSlack = 1.0001;  // the scale is a rounded float
+  switch (format) {
+    case KvFormat::kBf16:
+      return 0x1p-8 * std::abs(x);
+    case KvFormat::kInt8:
+      return kSlack * max / 127 / 2;
+    case KvFormat::kFp8:
+      return kSlack * std::max(std::abs(x) / 16, max / 448 / 1024);
+  }
+  return NAN;
+}
+
+StoredVector StoredVector::Of(KvFormat format, const float* x, int count) {
+  StoredVector stored;
+  stored.format_ = format;
+  if (format == KvFormat::kBf16) {
+    for (int d = 0; d < count; ++d) stored.numbers.push_back(ToBf16(x[d]));
+    return stored;
+  }
+  double max = 0;
+  for (int d = 0; d < count; ++d) max = std::max(max, std::abs(double{x[d]}));
+  const double to_codes = max > 0 ? (format == KvFormat::kInt8 ? 127 : 448) / max : 0;
+  stored.scale = to_codes > 0 ? static_cast<float>(1 / to_codes) : 0;
+  for (int d = 0; d < count; ++d) {
+    const double wanted = std::abs(double{x[d]}) * to_codes;
+    // Magnitudes ascend with their codes.
+    int low = 0, high = format == KvFormat::kInt8 ? 127 : 126;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (CodeMagnitude(format, middle) <= wanted ? low : high) = middle;
+    }
+    const double below = wanted - CodeMagnitude(format, low);
+    const int code = CodeMagnitude(format, high) - wanted < below ? high : low;
+    stored.codes.push_back(static_cast<uint8_t>(code | (x[d] < 0 ? 128 : 0)));
+  }
+  return stored;
+}
+
+double StoredVector::operator[](int d) const {
+  if (format_ == KvFormat::kBf16) return ToFloat(numbers[d]);
+  const double magnitude = CodeMagnitude(format_, codes[d] & 127) * scale;
+  return codes[d] < 128 ? magnitude : -magnitude;
+}
 
 KvSequence RandomSequence(uint32_t seed, const KvShape& shape, int tokens) {
   std::mt19937 random(seed);
@@ -41,6 +200,8 @@ KvSequence RandomSequence(uint32_t seed, const KvShape& shape, int tokens) {
     sequence.positions.push_back(t);
     sequence.keys.push_back(RandomRow(random, shape.kv_heads * shape.head_dim));
     sequence.values.push_back(RandomRow(random, shape.kv_heads * shape.head_dim));
+    sequence.stored_keys.push_back(Stored(shape, sequence.keys.back()));
+    sequence.stored_values.push_back(Stored(shape, sequence.values.back()));
     sequence.queries.push_back(RandomRow(random, shape.heads * shape.head_dim));
   }
   return sequence;
@@ -56,6 +217,8 @@ KvSequence Shuffled(const KvSequence& sequence, uint32_t seed) {
     shuffled.positions[slot] = sequence.positions[order[slot]];
     shuffled.keys[slot] = sequence.keys[order[slot]];
     shuffled.values[slot] = sequence.values[order[slot]];
+    shuffled.stored_keys[slot] = sequence.stored_keys[order[slot]];
+    shuffled.stored_values[slot] = sequence.stored_values[order[slot]];
   }
   return shuffled;
 }
@@ -63,7 +226,7 @@ KvSequence Shuffled(const KvSequence& sequence, uint32_t seed) {
 std::vector<AttentionResult> RunAttention(Isa isa, int threads, const KvShape& shape,
                                           const std::vector<KvWork>& work, uint32_t page_seed) {
   KvLayer kv;
-  kv.layout = {shape.page_tokens, 2, shape.kv_heads, shape.head_dim};
+  kv.layout = {shape.page_tokens, 2, shape.kv_heads, shape.head_dim, shape.format};
   kv.layer_in_unit = 1;
   int pages = 0, rows = 0;
   for (const KvWork& w : work) {
@@ -73,8 +236,8 @@ std::vector<AttentionResult> RunAttention(Isa isa, int threads, const KvShape& s
   std::vector<PageId> blocks(pages);
   std::iota(blocks.begin(), blocks.end(), 0);
   std::shuffle(blocks.begin(), blocks.end(), std::mt19937(page_seed));
-  const int64_t page_elements = kv.layout.PageBytes() / sizeof(Bf16);
-  std::vector<Bf16> pool(pages * page_elements, Bf16{0x7fc1});
+  // A NaN in bf16 and float, the largest negative code.
+  std::vector<std::byte> pool(pages * kv.layout.PageBytes(), std::byte{0xff});
   kv.pool = pool.data();
 
   const int width = shape.heads * shape.head_dim;
@@ -90,8 +253,12 @@ std::vector<AttentionResult> RunAttention(Isa isa, int threads, const KvShape& s
     by_index = by_index && w.sequence->by_index;
     for (int slot = 0; slot < w.slots; ++slot) {
       const PageId page = blocks[block + slot / shape.page_tokens];
-      WriteSlot(shape, *w.sequence, slot, w.slots,
-                pool.data() + page * page_elements + kv.layout.LayerElements());
+      std::byte* unit = pool.data() + page * kv.layout.PageBytes() + kv.layout.LayerBytes();
+      if (shape.format == KvFormat::kBf16) {
+        WriteBf16Slot(shape, *w.sequence, slot, w.slots, unit);
+      } else {
+        WriteCodedSlot(shape, *w.sequence, slot, unit);
+      }
       slot_positions[block * shape.page_tokens + slot] = w.sequence->positions[slot];
     }
     block += (w.slots + shape.page_tokens - 1) / shape.page_tokens;
@@ -126,43 +293,50 @@ std::vector<AttentionResult> RunAttention(Isa isa, int threads, const KvShape& s
 }
 
 AttentionReference ReferenceAttention(const KvShape& shape, const KvWork& work, int row) {
-  const KvSequence& sequence = *work.sequence;
-  const int32_t position = work.positions[row];
-  const int head_dim = shape.head_dim, group = shape.heads / shape.kv_heads;
-  AttentionReference reference;
+  const auto key = [&](int slot, int head, int d) {
+    return work.sequence->stored_keys[slot][head][d];
+  };
+  const auto value = [&](int slot, int head, int d) {
+    return work.sequence->stored_values[slot][head][d];
+  };
+  return Attend(shape, work, row, key, value);
+}
+
+AttentionReference ExactAttention(const KvShape& shape, const KvWork& work, int row,
+                                  std::vector<double>* bound) {
+  const int head_dim = shape.head_dim;
+  const auto number = [&](const std::vector<std::vector<Bf16>>& vectors) {
+    return [&vectors, head_dim](int slot, int head, int d) {
+      return double{ToFloat(vectors[slot][head * head_dim + d])};
+    };
+  };
+  const AttentionReference exact =
+      Attend(shape, work, row, number(work.sequence->keys), number(work.sequence->values));
+  // Scores off by at most e change every probability by a factor of at most exp(2 e).
+  bound->clear();
   for (int h = 0; h < shape.heads; ++h) {
-    const Bf16* q = sequence.queries[position].data() + h * head_dim;
-    std::vector<std::pair<double, int>> scores;
-    double max = -INFINITY;
-    for (int slot = 0; slot < work.slots; ++slot) {
-      if (sequence.positions[slot] > position) continue;
-      double score = 0;
+    const Head head = HeadOf(shape, work, row, h);
+    const int first = h / (shape.heads / shape.kv_heads) * head_dim;
+    double score_error = 0;
+    std::vector<double> value_error(head_dim);
+    for (int slot : head.slots) {
+      const Bf16* key = work.sequence->keys[slot].data() + first;
+      const Bf16* value = work.sequence->values[slot].data() + first;
+      const double key_max = LargestOf(key, head_dim), value_max = LargestOf(value, head_dim);
+      double error = 0;
       for (int d = 0; d < head_dim; ++d) {
-        score += static_cast<double>(ToFloat(q[d])) *
-                 ToFloat(sequence.keys[slot][h / group * head_dim + d]);
+        error += std::abs(ToFloat(head.q[d])) * StorageError(shape.format, ToFloat(key[d]), key_max);
+        value_error[d] = std::max(value_error[d],
+                                  StorageError(shape.format, ToFloat(value[d]), value_max));
       }
-      score /= std::sqrt(static_cast<double>(head_dim));
-      max = std::max(max, score);
-      scores.push_back({score, slot});
-    }
-    double sum = 0;
-    std::vector<double> out(head_dim), magnitude(head_dim);
-    for (const auto& [score, slot] : scores) {
-      const double p = std::exp(score - max);
-      sum += p;
-      for (int d = 0; d < head_dim; ++d) {
-        const double v = ToFloat(sequence.values[slot][h / group * head_dim + d]);
-        out[d] += p * v;
-        magnitude[d] += p * std::abs(v);
-      }
+      score_error = std::max(score_error, error * head.scale);
     }
     for (int d = 0; d < head_dim; ++d) {
-      reference.out.push_back(sum > 0 ? out[d] / sum : 0);
-      reference.magnitude.push_back(sum > 0 ? magnitude[d] / sum : 0);
+      const double magnitude = exact.magnitude[h * head_dim + d] + value_error[d];
+      bound->push_back(std::expm1(2 * score_error) * magnitude + value_error[d]);
     }
-    reference.lse.push_back(max + std::log(sum));
   }
-  return reference;
+  return exact;
 }
 
 }  // namespace skim
