@@ -51,6 +51,7 @@ ExitCode ModelCommand::Run(const ConnectionOptions& options) {
       {"end tokens", absl::StrJoin(model.end_token_ids(), ", ")},
       {"chat template", model.has_chat_template() ? "yes" : "no"},
       {"weights", DescribeWeights(model)},
+      {"KV cache", absl::StrCat(model.kv_format(), ", ", model.kv_cache_tokens(), " tokens")},
       {"backend", model.backend()},
       {"skimd", model.version()},
   };

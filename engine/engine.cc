@@ -19,10 +19,9 @@ int64_t UnitsPerBlock(const ExecutorOptions& executor, const ModelConfig& config
   return config.layers / LayerSegments(config.layers, executor.boundaries).unit_layers();
 }
 
-// Tokens of one sequence that the whole pool can hold.
-int32_t TokensOf(const ExecutorOptions& executor, const ModelConfig& config) {
-  const int64_t blocks = executor.kv_pages / UnitsPerBlock(executor, config);
-  return static_cast<int32_t>(std::min<int64_t>(blocks * executor.page_tokens, INT32_MAX));
+// Tokens that the whole pool can hold.
+int64_t TokensOf(const ExecutorOptions& executor, const ModelConfig& config) {
+  return executor.kv_pages / UnitsPerBlock(executor, config) * executor.page_tokens;
 }
 
 // Pages for `options`: what was asked for, else a quarter of the free memory, at most what
@@ -89,13 +88,16 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
 
   ExecutorOptions executor;
   executor.max_rows = options.max_rows_per_step;
+  executor.kv_format = options.kv_format;
   executor.max_context = options.max_context > 0
                              ? std::min(options.max_context, config.max_positions)
                              : config.max_positions;
   SKIM_ASSIGN_OR_RETURN(executor.kv_pages, KvPages(options, executor, config));
   // A sequence that outgrows the pool would fail in the middle; one that meets the end of
   // its context ends in order.
-  executor.max_context = std::min(executor.max_context, TokensOf(executor, config));
+  const int64_t kv_cache_tokens = TokensOf(executor, config);
+  executor.max_context =
+      static_cast<int32_t>(std::min<int64_t>(executor.max_context, kv_cache_tokens));
   SKIM_ASSIGN_OR_RETURN(
       impl->executor, Executor::Create(config, impl->weights, impl->ops.get(), executor));
 
@@ -116,6 +118,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
     info.weight_bytes += bytes;
   }
   info.kv_cache_bytes = KvPageBytes(config, executor) * static_cast<uint64_t>(executor.kv_pages);
+  info.kv_cache_tokens = kv_cache_tokens;
+  info.kv_format = options.kv_format;
   info.default_temperature = config.default_temperature;
   info.default_top_p = config.default_top_p;
   info.default_top_k = config.default_top_k;

@@ -11,6 +11,7 @@
 #include "base/types.h"
 #include "engine/step_executor.h"
 #include "kernels/backend.h"
+#include "kernels/kv_layout.h"
 #include "kernels/weight.h"
 
 namespace skim {
@@ -22,6 +23,7 @@ struct EngineOptions {
   // checkpoint's own: bf16, or what it is quantised to, which then is the only one it can have.
   std::vector<WeightFormat> weights;
   int64_t kv_cache_bytes = 0;  // 0 = a quarter of the free memory, at most what is useful
+  KvFormat kv_format = KvFormat::kBf16;
   int32_t max_context = 0;     // 0 = the model's own; never more than that
   int32_t max_rows_per_step = 512;
   int32_t max_running = 64;
@@ -45,6 +47,8 @@ struct ModelInfo {
   uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases
   uint64_t weight_bytes = 0;         // resident: all of the above
   uint64_t kv_cache_bytes = 0;  // resident
+  int64_t kv_cache_tokens = 0;  // that the KV cache holds, in whole blocks
+  KvFormat kv_format = KvFormat::kBf16;
   // generation_config.json, where given; NaN / negative where not.
   float default_temperature = -1;
   float default_top_p = -1;

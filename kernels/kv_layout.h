@@ -80,23 +80,27 @@ struct KvLayout {
   // Byte offsets of one number from KeyBase and ValueBase. Numbers 2i and 2i+1 of a key, and
   // number d of slots 2i and 2i+1, are neighbours.
   int64_t KeyElement(int slot, int d) const {
-    const int64_t groups = int64_t{slot / 16} * key_width();
-    if (coded()) return (groups + d / 4 * 4) * 16 + InLine(slot % 16, d % 4);
-    return ((groups + d / 2 * 2) * 16 + slot % 16 * 2 + d % 2) * 2;
+    const int64_t group = int64_t{slot / 16} * key_width() * 16 * element_bytes();
+    const int lane = coded() ? slot % 16 / 4 * 16 + slot % 4 * 2 : slot % 16 * 4;
+    return group + lane + KeyDimension(coded(), d);
   }
   int64_t ValueElement(int slot, int d) const {
-    if (coded()) return (slot / 4 * int64_t{value_width()} + d / 16 * 16) * 4 + InLine(d % 16, slot % 4);
-    return ((slot / 2 * int64_t{value_width()} + d) * 2 + slot % 2) * 2;
+    const int64_t row = int64_t{coded() ? slot / 4 : slot / 2} * value_width() * 4;
+    const int depth = coded() ? slot % 4 / 2 * 8 + slot % 2 : slot % 2 * 2;
+    return row + depth + ValueDimension(coded(), d);
+  }
+  // The way from number 0 of a slot to number d.
+  static int64_t KeyDimension(bool coded, int d) {
+    return coded ? d / 4 * 64 + d % 4 / 2 * 8 + d % 2 : d / 2 * 64 + d % 2 * 2;
+  }
+  static int64_t ValueDimension(bool coded, int d) {
+    return coded ? d / 4 * 16 + d % 4 * 2 : d * 4;
   }
   int64_t KeyScale(int slot) const { return KeyBytes() + slot * int64_t{sizeof(float)}; }
   int64_t ValueScale(int slot) const { return ValueBytes() + slot * int64_t{sizeof(float)}; }
 
  private:
   int element_bytes() const { return coded() ? 1 : 2; }
-  // Of entry `lane` of 16 and `depth` of 4 in a line of codes.
-  static int InLine(int lane, int depth) {
-    return lane / 4 * 16 + depth / 2 * 8 + lane % 4 * 2 + depth % 2;
-  }
 };
 
 // Softmax is accumulated over blocks of this many slots, aligned to multiples of it,

@@ -38,6 +38,7 @@ struct RawFlags {
   std::string metrics;
   std::vector<std::string> weights;
   uint64_t kv_cache_bytes = 0;
+  std::string kv_format{KvFormatName(KvFormat::kBf16)};
   uint64_t max_message_bytes = 4 << 20;
   uint64_t drain_timeout_ms = 30'000;
   uint64_t slow_reader_ms = 30'000;
@@ -99,6 +100,13 @@ void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
                   "Memory for keys and values; 0 = a quarter of what is free")
       ->transform(Quiet(CLI::AsSizeValue(true)))
       ->type_name("SIZE")
+      ->group("Machine");
+  app->add_option("--kv-format", raw->kv_format,
+                  "How keys and values are kept: int8 and fp8 hold nearly twice the tokens and lose "
+                  "a little precision; int8 loses less")
+      ->check(Quiet(CLI::IsMember({"bf16", "int8", "fp8"})))
+      ->type_name("bf16|int8|fp8")
+      ->capture_default_str()
       ->group("Machine");
 }
 
@@ -236,6 +244,9 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
     return Mistake("--kv-cache: more bytes than an address has");
   }
   config.engine.kv_cache_bytes = static_cast<int64_t>(raw.kv_cache_bytes);
+  for (KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8}) {
+    if (raw.kv_format == KvFormatName(format)) config.engine.kv_format = format;
+  }
   config.engine.max_rows_per_step = config.scheduler.max_rows_per_step;
   config.engine.max_running = config.scheduler.max_running;
   config.max_message_bytes = static_cast<int32_t>(raw.max_message_bytes);

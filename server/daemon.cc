@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <string>
 
 #include "base/status_macros.h"
 #include "server/metrics_exposer.h"
@@ -26,9 +27,12 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
                           log->info("loaded {}% of {} MiB of weights", tenths * 10, total >> 20);
                         }));
   const ModelInfo& model = engine->model();
-  log->info("{}: {} parameters, {} layers, context {} tokens, weights {} MiB, KV cache {} MiB, {}",
-            model.architecture, model.parameters, model.layers, model.max_context,
-            model.weight_bytes >> 20, model.kv_cache_bytes >> 20, model.backend);
+  log->info(
+      "{}: {} parameters, {} layers, context {} tokens, weights {} MiB, KV cache {} MiB in {} for "
+      "{} tokens, {}",
+      model.architecture, model.parameters, model.layers, model.max_context,
+      model.weight_bytes >> 20, model.kv_cache_bytes >> 20, KvFormatName(model.kv_format),
+      model.kv_cache_tokens, model.backend);
   for (const FormatInfo& weights : model.weights) {
     log->info("weights {}: {:.1f} MiB{}", WeightFormatName(weights.format),
               Mebibytes(weights.bytes),

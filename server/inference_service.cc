@@ -1,5 +1,6 @@
 #include "server/inference_service.h"
 
+#include <string>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -67,6 +68,8 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   response->set_common_weight_bytes(info.common_weight_bytes);
   response->set_backend(info.backend);
   response->set_version(kVersion);
+  response->set_kv_format(std::string(KvFormatName(info.kv_format)));
+  response->set_kv_cache_tokens(static_cast<uint64_t>(info.kv_cache_tokens));
 }
 
 }  // namespace

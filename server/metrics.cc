@@ -147,7 +147,10 @@ void Metrics::SetModel(const std::string& name, const ModelInfo& model) {
       .Name("skim_build_info")
       .Help("Always 1; the labels say what runs")
       .Register(*registry_)
-      .Add({{"version", kVersion}, {"model_name", name}, {"backend", model.backend}})
+      .Add({{"version", kVersion},
+            {"model_name", name},
+            {"backend", model.backend},
+            {"kv_format", std::string(KvFormatName(model.kv_format))}})
       .Set(1);
   auto& format_bytes =
       prometheus::BuildGauge()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "base/check.h"
 #include "kernels/cpu/row_kernels.h"
@@ -10,18 +11,23 @@
 namespace skim {
 namespace {
 
-// One slot of one KV head: K and V go in number by number of `T`, Bf16 or code.
+// One slot of one KV head: numbers of type `T`, Bf16 or code.
+template <typename T>
+constexpr bool kCoded = !std::is_same_v<T, Bf16>;
+
 template <typename T>
 void WriteKeys(const T* key, int slot, const KvLayout& layout, std::byte* keys) {
+  keys += layout.KeyElement(slot, 0);
   for (int d = 0; d < layout.head_dim; d += 2) {
-    std::memcpy(keys + layout.KeyElement(slot, d), key + d, 2 * sizeof(T));
+    std::memcpy(keys + KvLayout::KeyDimension(kCoded<T>, d), key + d, 2 * sizeof(T));
   }
 }
 
 template <typename T>
 void WriteValues(const T* value, int slot, const KvLayout& layout, std::byte* values) {
+  values += layout.ValueElement(slot, 0);
   for (int d = 0; d < layout.head_dim; ++d) {
-    std::memcpy(values + layout.ValueElement(slot, d), value + d, sizeof(T));
+    std::memcpy(values + KvLayout::ValueDimension(kCoded<T>, d), value + d, sizeof(T));
   }
 }
 

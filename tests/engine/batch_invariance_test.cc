@@ -53,10 +53,12 @@ void ExpectSameBits(const Trace& a, const Trace& b, const std::string& what) {
   }
 }
 
-class BatchInvariance : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
+class BatchInvariance
+    : public ::testing::TestWithParam<std::tuple<std::string, std::string, KvFormat>> {
  protected:
   std::unique_ptr<EngineHarness> Load(HarnessOptions options = {}) {
     options.isa = std::get<1>(GetParam());
+    options.kv_format = std::get<2>(GetParam());
     auto harness = EngineHarness::Load(GoldenPath(std::get<0>(GetParam())), options);
     EXPECT_TRUE(harness.ok()) << harness.status();
     return *std::move(harness);
@@ -280,9 +282,11 @@ std::vector<std::string> Isas() {
 
 INSTANTIATE_TEST_SUITE_P(
     Tiny, BatchInvariance,
-    ::testing::Combine(::testing::Values("tiny-llama3", "tiny-qwen3"), ::testing::ValuesIn(Isas())),
+    ::testing::Combine(::testing::Values("tiny-llama3", "tiny-qwen3"), ::testing::ValuesIn(Isas()),
+                       ::testing::Values(KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8)),
     [](const auto& info) {
-      std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param);
+      std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param) + "_" +
+                         std::string(KvFormatName(std::get<2>(info.param)));
       for (char& c : name) c = c == '-' ? '_' : c;
       return name;
     });

@@ -116,6 +116,55 @@ TEST(DefaultModel, EveryWeightFormatStaysNearBf16OverProse) {
   }
 }
 
+// Against bf16 keys and values, over all of the vocabulary.
+TEST(DefaultModel, KeysAndValuesInEightBitsBarelyMoveTheDistribution) {
+  auto golden = SafetensorsFile::Open(GoldenPath("smollm2/prose.safetensors"));
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const std::vector<TokenId> ids = ProseIds(*golden, 1024);
+  const auto run = [&](KvFormat format, auto&& see) {
+    auto harness = EngineHarness::Load(
+        DefaultModelPath(), {.threads = 2, .kv_pages = 64, .kv_format = format});
+    ASSERT_TRUE(harness.ok()) << harness.status() << ": run ./run model";
+    HarnessSequence sequence = (*harness)->NewSequence(ids);
+    ASSERT_TRUE((*harness)->Generate(&sequence, 512, 0).ok());
+    for (size_t p = 0; p < ids.size(); ++p) {
+      see(p, (*harness)->Logits(sequence.id, static_cast<int32_t>(p)));
+    }
+  };
+  std::vector<std::vector<float>> reference(ids.size());
+  run(KvFormat::kBf16, [&](size_t p, const std::vector<float>& logits) { reference[p] = logits; });
+
+  struct Bound {
+    KvFormat format;
+    double agreement, kl, perplexity;  // the last relative to that of bf16
+  };
+  for (const Bound& bound : {Bound{KvFormat::kInt8, 0.975, 1.5e-3, 1.005},
+                             Bound{KvFormat::kFp8, 0.94, 8e-3, 1.015}}) {
+    double kl = 0, nats = 0;
+    size_t agree = 0;
+    run(bound.format, [&](size_t p, const std::vector<float>& logits) {
+      const std::vector<float>& want = reference[p];
+      const auto best = std::max_element(want.begin(), want.end()) - want.begin();
+      agree += best == std::max_element(logits.begin(), logits.end()) - logits.begin();
+      const double want_normaliser = LogSumExp(want), normaliser = LogSumExp(logits);
+      for (size_t i = 0; i < want.size(); ++i) {
+        const double theirs = want[i] - want_normaliser;
+        kl += std::exp(theirs) * (theirs - (logits[i] - normaliser));
+      }
+      if (p + 1 == ids.size()) return;
+      nats += want[ids[p + 1]] - want_normaliser - (logits[ids[p + 1]] - normaliser);
+    });
+    const double agreement = static_cast<double>(agree) / static_cast<double>(ids.size());
+    kl /= static_cast<double>(ids.size());
+    const double perplexity = std::exp(nats / static_cast<double>(ids.size() - 1));
+    std::cout << KvFormatName(bound.format) << ": top-1 agreement " << agreement << ", mean KL "
+              << kl << ", perplexity x " << perplexity << "\n";
+    EXPECT_GE(agreement, bound.agreement);
+    EXPECT_LE(perplexity, bound.perplexity);
+    EXPECT_LE(kl, bound.kl);
+  }
+}
+
 TEST(DefaultModel, LogitsDoNotDependOnChunksThreadsOrTheBatch) {
   auto golden = SafetensorsFile::Open(GoldenPath("smollm2/prose.safetensors"));
   ASSERT_TRUE(golden.ok());

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "tests/engine/golden.h"
 
 namespace skim {
@@ -50,6 +52,26 @@ TEST(Engine, AContextIsNoLongerThanWhatTheKvCacheHolds) {
 
   options.kv_cache_bytes = page_bytes - 1;
   EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(Engine, TheSameBytesHoldNearlyTwiceTheTokensInEightBits) {
+  EngineOptions options = Tiny();
+  options.kv_cache_bytes = int64_t{256} << 10;
+  options.max_running = 1024;
+  std::map<KvFormat, int64_t> tokens;
+  for (KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8}) {
+    options.kv_format = format;
+    auto engine = Engine::Load(options, {});
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    const ModelInfo& model = (*engine)->model();
+    EXPECT_EQ(model.kv_format, format);
+    EXPECT_LE(model.kv_cache_bytes, static_cast<uint64_t>(options.kv_cache_bytes));
+    tokens[format] = model.kv_cache_tokens;
+  }
+  EXPECT_EQ(tokens[KvFormat::kInt8], tokens[KvFormat::kFp8]);
+  // Scales weigh more where heads are small, as in this model.
+  EXPECT_GT(tokens[KvFormat::kInt8], tokens[KvFormat::kBf16] * 1.5);
+  EXPECT_LT(tokens[KvFormat::kInt8], tokens[KvFormat::kBf16] * 2);
 }
 
 TEST(Engine, NamesWhatIsMissing) {

@@ -26,6 +26,7 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   executor.max_context = h.config_.max_positions;
   executor.page_tokens = options.page_tokens;
   executor.kv_pages = options.kv_pages;
+  executor.kv_format = options.kv_format;
   executor.hidden_slots = options.hidden_slots;
   executor.boundaries = options.boundaries;
   SKIM_ASSIGN_OR_RETURN(h.executor_,

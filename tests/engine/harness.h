@@ -22,6 +22,7 @@ struct HarnessOptions {
   int threads = 1;
   int32_t page_tokens = 32;
   int32_t kv_pages = 1024;
+  KvFormat kv_format = KvFormat::kBf16;
   int32_t hidden_slots = 0;
   int32_t max_rows = 512;
   std::vector<int32_t> boundaries = {};

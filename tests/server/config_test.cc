@@ -28,6 +28,7 @@ TEST(Config, HasDefaultsForAllButTheModel) {
   EXPECT_EQ(config.listen.ToString(), "127.0.0.1:50051");
   EXPECT_EQ(config.metrics.ToString(), "127.0.0.1:9090");
   EXPECT_EQ(config.engine.kv_cache_bytes, 0);
+  EXPECT_EQ(config.engine.kv_format, KvFormat::kBf16);
   EXPECT_EQ(config.drain_timeout, 30'000'000);
   EXPECT_EQ(config.limits.max_n, 8);
   EXPECT_FALSE(config.log_prompts);
@@ -39,6 +40,13 @@ TEST(Config, ReadsSizesAndTimesWithUnits) {
   EXPECT_EQ(config.engine.kv_cache_bytes, int64_t{512} << 20);
   EXPECT_EQ(config.drain_timeout, 1'500'000);
   EXPECT_EQ(config.max_message_bytes, 1'000'000);
+}
+
+TEST(Config, ChoosesTheFormatOfTheKvCache) {
+  for (KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8}) {
+    const std::string name(KvFormatName(format));
+    EXPECT_EQ(MustParse({"--model", "m", "--kv-format", name.c_str()}).engine.kv_format, format);
+  }
 }
 
 TEST(Config, TellsEngineAndSchedulerTheSame) {
@@ -90,6 +98,7 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--kv-cache", "12 parsecs"}, "parsecs"},
       {{"--model", "m", "--kv-cache", "-1"}, "--kv-cache"},
       {{"--model", "m", "--kv-cache", "99999999999999999999GiB"}, "kv-cache"},
+      {{"--model", "m", "--kv-format", "int4"}, "--kv-format"},
       {{"--model", "m", "--listen", "nowhere"}, "--listen"},
       {{"--model", "m", "--listen", "127.0.0.1:70000"}, "--listen"},
       {{"--model", "m", "--metrics", "::1:90"}, "--metrics"},

@@ -37,6 +37,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
   model.weights = {{WeightFormat::kBf16, 900}, {WeightFormat::kInt4, 100}};
   model.common_weight_bytes = 24;
   model.weight_bytes = 1024;
+  model.kv_format = KvFormat::kInt8;
   metrics.SetModel("m", model);
   metrics.OnStep({.duration = 4000,
                   .rows = 12,
@@ -101,6 +102,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
            "skim_rows_total{format=\"bf16\"} 9",
            "skim_rows_total{format=\"int4\"} 3",
            "skim_build_info{",
+           "kv_format=\"int8\"",
        }) {
     EXPECT_NE(page.find(line), std::string::npos) << line << "\n" << page;
   }

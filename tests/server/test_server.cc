@@ -66,6 +66,8 @@ TestServer::TestServer(TestServerOptions options)
   info_.backend = "echo";
   info_.weights = {{WeightFormat::kBf16, 4000}, {WeightFormat::kInt8, 2000}};
   info_.common_weight_bytes = 300;
+  info_.kv_format = KvFormat::kFp8;
+  info_.kv_cache_tokens = 12345;
   ServingStack::Options stack = options_.stack;
   stack.rpc.listen = {"127.0.0.1", 0};
   if (stack.rpc.credentials == nullptr) stack.rpc.credentials = grpc::InsecureServerCredentials();

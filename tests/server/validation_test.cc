@@ -346,6 +346,8 @@ TEST(Validation, DescribesTheModel) {
               testing::ElementsAre(v1::WEIGHT_FORMAT_BF16, v1::WEIGHT_FORMAT_INT8));
   EXPECT_THAT(model.weight_format_bytes(), testing::ElementsAre(4000, 2000));
   EXPECT_EQ(model.common_weight_bytes(), 300u);
+  EXPECT_EQ(model.kv_format(), "fp8");
+  EXPECT_EQ(model.kv_cache_tokens(), 12345u);
 }
 
 }  // namespace
