@@ -7,7 +7,8 @@
 
 #include <immintrin.h>
 
-#include "kernels/cpu/fp8_avx512.h"
+#include "kernels/cpu/simd_exp.h"
+#include "kernels/cpu/vec_avx512.h"
 
 namespace skim {
 namespace {
@@ -35,9 +36,9 @@ struct Bf16Lines {
 
 struct Fp8Lines : Bf16Lines {
   static constexpr int kOperands = 2;
-  Fp8ToBf16Avx512 convert;
+  VecAvx512::Codes<KvFormat::kFp8> codes;
   [[gnu::always_inline]] void Load(const uint8_t* line, __m512i (&out)[kOperands]) const {
-    convert(_mm512_load_si512(line), out[0], out[1]);
+    codes.Load(reinterpret_cast<const std::byte*>(line), &out[0], &out[1]);
   }
 };
 

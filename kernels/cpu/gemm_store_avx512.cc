@@ -1,8 +1,8 @@
 #include <immintrin.h>
 
-#include "kernels/cpu/fp8_avx512.h"
 #include "kernels/cpu/gemm_avx512.h"
 #include "kernels/cpu/simd_exp.h"
+#include "kernels/cpu/vec_avx512.h"
 
 namespace skim {
 namespace {
@@ -39,13 +39,14 @@ void ScaleAvx512(const ScaleTile& s) {
 }
 
 void ExpandFp8Avx512(const ExpandLines& e) {
-  const Fp8ToBf16Avx512 convert;
+  const VecAvx512::Codes<KvFormat::kFp8> codes;
   const int64_t row = 64 * e.width;
   for (int64_t l = 0; l < e.lines; ++l) {
     uint8_t* out = e.out + 2 * l * row;
     for (int c = 0; c < e.width; ++c) {
       __m512i first, second;
-      convert(_mm512_load_si512(e.w + l * e.w_stride + c * 64), first, second);
+      codes.Load(reinterpret_cast<const std::byte*>(e.w + l * e.w_stride + c * 64), &first,
+                 &second);
       _mm512_store_si512(out + c * 64, first);
       _mm512_store_si512(out + row + c * 64, second);
     }

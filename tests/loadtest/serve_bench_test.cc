@@ -64,8 +64,8 @@ TEST(ServeCost, ReadsFewerBytesOfSmallerWeights) {
   };
   EXPECT_DOUBLE_EQ(bytes(v1::WEIGHT_FORMAT_FP8), 1'000'000);
   EXPECT_DOUBLE_EQ(bytes(v1::WEIGHT_FORMAT_INT8), 1'000'000);
-  // 900,000 weights of 4.5 bits, and 100,000 of the head in int8.
-  EXPECT_DOUBLE_EQ(bytes(v1::WEIGHT_FORMAT_INT4), 506'250 + 100'000);
+  // 900,000 weights of 5 bits, and 100,000 of the head in int8.
+  EXPECT_DOUBLE_EQ(bytes(v1::WEIGHT_FORMAT_INT4), 562'500 + 100'000);
 }
 
 TEST(ServeCost, MultipliesInEightBitsWhereActivationsAreRounded) {
