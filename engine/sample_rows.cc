@@ -35,7 +35,9 @@ void SampleRows::AddDraw(const PlanSequence& sequence) {
   row.bias = params.bias;
   if (params.HasPenalties()) row.counts = Count(sequence);
   const auto position = static_cast<int32_t>(sequence.tokens.size());
-  if (position - sequence.prompt_tokens < params.min_tokens) row.banned = params.stop_tokens;
+  const int32_t generated = position - sequence.prompt_tokens;
+  if (generated < params.min_tokens) row.banned = params.stop_tokens;
+  if (static_cast<size_t>(generated) < params.forced.size()) row.score = params.forced[generated];
   row.seed = params.seed;
   row.position = static_cast<uint32_t>(position);
   row.top_logprobs = params.top_logprobs;

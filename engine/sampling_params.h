@@ -24,6 +24,7 @@ struct SamplingParams {
   int32_t max_tokens = 0;                // > 0
   int32_t min_tokens = 0;                // [0, max_tokens]: stop tokens are banned before that
   std::vector<TokenId> stop_tokens;      // end generation, the request's and the model's EOS
+  std::vector<TokenId> forced;           // the first tokens, not drawn; <= max_tokens, none a stop token
   int32_t top_logprobs = -1;             // -1 none, 0 chosen only, k: chosen and the best k
   bool prompt_logprobs = false;          // report the same for the prompt
 

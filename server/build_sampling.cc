@@ -77,6 +77,10 @@ absl::Status CheckLists(const v1::Sampling& s, const ModelInfo& model) {
     SKIM_RETURN_IF_ERROR(CheckToken("sampling.stop_token_ids[" + std::to_string(i) + "]",
                                     s.stop_token_ids(i), model));
   }
+  for (int i = 0; i < s.forced_token_ids_size(); ++i) {
+    SKIM_RETURN_IF_ERROR(CheckToken("sampling.forced_token_ids[" + std::to_string(i) + "]",
+                                    s.forced_token_ids(i), model));
+  }
   SKIM_RETURN_IF_ERROR(
       CheckAtMost("sampling.logit_bias", s.logit_bias().size(), kMaxLogitBiases, "entries"));
   for (const auto& [id, bias] : s.logit_bias()) {
@@ -109,6 +113,20 @@ absl::Status CheckOutput(const v1::Output& output) {
       CheckAtMost("output.logprobs", output.logprobs(), kMaxTopLogprobs, "alternatives"));
   if (output.prompt_logprobs() && !output.has_logprobs()) {
     return InvalidField("output.prompt_logprobs", "needs output.logprobs to be set as well");
+  }
+  return absl::OkStatus();
+}
+
+// After max_tokens and the stop tokens are known.
+absl::Status BuildForced(const v1::Sampling& s, SamplingParams* p) {
+  SKIM_RETURN_IF_ERROR(CheckAtMost("sampling.forced_token_ids", s.forced_token_ids_size(),
+                                   p->max_tokens, "forced tokens"));
+  p->forced.assign(s.forced_token_ids().begin(), s.forced_token_ids().end());
+  for (size_t i = 0; i < p->forced.size(); ++i) {
+    if (!std::ranges::binary_search(p->stop_tokens, p->forced[i])) continue;
+    return InvalidField("sampling.forced_token_ids[" + std::to_string(i) + "]",
+                        "token " + std::to_string(p->forced[i]) +
+                            " ends this request; set ignore_eos or leave it out");
   }
   return absl::OkStatus();
 }
@@ -167,6 +185,7 @@ absl::StatusOr<SamplingParams> BuildSampling(const v1::Sampling& s, const v1::Ou
   }
   std::ranges::sort(p.stop_tokens);
   p.stop_tokens.erase(std::unique(p.stop_tokens.begin(), p.stop_tokens.end()), p.stop_tokens.end());
+  SKIM_RETURN_IF_ERROR(BuildForced(s, &p));
   p.top_logprobs = output.has_logprobs() ? static_cast<int32_t>(output.logprobs()) : -1;
   p.prompt_logprobs = output.prompt_logprobs();
   return p;

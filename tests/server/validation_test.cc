@@ -101,6 +101,28 @@ std::vector<BadRequestCase> SamplingCases() {
           "stop token that is negative as a signed number",
           [](auto* s) { s->add_stop_token_ids(UINT32_MAX); }, "sampling.stop_token_ids[0]"),
       Sampling(
+          "forced token beyond the vocabulary",
+          [](auto* s) {
+            s->add_forced_token_ids(7);
+            s->add_forced_token_ids(kTestVocabulary);
+          },
+          "sampling.forced_token_ids[1]"),
+      Sampling(
+          "more forced tokens than max_tokens",
+          [](auto* s) {
+            s->set_max_tokens(1);
+            s->add_forced_token_ids(7);
+            s->add_forced_token_ids(8);
+          },
+          "sampling.forced_token_ids"),
+      Sampling(
+          "forced stop token",
+          [](auto* s) {
+            s->add_forced_token_ids(7);
+            s->add_stop_token_ids(7);
+          },
+          "sampling.forced_token_ids[0]"),
+      Sampling(
           "bias beyond the vocabulary",
           [](auto* s) { (*s->mutable_logit_bias())[kTestVocabulary] = 1; },
           "sampling.logit_bias[270]"),
