@@ -19,7 +19,7 @@ from bench_peers.errors import BenchError, NotServed
 from bench_peers.gguf_files import check_same_model, gguf_file
 from bench_peers.openai_peer import OpenAiPeer, read_stream
 from bench_peers.peer import Setup
-from bench_peers.skim_peer import ready_address
+from bench_peers.skim_peer import SkimPeer, ready_address
 
 
 class Scratch(unittest.TestCase):
@@ -48,6 +48,16 @@ class LlamaCpp(unittest.TestCase):
             samples,
             {"ttft512_ms": [500], "ttft4096_ms": [4000], "batch16_tokens_per_s": [16 * 128 / 4]},
         )
+
+
+class SkimDaemon(Scratch):
+    def test_it_holds_the_measured_weights_and_caches_no_prefixes(self) -> None:
+        setup = Setup(self.root, 2, 2, self.root, self.root, 100)
+        peer = SkimPeer(setup, Path("skimd"), self.root, ["--kv-cache", "2GiB"])
+        command = [str(part) for part in peer.daemon("int8")]
+        self.assertIn("--weights int8", " ".join(command))
+        self.assertIn("--no-prefix-cache", command)
+        self.assertEqual(command[-2:], ["--kv-cache", "2GiB"])
 
 
 class OpenAiEvents(unittest.TestCase):

@@ -28,7 +28,7 @@ class SkimPeer:
         self._arguments = arguments
 
     def weights(self) -> tuple[str, ...]:
-        return ("bf16", "fp8", "int8", "int4")  # what it may have; the worker asks
+        return ("bf16", "fp8", "int8", "int4")
 
     def prepare(self, weights: str) -> str:
         self._stubs()
@@ -38,17 +38,20 @@ class SkimPeer:
 
     def visit(self, weights: str, seed: int) -> Samples:
         logs = self._setup.folder / "logs"
-        daemon = [
-            *(self._skimd, "--model", self._setup.skim_model, "--threads", self._setup.threads),
-            *("--weights", weights, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
-            "--no-prefix-cache",
-            *self._arguments,
-        ]
-        with running(daemon, logs / "skimd.log") as child:
+        with running(self.daemon(weights), logs / "skimd.log") as child:
             address = ready_address(first_line(child, logs / "skimd.log", START_LIMIT_S, "skimd"))
             worker = [self._python(), "-m", "bench_peers.skim_worker", self._stubs()]
             command = [*worker, address, weights, seed]
             return worker_output(command, logs / "skim-client.log", VISIT_LIMIT_S, "skim's client")
+
+    def daemon(self, weights: str) -> list[object]:
+        """Its command: only the weights that are measured are held."""
+        return [
+            *(self._skimd, "--model", self._setup.skim_model, "--threads", self._setup.threads),
+            *("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--no-prefix-cache"),
+            *("--weights", weights),
+            *self._arguments,
+        ]
 
     def _python(self) -> Path:
         return python_environment("client", REQUIREMENTS, self._setup.folder)
