@@ -1,0 +1,1 @@
+"""Measures what Skim's savings cost in accuracy, through the daemon's own gRPC API."""

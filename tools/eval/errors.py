@@ -1,0 +1,2 @@
+class EvalError(Exception):
+    """A sentence for the user; ends the command."""

@@ -1,0 +1,108 @@
+"""From replies to figures: losses, gains in time, fidelity."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eval import intervals
+from eval.intervals import Estimate
+from eval.lazy import CONTINUATION, ttft_ms
+from eval.prompts import Item
+from eval.store import Value
+
+SOLVED_SHARE = 0.6
+
+Top = Sequence[tuple[int, float]]
+
+
+@dataclass
+class TaskVerdict:
+    exact: float  # right replies of the exact model, percent
+    right: Estimate  # of this setting, percent
+    loss: Estimate  # points
+    lost: Estimate | None  # of what the exact model gets right, wrong now, percent
+    counts: bool
+
+
+@dataclass
+class Fidelity:
+    """Of continuations, against the exact model, over the same tokens."""
+
+    first_token: Estimate  # same most probable first token, percent
+    any_token: Estimate  # the same for all tokens, percent
+    divergence: Estimate  # KL(exact || setting), nats a token; a lower bound, see kl
+    nll_difference: Estimate  # nats a token; above 0: the text became less probable
+
+
+@dataclass
+class Verdict:
+    tasks: dict[str, TaskVerdict] = field(default_factory=dict)
+    overall: TaskVerdict | None = None  # over the items of all tasks that count
+    gains: dict[int, Estimate] = field(default_factory=dict)  # length -> TTFT exact / setting
+    fidelity: Fidelity | None = None
+
+
+def judge(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]) -> Verdict:
+    verdict = Verdict()
+    counted: list[tuple[np.ndarray, np.ndarray]] = []
+    for task in dict.fromkeys(item.task for item in items):
+        chosen = [i for i, item in enumerate(items) if item.task == task]
+        if task == CONTINUATION:
+            verdict.fidelity = fidelity([(exact[i], values[i]) for i in chosen])
+            continue
+        before = np.array([items[i].is_right(exact[i]["tokens"]) for i in chosen], dtype=float)
+        after = np.array([items[i].is_right(values[i]["tokens"]) for i in chosen], dtype=float)
+        verdict.tasks[task] = of_task(before, after)
+        if verdict.tasks[task].counts:
+            counted.append((before, after))
+    if counted:
+        before, after = (np.concatenate(parts) for parts in zip(*counted, strict=True))
+        verdict.overall = of_task(before, after)
+    for length in sorted({item.length for item in items}):
+        chosen = [i for i, item in enumerate(items) if item.length == length]
+        times = [[ttft_ms(of[i]) for i in chosen] for of in (exact, values)]
+        verdict.gains[length] = intervals.bootstrap(
+            [np.array(times[0]), np.array(times[1])],
+            lambda ours, theirs: ours.sum(axis=1) / theirs.sum(axis=1),
+        )
+    return verdict
+
+
+def of_task(before: np.ndarray, after: np.ndarray) -> TaskVerdict:
+    solved = before == 1
+    return TaskVerdict(
+        exact=100 * float(before.mean()),
+        right=intervals.mean(100 * after),
+        loss=intervals.mean(100 * (before - after)),
+        lost=intervals.mean(100 * (1 - after[solved])) if solved.any() else None,
+        counts=bool(before.mean() >= SOLVED_SHARE),
+    )
+
+
+def fidelity(pairs: Sequence[tuple[Value, Value]]) -> Fidelity:
+    first, same, divergence, nll = [], [], [], []
+    for exact, value in pairs:
+        tops = list(zip(exact["top"], value["top"], strict=True))
+        agreed = [ours[0][0] == theirs[0][0] for ours, theirs in tops]
+        first.append(100.0 * agreed[0])
+        same.append(100 * float(np.mean(agreed)))
+        divergence.append(float(np.mean([kl(ours, theirs) for ours, theirs in tops])))
+        nll.append(float(np.mean(exact["logprobs"]) - np.mean(value["logprobs"])))
+    return Fidelity(*(intervals.mean(np.array(column)) for column in (first, same, divergence, nll)))
+
+
+def kl(ours: Top, theirs: Top) -> float:
+    """KL(ours || theirs) of distributions of which only the best tokens are known. What is not
+    among the best of both is one outcome, which can only make it smaller."""
+    listed = dict(theirs)
+    total, mass, other_mass = 0.0, 0.0, 0.0
+    for token, logprob in ours:
+        if token not in listed:
+            continue
+        total += math.exp(logprob) * (logprob - listed[token])
+        mass += math.exp(logprob)
+        other_mass += math.exp(listed[token])
+    rest, other_rest = (max(1 - known, 1e-9) for known in (mass, other_mass))
+    return max(0.0, total + rest * math.log(rest / other_rest))
