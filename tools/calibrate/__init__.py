@@ -1,0 +1,1 @@
+"""Finds where a model's prompts can be pruned, and by whose attention."""

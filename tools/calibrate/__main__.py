@@ -1,0 +1,101 @@
+"""./run calibrate: finds the two layers after which a model's prompts can be cut, and the heads
+whose attention picks the tokens that answers need; writes skim_lazy.json beside the model.
+
+It makes retrieval items of public texts, runs the model over them in NumPy, chooses on half of the
+items and judges on the other half. Printed: the share of a prompt that has to be kept for nothing
+needed to be lost, for 50, 75 and 90 % of the held-out items."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from calibrate import lazy_file
+from calibrate.choose import Cuts, Scores, best_cuts, cut_at, first_boundaries
+from calibrate.forward import Shape
+from calibrate.model_files import read_config
+from calibrate.samples import TASKS, look, make_items
+from eval.errors import EvalError
+from eval.progress import Progress, say
+from eval.texts import Texts
+
+ROOT = Path(__file__).resolve().parents[2]
+FEWEST_ITEMS = 8
+
+
+def main() -> int:
+    args = parse_args()
+    try:
+        calibrate(args)
+    except EvalError as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written")
+        return 130
+    return 0
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run calibrate", description=__doc__.split(": ", 1)[1])
+    add = parser.add_argument
+    add("--model", type=Path, default=ROOT / "models" / "SmolLM2-135M-Instruct")
+    add("--out", type=Path, help=f"default: {lazy_file.NAME} in the model's directory")
+    add("--items", type=int, default=64, help="half to choose on, half to judge on (default 64)")
+    add("--tokens", type=int, default=1024, help="of a prompt (default 1024)")
+    add("--boundaries", type=boundaries, metavar="A,B", help="cut there; choose only the heads")
+    add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts")
+    add("--seed", type=int, default=1, help="of the items (default 1)")
+    args = parser.parse_args()
+    if args.items < FEWEST_ITEMS:
+        parser.error(f"--items must be at least {FEWEST_ITEMS}")
+    return args
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    shape = Shape.of(read_config(args.model))
+    if args.boundaries and args.boundaries[1] >= shape.layers:
+        raise EvalError(f"--boundaries: the model has {shape.layers} layers")
+    items = make_items(args.model, Texts(args.folder / "texts"), args.tokens, args.items, args.seed)
+    samples = look(args.model, items)
+    # Tasks and layouts take turns, so both halves hold all of them.
+    half = len(TASKS)
+    chosen_on = Scores([s for i, s in enumerate(samples) if i // half % 2 == 0])
+    judged_on = Scores([s for i, s in enumerate(samples) if i // half % 2 == 1])
+    cuts = find_cuts(chosen_on, shape, args.boundaries)
+    table = lazy_file.held_out(cuts, judged_on)
+    value = lazy_file.contents(shape.layers, cuts)
+    out = args.out or args.model / lazy_file.NAME
+    lazy_file.write(out, value)
+    report(cuts, table, value, shape.layers)
+    say(f"wrote {out}")
+
+
+def find_cuts(scores: Scores, shape: Shape, fixed: tuple[int, int] | None) -> Cuts:
+    if fixed:
+        first = cut_at(scores, 0, fixed[0], shape.heads)
+        return Cuts(first, cut_at(scores, *fixed, shape.heads))
+    progress = Progress("first boundaries", len(first_boundaries(shape.layers)))
+    return best_cuts(scores, shape.layers, shape.heads, progress.step)
+
+
+def report(cuts: Cuts, table: dict, value: dict, layers: int) -> None:
+    print("keep ratio that loses nothing needed, held-out items")
+    for name, row in table.items():
+        print(f"  {name:36}" + "".join(f"{ratio:8.3f}" for ratio in row))
+    print(" " * 38 + "    50 %    75 %    90 %")
+    for cut in (cuts.first, cuts.second):
+        heads = ", ".join(f"{layer}.{head}" for layer, head in cut.heads)
+        print(f"cut after {cut.boundary} of {layers} layers, scored by layer.head {heads}")
+    for name, profile in value["profiles"].items():
+        print(f"profile {name}: keep {', '.join(map(str, profile['keep']))}")
+
+
+def boundaries(text: str) -> tuple[int, int]:
+    first, _, second = text.partition(",")
+    if not first.isdigit() or not second.isdigit() or not 1 <= int(first) < int(second):
+        raise argparse.ArgumentTypeError(f"'{text}' is not two layers, as in 18,23")
+    return int(first), int(second)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

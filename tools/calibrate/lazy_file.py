@@ -1,0 +1,69 @@
+"""skim_lazy.json: what the daemon reads beside a model."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibrate.choose import LEAST_RATIO, Cuts, Scores, quantiles
+
+NAME = "skim_lazy.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Profile:
+    margin: float  # keeps so many times the share that is needed
+    revival_budget: int  # tokens per cut and step
+
+
+# Prompts hold more than the one thing that is asked for, so even `aggressive` keeps more than 90 %
+# of the items need; ./run eval lazy tells what is lost all the same.
+PROFILES = {"safe": Profile(4, 8), "fast": Profile(2, 8), "aggressive": Profile(1.25, 32)}
+
+
+def contents(layers: int, cuts: Cuts) -> dict:
+    """What the daemon reads (engine/lazy_config.h): layers and query heads count from 0, and a
+    head's layer lies in the segment below its boundary."""
+    both = (cuts.first, cuts.second)
+    return {
+        "version": VERSION,
+        "layers": layers,
+        "boundaries": [cut.boundary for cut in both],
+        "score_heads": [[list(head) for head in cut.heads] for cut in both],
+        "profiles": {
+            name: {
+                "keep": keep_ratios([profile.margin * cut.ratio for cut in both]),
+                "revival_budget": profile.revival_budget,
+            }
+            for name, profile in PROFILES.items()
+        },
+    }
+
+
+def keep_ratios(ratios: list[float]) -> list[float]:
+    """Rounded, in (0, 1], and no later cut keeps more than one before it."""
+    result: list[float] = []
+    for ratio in ratios:
+        most = result[-1] if result else 1.0
+        result.append(round(min(most, max(LEAST_RATIO, ratio)), 3))
+    return result
+
+
+def write(path: Path, value: dict) -> None:
+    """As a whole or not at all."""
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def held_out(cuts: Cuts, scores: Scores) -> dict[str, tuple[float, ...]]:
+    """Name of a scoring -> keep ratios that 50, 75 and 90 % of the items need."""
+    table = {}
+    for cut in (cuts.first, cuts.second):
+        where = f"cut at {cut.boundary}"
+        table[f"{where}, mean of layer {cut.boundary - 1}"] = quantiles(
+            scores.mean_ratios(cut.boundary - 1)
+        )
+        table[f"{where}, {len(cut.heads)} chosen heads"] = quantiles(scores.ratios(cut.heads))
+    return table
