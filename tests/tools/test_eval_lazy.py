@@ -33,7 +33,10 @@ class FakeClient:
         tokens = list(call.forced) or ([7, 8] if right else [7, 9])
         scored = [Scored(t, -1.0 if right else -1.5, ((t, -0.1), (0, -3.0))) for t in tokens]
         ms = 100.0 if call.prefill is None else 50.0
-        return Reply(tokens, scored, [], {"timings": {"time_to_first_token_ms": ms}})
+        final = {"timings": {"time_to_first_token_ms": ms}}
+        if call.prefill is not None:
+            final["prefill"] = {"mode": "MODE_LAZY"}
+        return Reply(tokens, scored, [], final)
 
 
 class Formats(unittest.TestCase):
@@ -41,6 +44,14 @@ class Formats(unittest.TestCase):
         both = lazy.with_weights([SETTINGS[EXACT], FAST], ["bf16", "int8"])
         self.assertEqual([s.name for s in both], ["exact", "fast", "exact int8", "fast int8"])
         self.assertEqual(lazy.call_of(item("needles", 1), both[3], 1).weights, "int8")
+
+
+class Offered(unittest.TestCase):
+    def test_profiles_that_the_server_lacks_are_left_out(self) -> None:
+        own = Setting("own", {"lazy": {"keep_ratio": [0.5]}})
+        settings = [SETTINGS[EXACT], FAST, SETTINGS["paper"], HALF, own]
+        names = [setting.name for setting in lazy.offered(settings, ["fast"])]
+        self.assertEqual(names, ["exact", "fast", "half", "own"])
 
 
 class RandomDrop(unittest.TestCase):
@@ -106,7 +117,7 @@ class Running(unittest.TestCase):
     def test_the_report_has_a_line_for_each_setting_and_task(self) -> None:
         facts = {"date": "d", "model": "m", "backend": "b", "weights": "bf16", "lengths": "l"}
         text = lazy_report.section(self.verdicts, {"needles": 10}, {**facts, "remark": ""})
-        self.assertIn("| fast | 50.0 [", text)
+        self.assertIn("| fast | 100 | 50.0 [", text)
         self.assertIn("| needles | 100.0 [100.0, 100.0] | 50.0 [", text)
         self.assertIn("NLL difference", text)
 

@@ -63,6 +63,15 @@ SETTINGS = {
 DEFAULT_SETTINGS = ("exact", "safe", "fast", "aggressive", "paper", "fast-static", "random-50")
 
 
+def offered(settings: Sequence[Setting], profiles: Sequence[str]) -> list[Setting]:
+    """Without those that name a profile which the server does not have."""
+
+    def profile_of(setting: Setting) -> str | None:
+        return (setting.prefill or {}).get("lazy", {}).get("profile")
+
+    return [s for s in settings if profile_of(s) is None or profile_of(s) in profiles]
+
+
 def with_weights(settings: Sequence[Setting], formats: Sequence[str]) -> list[Setting]:
     """Each in every format; those of the first keep their names, the others tell the format."""
     return [
@@ -100,6 +109,10 @@ def kept_of(reply: Reply) -> Value:
 
 def ttft_ms(value: Value) -> float:
     return value["final"]["timings"]["time_to_first_token_ms"]
+
+
+def was_pruned(value: Value) -> bool:
+    return value["final"].get("prefill", {}).get("mode") == "MODE_LAZY"
 
 
 def run_items(

@@ -49,7 +49,6 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     named = [SETTINGS[EXACT], *(SETTINGS[n] for n in args.settings if n != EXACT), *args.setting]
-    chosen = lazy.with_weights(named, args.weights)
     pb = stubs(args)
     texts = Texts(args.folder / "texts")
     results_file = args.folder / "lazy.jsonl"
@@ -63,6 +62,13 @@ def run(args: argparse.Namespace) -> None:
             if weights not in model["weight_formats"]:
                 have = ", ".join(model["weight_formats"])
                 raise EvalError(f"--weights {weights}: this skimd serves {have} weights")
+        profiles = model.get("prefill_profiles", [])
+        here = lazy.offered(named, profiles)
+        for setting in named:
+            if setting not in here:
+                have = ", ".join(profiles) or "none"
+                say(f"{setting.name} is left out: the profiles of this skimd are {have}")
+        chosen = lazy.with_weights(here, args.weights)
         say("making the items")
         composer = Composer(client)
         speeches = Filler(client, texts.speeches())

@@ -23,6 +23,8 @@ def rows(verdicts: Verdicts, settings: dict[str, Setting]) -> Iterator[dict]:
                     yield _row("lost_share", "%", result.lost, more)
         if name == EXACT:
             continue
+        share = {"suite": SUITE, "name": "pruned_items", "value": round(verdict.pruned, 2)}
+        yield {**share, "unit": "%", "params": own}
         for length, gain in verdict.gains.items():
             yield _row("ttft_gain", "x", gain, {**own, "prompt_tokens": length})
         if verdict.fidelity is not None:
@@ -52,19 +54,20 @@ def section(verdicts: Verdicts, counts: dict[str, int], facts: dict) -> str:
         f"{facts['backend']}. Items: {items}; lengths {facts['lengths']}.",
         f"A task counts if the exact model gets {SOLVED_SHARE:.0%} right. Loss: points below the",
         "exact model over all items that count. Lost: of what it gets right, what is wrong now.",
+        "Pruned: prompts long enough for the server to prune them.",
         "random-N sends N % of the context's tokens, drawn by the client. In brackets: 95 %",
         "intervals of a paired bootstrap over items.",
         *([facts["remark"]] if facts["remark"] else []),
         "",
-        "| setting | loss, points | lost, % | " + " | ".join(f"TTFT x, {n}" for n in lengths) + " |",
-        "|---|---:|---:|" + "---:|" * len(lengths),
+        "| setting | pruned, % | loss, points | lost, % | " + " | ".join(f"TTFT x, {n}" for n in lengths) + " |",
+        "|---|---:|---:|---:|" + "---:|" * len(lengths),
     ]
     for name, verdict in others.items():
         result = verdict.overall
         loss = result.loss.text(1) if result else "-"
         lost = result.lost.text(1) if result and result.lost else "-"
         gains = " | ".join(verdict.gains[n].text(2) for n in lengths)
-        lines.append(f"| {name} | {loss} | {lost} | {gains} |")
+        lines.append(f"| {name} | {verdict.pruned:.0f} | {loss} | {lost} | {gains} |")
     lines += ["", "Right replies, %:", ""]
     lines += ["| task | exact | " + " | ".join(others) + " |", "|---|---:|" + "---:|" * len(others)]
     for task, result in exact.tasks.items():

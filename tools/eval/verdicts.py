@@ -8,7 +8,7 @@ import numpy as np
 
 from eval import intervals
 from eval.intervals import Estimate
-from eval.lazy import CONTINUATION, ttft_ms
+from eval.lazy import CONTINUATION, ttft_ms, was_pruned
 from eval.prompts import Item
 from eval.store import Value
 
@@ -42,10 +42,11 @@ class Verdict:
     overall: TaskVerdict | None = None  # over the items of all tasks that count
     gains: dict[int, Estimate] = field(default_factory=dict)  # length -> TTFT exact / setting
     fidelity: Fidelity | None = None
+    pruned: float = 0  # items whose prompt was pruned, percent; the others were too short
 
 
 def judge(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]) -> Verdict:
-    verdict = Verdict()
+    verdict = Verdict(pruned=100 * float(np.mean([was_pruned(value) for value in values])))
     counted: list[tuple[np.ndarray, np.ndarray]] = []
     for task in dict.fromkeys(item.task for item in items):
         chosen = [i for i, item in enumerate(items) if item.task == task]
