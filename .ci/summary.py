@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 PRESETS = ("release", "asan", "tsan")
+UNITTESTS = ("tools", "deploy")
 
 
 def gtest_cases(report: Path) -> tuple[int, int] | None:
@@ -48,12 +49,12 @@ def ctest_suite(reports: Path, preset: str) -> tuple[int, int]:
     return passed, failed
 
 
-def unittest_suite(reports: Path) -> tuple[int, int]:
-    path = reports / "tools" / "unittest.txt"
+def unittest_suite(reports: Path, name: str) -> tuple[int, int]:
+    path = reports / name / "unittest.txt"
     text = path.read_text() if path.exists() else ""
     ran = re.search(r"^Ran (\d+) tests?", text, re.MULTILINE)
     if not ran:
-        print("tools: no report, so it counts as failed")
+        print(f"{name}: no report, so it counts as failed")
         return 0, 1
     verdict = re.search(r"^FAILED \((.*)\)", text, re.MULTILINE)
     counts = dict(re.findall(r"(\w+)=(\d+)", verdict.group(1))) if verdict else {}
@@ -65,7 +66,7 @@ def unittest_suite(reports: Path) -> tuple[int, int]:
 def main() -> None:
     reports = Path(sys.argv[1])
     suites = {preset: ctest_suite(reports, preset) for preset in PRESETS}
-    suites["tools"] = unittest_suite(reports)
+    suites |= {name: unittest_suite(reports, name) for name in UNITTESTS}
     for name, (passed, failed) in suites.items():
         print(f"{name}: {passed} passed, {failed} failed")
     passed = sum(p for p, _ in suites.values())

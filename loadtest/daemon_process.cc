@@ -28,9 +28,11 @@ std::string AddressBehind(std::string_view prefix, const std::string& word) {
 
 absl::StatusOr<ReadyLine> ParseReadyLine(const std::string& line) {
   const std::vector<std::string> words = absl::StrSplit(line, ' ');
-  if (words.size() == 3 && words[0] == "ready") {
-    ReadyLine ready = {AddressBehind("grpc=", words[1]), AddressBehind("metrics=", words[2])};
-    if (!ready.grpc_address.empty() && !ready.metrics_address.empty()) return ready;
+  if ((words.size() == 3 || words.size() == 4) && words[0] == "ready") {
+    ReadyLine ready = {AddressBehind("grpc=", words[1]), AddressBehind("metrics=", words[2]), ""};
+    if (words.size() == 4) ready.worker_address = AddressBehind("worker=", words[3]);
+    const bool worker_fits = ready.worker_address.empty() == (words.size() == 3);
+    if (worker_fits && !ready.grpc_address.empty() && !ready.metrics_address.empty()) return ready;
   }
   return absl::InvalidArgumentError("not a ready line: '" + line + "'");
 }

@@ -46,11 +46,13 @@ class DaemonProcess {
   const std::string metrics_address_;
 };
 
-// The two addresses in skimd's line on stdout, which must be exactly
-// "ready grpc=HOST:PORT metrics=HOST:PORT".
+// The addresses in skimd's line on stdout, which must be exactly
+// "ready grpc=HOST:PORT metrics=HOST:PORT", with " worker=HOST:PORT" behind it if gateways are
+// served.
 struct ReadyLine {
   std::string grpc_address;
   std::string metrics_address;
+  std::string worker_address;  // empty if there is none
 };
 absl::StatusOr<ReadyLine> ParseReadyLine(const std::string& line);
 

@@ -25,6 +25,11 @@ void ActiveCalls::EndAll(const absl::Status& status) {
   for (ActiveCall* call : calls_) call->End(status);
 }
 
+void ActiveCalls::Abort(std::string_view request_id) {
+  std::lock_guard lock(mutex_);
+  for (ActiveCall* call : calls_) call->Abort(request_id);
+}
+
 bool ActiveCalls::WaitUntilNone(Micros timeout) const {
   std::unique_lock lock(mutex_);
   return none_.wait_for(lock, std::chrono::microseconds(timeout), [&] { return calls_.empty(); });

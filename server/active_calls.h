@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <mutex>
+#include <string_view>
 #include <unordered_set>
 
 #include "absl/status/status.h"
@@ -17,6 +18,8 @@ class ActiveCall {
   virtual ~ActiveCall() = default;
   // Ends the call with this status as soon as possible. Any thread; must not block.
   virtual void End(const absl::Status& status) = 0;
+  // Ends its sequences, if that is its id and its protocol has this. As End().
+  virtual void Abort(std::string_view request_id) = 0;
 };
 
 class ActiveCalls {
@@ -26,6 +29,7 @@ class ActiveCalls {
   size_t size() const;
 
   void EndAll(const absl::Status& status);
+  void Abort(std::string_view request_id);
   // False if calls are left after `timeout`.
   bool WaitUntilNone(Micros timeout) const;
 

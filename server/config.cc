@@ -12,7 +12,8 @@ namespace {
 
 constexpr char kDescription[] =
     "skimd serves a language model over streaming gRPC.\n"
-    "Once it serves, it prints one line: ready grpc=HOST:PORT metrics=HOST:PORT";
+    "Once it serves, it prints one line: ready grpc=HOST:PORT metrics=HOST:PORT, and\n"
+    "worker=HOST:PORT if gateways are served";
 
 constexpr char kFooter[] =
     "\nSizes take a unit: 512MiB, 2GiB, 1GB (= 1000^3 bytes). Times: 30s, 500ms, 2min.\n"
@@ -37,6 +38,7 @@ struct RawFlags {
   std::string listen;
   std::string metrics;
   std::vector<std::string> weights;
+  std::string worker_listen;
   uint64_t kv_cache_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
   uint64_t max_message_bytes = 4 << 20;
@@ -147,6 +149,11 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->default_str(config->metrics.ToString())
       ->type_name("HOST:PORT")
       ->group(group);
+  app->add_option("--worker-listen", raw->worker_listen,
+                  "Address for gateways that speak vllm.grpc.engine.VllmEngine; they show no "
+                  "token, so keep it inside your network. Default: not served")
+      ->type_name("HOST:PORT")
+      ->group(group);
   app->add_option("--max-output-tokens", config->limits.max_output_tokens,
                   "Most tokens that a call may generate; 0 = what the context leaves")
       ->check(Quiet(CLI::NonNegativeNumber))
@@ -230,6 +237,13 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
       return Mistake("--weights: " + name + " is given twice");
     }
     config.engine.weights.push_back(format);
+  }
+  if (!raw.worker_listen.empty()) {
+    const auto parsed = ParseListenAddress(raw.worker_listen);
+    if (!parsed.ok()) {
+      return Mistake("--worker-listen: " + std::string(parsed.status().message()));
+    }
+    config.worker_listen = *parsed;
   }
   if (config.scheduler.max_running > config.scheduler.max_rows_per_step) {
     return Mistake("--max-running: a step of --max-rows-per-step " +

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -21,6 +22,7 @@ struct ServerConfig {
 
   ListenAddress listen{"127.0.0.1", 50051};
   ListenAddress metrics{"127.0.0.1", 9090};
+  std::optional<ListenAddress> worker_listen;  // for gateways; unset = they are not served
   std::string tls_cert;  // PEM files; empty = plaintext
   std::string tls_key;
   std::string tls_client_ca;  // set = clients must show a certificate of this authority

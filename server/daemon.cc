@@ -45,6 +45,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
 absl::StatusOr<ServingStack::Options> StackOptions(const ServerConfig& config) {
   ServingStack::Options options;
   options.rpc.listen = config.listen;
+  options.worker_listen = config.worker_listen;
   options.rpc.max_message_bytes = config.max_message_bytes;
   options.text_threads = config.text_threads;
   options.log_prompts = config.log_prompts;
@@ -85,13 +86,17 @@ absl::Status RunDaemon(const ServerConfig& config, Signals* signals, spdlog::log
   scheduler.max_context = info.max_context;
   stack->Serve(scheduler, &engine->executor(),
                ServedModel{.name = config.model_name,
+                           .directory = config.engine.model_dir,
                            .info = &info,
                            .tokenizer = tokenizer.get(),
                            .loop = nullptr,
                            .limits = config.limits});
   signals->BeginServing();
-  std::printf("ready grpc=%s metrics=%s\n", stack->address().ToString().c_str(),
-              exposer->address().ToString().c_str());
+  std::string ready =
+      "ready grpc=" + stack->address().ToString() + " metrics=" + exposer->address().ToString();
+  if (const ListenAddress* worker = stack->worker_address())
+    ready += " worker=" + worker->ToString();
+  std::puts(ready.c_str());
   std::fflush(stdout);
 
   WaitForStop(signals, stack.get(), log);

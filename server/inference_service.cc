@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "server/generate_stream.h"
 #include "server/request_builder.h"
 #include "server/rpc_status.h"
 #include "server/unknown_fields.h"
@@ -13,12 +14,22 @@
 namespace skim {
 namespace {
 
-// A call that ends before it began.
-class RefusedStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+// The messages of a call are those of this protocol.
+class OwnMessages {
  public:
-  explicit RefusedStream(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
-  void OnDone() override { delete this; }
+  explicit OwnMessages(const v1::GenerateRequest* request) : request_(request) {}
+  const v1::GenerateRequest& request() const { return *request_; }
+  bool Translate(v1::GenerateResponse response, v1::GenerateResponse* out) {
+    *out = std::move(response);
+    return true;
+  }
+  absl::Status TranslateError(const absl::Status& status) { return status; }
+
+ private:
+  const v1::GenerateRequest* request_;
 };
+
+using InferenceStream = GenerateStream<v1::GenerateResponse, OwnMessages>;
 
 absl::Status TokenizeInput(const v1::TokenizeRequest& request, const Tokenizer& tokenizer,
                            v1::TokenizeResponse* response) {
@@ -74,41 +85,26 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
 
 }  // namespace
 
-InferenceService::InferenceService(const CallServices& services, BearerAuth auth)
-    : services_(services), auth_(std::move(auth)) {}
-
-void InferenceService::Serve(const ServedModel& model) {
-  std::lock_guard lock(mutex_);
-  phase_ = Phase::kServing;
-  model_ = model;
-}
-
-void InferenceService::StopServing() {
-  std::lock_guard lock(mutex_);
-  phase_ = Phase::kDraining;
-}
+InferenceService::InferenceService(const CallServices& services, const ServingGate* gate,
+                                   BearerAuth auth)
+    : services_(services), gate_(gate), auth_(std::move(auth)) {}
 
 absl::StatusOr<ServedModel> InferenceService::Admit(
     const grpc::CallbackServerContext& context) const {
   SKIM_RETURN_IF_ERROR(auth_.Check(context));
-  std::lock_guard lock(mutex_);
-  switch (phase_) {
-    case Phase::kServing:
-      return *model_;
-    case Phase::kLoading:
-      return absl::UnavailableError("the model is being loaded");
-    case Phase::kDraining:
-      break;
-  }
-  return absl::UnavailableError("the server is shutting down");
+  return gate_->Enter();
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const auto model = Admit(*context);
-  if (model.ok()) return GenerateReactor::Start(*context, request, *model, services_);
-  services_.metrics->OnRefused(model.status().code());
-  return new RefusedStream(model.status());
+  if (!model.ok()) {
+    services_.metrics->OnRefused(model.status().code());
+    return new RefusedStream<v1::GenerateResponse>(model.status());
+  }
+  auto* stream = new InferenceStream(context, *model, services_, OwnMessages(request));
+  stream->Start();
+  return stream;
 }
 
 grpc::ServerUnaryReactor* InferenceService::RunUnary(

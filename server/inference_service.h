@@ -2,25 +2,20 @@
 // serve; only then does text work start, on the text workers.
 #pragma once
 
-#include <atomic>
 #include <functional>
-#include <mutex>
-#include <optional>
 
 #include "absl/status/statusor.h"
 #include "server/bearer_auth.h"
-#include "server/generate_reactor.h"
+#include "server/generate_call.h"
+#include "server/serving_gate.h"
 #include "skim/v1/inference.grpc.pb.h"
 
 namespace skim {
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  InferenceService(const CallServices& services, BearerAuth auth);
-
-  // Until then, and after StopServing(), every call gets UNAVAILABLE. Any thread.
-  void Serve(const ServedModel& model);
-  void StopServing();
+  // Borrows `gate`.
+  InferenceService(const CallServices& services, const ServingGate* gate, BearerAuth auth);
 
  private:
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
@@ -41,13 +36,9 @@ class InferenceService final : public v1::Inference::CallbackService {
   grpc::ServerUnaryReactor* RunUnary(grpc::CallbackServerContext* context,
                                      std::function<absl::Status(const ServedModel&)> work);
 
-  enum class Phase { kLoading, kServing, kDraining };
-
   const CallServices services_;
+  const ServingGate* const gate_;
   const BearerAuth auth_;
-  mutable std::mutex mutex_;
-  Phase phase_ = Phase::kLoading;
-  std::optional<ServedModel> model_;
 };
 
 }  // namespace skim

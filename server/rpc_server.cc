@@ -9,7 +9,6 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server_builder.h"
-#include "skim/v1/inference.pb.h"
 
 namespace skim {
 namespace {
@@ -71,38 +70,41 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
 }
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptions& options,
-                                                            grpc::Service* service) {
+                                                            PortServices services) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   LimitTransport(options, &builder);
   int port = 0;
   builder.AddListeningPort(options.listen.ToString(), options.credentials, &port);
-  builder.RegisterService(service);
+  for (grpc::Service* service : services.services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port <= 0) {
-    return absl::FailedPreconditionError("listen: cannot serve gRPC on " +
+    return absl::FailedPreconditionError(std::string(options.flag) + ": cannot serve gRPC on " +
                                          options.listen.ToString() +
                                          " (address in use, unknown or not allowed; or the "
                                          "TLS key does not fit its certificate)");
   }
   ListenAddress address{options.listen.host, static_cast<uint16_t>(port)};
-  std::unique_ptr<RpcServer> out(new RpcServer(std::move(server), std::move(address)));
+  std::unique_ptr<RpcServer> out(
+      new RpcServer(std::move(server), std::move(address), std::move(services.health_names)));
   out->SetServing(false);
   out->SetAlive(true);
   return out;
 }
 
-RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, ListenAddress address)
-    : server_(std::move(server)), address_(std::move(address)) {}
+RpcServer::RpcServer(std::unique_ptr<grpc::Server> server, ListenAddress address,
+                     std::vector<std::string> health_names)
+    : server_(std::move(server)),
+      address_(std::move(address)),
+      health_names_(std::move(health_names)) {}
 
 RpcServer::~RpcServer() { Shutdown(0); }
 
 void RpcServer::SetServing(bool serving) {
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
   health->SetServingStatus("", serving);
-  health->SetServingStatus(v1::GenerateRequest::descriptor()->file()->service(0)->full_name(),
-                           serving);
+  for (const std::string& name : health_names_) health->SetServingStatus(name, serving);
 }
 
 void RpcServer::SetAlive(bool alive) {

@@ -19,6 +19,7 @@ struct RequestLimits {
 
 struct ServedModel {
   std::string name;
+  std::string directory;  // of its files; empty = there are none
   const ModelInfo* info = nullptr;
   const Tokenizer* tokenizer = nullptr;
   ServingLoop* loop = nullptr;

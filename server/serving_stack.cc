@@ -18,24 +18,52 @@ absl::StatusOr<std::unique_ptr<ServingStack>> ServingStack::Start(Options option
                                                                   const Clock* clock,
                                                                   spdlog::logger* log) {
   std::unique_ptr<ServingStack> stack(new ServingStack(options, metrics, clock, log));
-  SKIM_ASSIGN_OR_RETURN(stack->server_, RpcServer::Start(options.rpc, &stack->service_));
+  SKIM_RETURN_IF_ERROR(stack->Listen(options));
   return stack;
 }
 
 ServingStack::ServingStack(const Options& options, Metrics* metrics, const Clock* clock,
                            spdlog::logger* log)
-    : metrics_(metrics),
-      clock_(clock),
+    : clock_(clock),
       log_(log),
       workers_(options.text_threads, kMaxWaitingAdmissions),
-      service_(CallServices{.workers = &workers_,
-                            .calls = &calls_,
-                            .metrics = metrics,
-                            .clock = clock,
-                            .log = log,
-                            .next_id = &next_id_,
-                            .log_prompts = options.log_prompts},
-               options.auth) {}
+      load_(metrics, clock),
+      inference_(Services(options, metrics), &gate_, options.auth),
+      vllm_(Services(options, metrics), &gate_),
+      load_report_(&load_) {}
+
+CallServices ServingStack::Services(const Options& options, Metrics* metrics) {
+  return {.workers = &workers_,
+          .calls = &calls_,
+          .metrics = metrics,
+          .load = &load_,
+          .clock = clock_,
+          .log = log_,
+          .next_id = &next_id_,
+          .log_prompts = options.log_prompts};
+}
+
+absl::Status ServingStack::Listen(const Options& options) {
+  SKIM_ASSIGN_OR_RETURN(
+      server_,
+      RpcServer::Start(options.rpc, {.services = {&inference_, &load_report_},
+                                     .health_names = {v1::Inference::service_full_name()}}));
+  if (!options.worker_listen.has_value()) return absl::OkStatus();
+  RpcServerOptions worker = options.rpc;
+  worker.flag = "worker-listen";
+  worker.listen = *options.worker_listen;
+  const std::string name = vllm::VllmEngine::service_full_name();
+  // The second name is what a template of the llm-d gateway probes.
+  SKIM_ASSIGN_OR_RETURN(worker_server_,
+                        RpcServer::Start(worker, {.services = {&vllm_, &load_report_},
+                                                  .health_names = {name, name + "/HealthCheck"}}));
+  return absl::OkStatus();
+}
+
+void ServingStack::SetServing(bool serving) {
+  server_->SetServing(serving);
+  if (worker_server_ != nullptr) worker_server_->SetServing(serving);
+}
 
 ServingStack::~ServingStack() {
   if (server_ != nullptr) Drain(0);
@@ -43,23 +71,25 @@ ServingStack::~ServingStack() {
 
 void ServingStack::Serve(const SchedulerConfig& scheduler, StepExecutor* executor,
                          ServedModel model) {
-  loop_ = std::make_unique<ServingLoop>(scheduler, executor, clock_, metrics_);
+  load_.SetCapacity(scheduler, executor->kv_geometry());
+  loop_ = std::make_unique<ServingLoop>(scheduler, executor, clock_, &load_);
   model.loop = loop_.get();
-  service_.Serve(model);
-  server_->SetServing(true);
+  gate_.Open(model);
+  SetServing(true);
 }
 
 bool ServingStack::CheckEngine() {
   if (loop_->healthy()) return true;
-  server_->SetServing(false);
+  SetServing(false);
   server_->SetAlive(false);
+  if (worker_server_ != nullptr) worker_server_->SetAlive(false);
   return false;
 }
 
 void ServingStack::Drain(Micros timeout) {
   if (std::exchange(drained_, true)) return;
-  service_.StopServing();
-  server_->SetServing(false);
+  gate_.Close();
+  SetServing(false);
   if (loop_ != nullptr) loop_->Drain();
   if (!calls_.WaitUntilNone(timeout)) {
     log_->warn("{} calls have not ended in time; ending them", calls_.size());
@@ -68,6 +98,7 @@ void ServingStack::Drain(Micros timeout) {
   }
   // A client that does not read cannot be told; its connection goes instead.
   server_->Shutdown(kEndGrace);
+  if (worker_server_ != nullptr) worker_server_->Shutdown(kEndGrace);
 }
 
 }  // namespace skim

@@ -1,18 +1,23 @@
-// The serving half of the daemon: gRPC server, text workers, serving loop, and the order in
+// The serving half of the daemon: gRPC servers, text workers, serving loop, and the order in
 // which they begin and end. What it serves (executor, tokenizer) comes from outside, so
 // tests run the whole service on a fake engine.
 #pragma once
 
 #include <atomic>
 #include <memory>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "engine/step_executor.h"
 #include "server/inference_service.h"
+#include "server/load_monitor.h"
+#include "server/load_report.h"
 #include "server/metrics.h"
 #include "server/rpc_server.h"
+#include "server/serving_gate.h"
 #include "server/text_workers.h"
+#include "server/vllm_service.h"
 
 namespace skim {
 
@@ -20,6 +25,8 @@ class ServingStack {
  public:
   struct Options {
     RpcServerOptions rpc;
+    // Where gateways call VllmEngine; with the same limits and TLS, without tokens.
+    std::optional<ListenAddress> worker_listen;
     BearerAuth auth{{}};
     int text_threads = 2;
     bool log_prompts = false;
@@ -44,13 +51,19 @@ class ServingStack {
   void Drain(Micros timeout);
 
   const ListenAddress& address() const { return server_->address(); }
+  // Null if gateways are not served.
+  const ListenAddress* worker_address() const {
+    return worker_server_ == nullptr ? nullptr : &worker_server_->address();
+  }
   size_t active_calls() const { return calls_.size(); }
   ServingLoop* loop() const { return loop_.get(); }
 
  private:
   ServingStack(const Options& options, Metrics* metrics, const Clock* clock, spdlog::logger* log);
+  CallServices Services(const Options& options, Metrics* metrics);
+  absl::Status Listen(const Options& options);
+  void SetServing(bool serving);
 
-  Metrics* const metrics_;
   const Clock* const clock_;
   spdlog::logger* const log_;
 
@@ -58,9 +71,14 @@ class ServingStack {
   TextWorkers workers_;
   ActiveCalls calls_;
   std::atomic<SeqId> next_id_{1};
-  InferenceService service_;
+  ServingGate gate_;
+  LoadMonitor load_;
+  InferenceService inference_;
+  VllmService vllm_;
+  LoadReportService load_report_;
   std::unique_ptr<ServingLoop> loop_;
   std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<RpcServer> worker_server_;
   bool drained_ = false;
 };
 

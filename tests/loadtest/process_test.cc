@@ -53,9 +53,14 @@ TEST(ReadyLine, IsReadExactly) {
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(line->grpc_address, "127.0.0.1:5");
   EXPECT_EQ(line->metrics_address, "[::1]:65535");
+  EXPECT_EQ(line->worker_address, "");
+  const auto with_worker = ParseReadyLine("ready grpc=a:5 metrics=b:6 worker=c:7");
+  ASSERT_TRUE(with_worker.ok()) << with_worker.status();
+  EXPECT_EQ(with_worker->worker_address, "c:7");
   for (const char* bad : {"", "ready", "ready grpc=a:1", "ready grpc=a:1 metrics=b",
                           " ready grpc=a:1 metrics=b:2", "ready grpc=a:1 metrics=b:2 ",
-                          "ready grpc=a:1 metrics=b:2 more", "ready grpc=:1 metrics=b:2",
+                          "ready grpc=a:1 metrics=b:2 more", "ready grpc=a:1 metrics=b:2 worker=c",
+                          "ready grpc=:1 metrics=b:2",
                           "ready grpc=a:0 metrics=b:2", "ready grpc=a:70000 metrics=b:2"}) {
     EXPECT_FALSE(ParseReadyLine(bad).ok()) << bad;
   }

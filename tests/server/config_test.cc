@@ -27,11 +27,18 @@ TEST(Config, HasDefaultsForAllButTheModel) {
   EXPECT_EQ(config.model_name, "smollm2");
   EXPECT_EQ(config.listen.ToString(), "127.0.0.1:50051");
   EXPECT_EQ(config.metrics.ToString(), "127.0.0.1:9090");
+  EXPECT_FALSE(config.worker_listen.has_value());
   EXPECT_EQ(config.engine.kv_cache_bytes, 0);
   EXPECT_EQ(config.engine.kv_format, KvFormat::kBf16);
   EXPECT_EQ(config.drain_timeout, 30'000'000);
   EXPECT_EQ(config.limits.max_n, 8);
   EXPECT_FALSE(config.log_prompts);
+}
+
+TEST(Config, ServesGatewaysWhereItIsTold) {
+  const ServerConfig config = MustParse({"--model", "m", "--worker-listen", "0.0.0.0:50052"});
+  ASSERT_TRUE(config.worker_listen.has_value());
+  EXPECT_EQ(config.worker_listen->ToString(), "0.0.0.0:50052");
 }
 
 TEST(Config, ReadsSizesAndTimesWithUnits) {
@@ -100,6 +107,7 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--kv-cache", "99999999999999999999GiB"}, "kv-cache"},
       {{"--model", "m", "--kv-format", "int4"}, "--kv-format"},
       {{"--model", "m", "--listen", "nowhere"}, "--listen"},
+      {{"--model", "m", "--worker-listen", "nowhere"}, "--worker-listen"},
       {{"--model", "m", "--listen", "127.0.0.1:70000"}, "--listen"},
       {{"--model", "m", "--metrics", "::1:90"}, "--metrics"},
       {{"--model", "m", "--isa", "mmx"}, "--isa"},

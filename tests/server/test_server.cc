@@ -33,6 +33,14 @@ double ValueOf(const prometheus::ClientMetric& metric, prometheus::MetricType ty
   }
 }
 
+// Not one shared with an earlier channel to the same port.
+std::shared_ptr<grpc::Channel> OwnConnection(
+    const ListenAddress& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address.ToString(), credentials, arguments);
+}
+
 }  // namespace
 
 void Outcome::Add(const v1::GenerateResponse& response) {
@@ -70,11 +78,13 @@ TestServer::TestServer(TestServerOptions options)
   info_.kv_cache_tokens = 12345;
   ServingStack::Options stack = options_.stack;
   stack.rpc.listen = {"127.0.0.1", 0};
+  stack.worker_listen = ListenAddress{"127.0.0.1", 0};
   if (stack.rpc.credentials == nullptr) stack.rpc.credentials = grpc::InsecureServerCredentials();
   auto started = ServingStack::Start(stack, &metrics_, &clock_, &log_);
   SKIM_CHECK(started.ok());
   stack_ = *std::move(started);
   stub_ = v1::Inference::NewStub(NewChannel());
+  worker_stub_ = ::vllm::grpc::engine::VllmEngine::NewStub(NewWorkerChannel());
   if (options_.serve) Serve();
 }
 
@@ -88,6 +98,7 @@ TestServer::~TestServer() {
 void TestServer::Serve() {
   stack_->Serve(options_.scheduler, &engine_,
                 ServedModel{.name = "echo",
+                            .directory = options_.model_directory,
                             .info = &info_,
                             .tokenizer = tokenizer_.get(),
                             .loop = nullptr,
@@ -96,10 +107,11 @@ void TestServer::Serve() {
 
 std::shared_ptr<grpc::Channel> TestServer::NewChannel(
     const std::shared_ptr<grpc::ChannelCredentials>& credentials) const {
-  // Its own connection, not one shared with an earlier channel to the same port.
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(stack_->address().ToString(), credentials, arguments);
+  return OwnConnection(stack_->address(), credentials);
+}
+
+std::shared_ptr<grpc::Channel> TestServer::NewWorkerChannel() const {
+  return OwnConnection(*stack_->worker_address(), grpc::InsecureChannelCredentials());
 }
 
 double TestServer::Metric(const std::string& name,

@@ -14,6 +14,7 @@
 #include "spdlog/sinks/ostream_sink.h"
 #include "tests/server/byte_tokenizer.h"
 #include "tests/server/echo_engine.h"
+#include "vllm/grpc/engine/vllm_engine.grpc.pb.h"
 
 namespace skim {
 
@@ -48,6 +49,7 @@ struct TestServerOptions {
                                .max_context = kTestContext};
   ServingStack::Options stack;
   RequestLimits limits;
+  std::string model_directory;
   bool serve = true;  // else it stays as while loading
 };
 
@@ -67,7 +69,10 @@ class TestServer {
   std::shared_ptr<grpc::Channel> NewChannel(
       const std::shared_ptr<grpc::ChannelCredentials>& credentials =
           grpc::InsecureChannelCredentials()) const;
+  // To the port for gateways.
+  std::shared_ptr<grpc::Channel> NewWorkerChannel() const;
   v1::Inference::Stub& stub() { return *stub_; }
+  ::vllm::grpc::engine::VllmEngine::Stub& worker_stub() { return *worker_stub_; }
   EchoEngine& engine() { return engine_; }
   ServingStack& stack() { return *stack_; }
   const ModelInfo& info() const { return info_; }
@@ -87,6 +92,7 @@ class TestServer {
   EchoEngine engine_;
   std::unique_ptr<ServingStack> stack_;
   std::unique_ptr<v1::Inference::Stub> stub_;
+  std::unique_ptr<::vllm::grpc::engine::VllmEngine::Stub> worker_stub_;
 };
 
 v1::GenerateRequest TextRequest(const std::string& text);

@@ -1,4 +1,4 @@
-#include "server/generate_reactor.h"
+#include "server/generate_call.h"
 
 #include <chrono>
 #include <random>
@@ -10,15 +10,6 @@
 
 namespace skim {
 namespace {
-
-// gRPC's deadline is wall time; the loop's clock is monotonic.
-Micros LoopDeadline(const grpc::CallbackServerContext& context, Micros now) {
-  const auto left = context.deadline() - std::chrono::system_clock::now();
-  const Micros micros = std::chrono::duration_cast<std::chrono::microseconds>(left).count();
-  // No deadline is the end of time, a few centuries away.
-  constexpr Micros kYear = Micros{365} * 24 * 3600 * 1'000'000;
-  return micros > kYear ? kNever : now + micros;
-}
 
 uint64_t DrawSeed() {
   std::random_device device;
@@ -32,32 +23,36 @@ bool Empty(const v1::Delta& delta) {
 
 }  // namespace
 
-GenerateReactor* GenerateReactor::Start(const grpc::CallbackServerContext& context,
-                                        const v1::GenerateRequest* request,
-                                        const ServedModel& model, const CallServices& services) {
-  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, request, model, services));
-  reactor->self_ = reactor;
-  services.calls->Add(reactor.get());
-  const bool posted = services.workers->TryPostAdmission([reactor] { reactor->Admit(); });
-  if (!posted) {
-    reactor->Refuse(RetryAfter(absl::ResourceExhaustedError("too many calls wait to be tokenised"),
-                               kRetryDelay));
-  }
-  return reactor.get();
+Micros CallDeadline(const grpc::CallbackServerContext& context, Micros now) {
+  const auto left = context.deadline() - std::chrono::system_clock::now();
+  const Micros micros = std::chrono::duration_cast<std::chrono::microseconds>(left).count();
+  // No deadline is the end of time, a few centuries away.
+  constexpr Micros kYear = Micros{365} * 24 * 3600 * 1'000'000;
+  return micros > kYear ? kNever : now + micros;
 }
 
-GenerateReactor::GenerateReactor(const grpc::CallbackServerContext& context,
-                                 const v1::GenerateRequest* request, const ServedModel& model,
-                                 const CallServices& services)
+GenerateCall::GenerateCall(const v1::GenerateRequest* request, const ServedModel& model,
+                           const CallServices& services, Micros deadline, GenerateSink* sink)
     : request_(request),
       model_(model),
       services_(services),
       arrival_(services.clock->Now()),
-      deadline_(LoopDeadline(context, arrival_)),
+      deadline_(deadline),
       request_id_(IsPrintableName(request->request_id()) ? request->request_id() : ""),
+      sink_(sink),
       task_(services.workers) {}
 
-void GenerateReactor::Admit() {
+void GenerateCall::Start() {
+  services_.calls->Add(this);
+  const bool posted =
+      services_.workers->TryPostAdmission([self = shared_from_this()] { self->Admit(); });
+  if (!posted) {
+    Refuse(RetryAfter(absl::ResourceExhaustedError("too many calls wait to be tokenised"),
+                      kRetryDelay));
+  }
+}
+
+void GenerateCall::Admit() {
   // The client may have gone while the call waited for a worker.
   absl::Status status = end_status();
   if (status.ok()) status = Submit();
@@ -69,7 +64,7 @@ void GenerateReactor::Admit() {
   Wake();
 }
 
-absl::Status GenerateReactor::Submit() {
+absl::Status GenerateCall::Submit() {
   SKIM_ASSIGN_OR_RETURN(generation_,
                         BuildGeneration(*request_, model_, arrival_, deadline_, DrawSeed()));
   if (services_.log_prompts) {
@@ -84,7 +79,7 @@ absl::Status GenerateReactor::Submit() {
     request.id = first_id + i;
     request.group = count > 1 ? first_id : 0;
     auto channel = model_.loop->Submit(request, [weak = weak_from_this()] {
-      if (const auto reactor = weak.lock()) reactor->Wake();
+      if (const auto call = weak.lock()) call->Wake();
     });
     if (!channel.ok()) {
       // All choices or none: what was submitted is taken back.
@@ -101,20 +96,20 @@ absl::Status GenerateReactor::Submit() {
         std::make_unique<ChoiceOutput>(&generation_.output, &request.sampling, model_.tokenizer);
     std::lock_guard lock(mutex_);
     cancellable_.push_back(choice.channel);
-    if (!end_status_.ok()) choice.channel->Cancel();
+    if (aborted_ || !end_status_.ok()) choice.channel->Cancel();
   }
   return absl::OkStatus();
 }
 
-void GenerateReactor::Refuse(const absl::Status& status) {
+void GenerateCall::Refuse(const absl::Status& status) {
   services_.metrics->OnRefused(status.code());
   // Not the message: a template's may quote the prompt.
   services_.log->info("request id={} refused status={} field={}", request_id_,
                       absl::StatusCodeToString(status.code()), FieldOf(status));
-  Finish(ToGrpcStatus(status));
+  sink_->Finish(status);
 }
 
-void GenerateReactor::End(const absl::Status& status) {
+void GenerateCall::End(const absl::Status& status) {
   {
     std::lock_guard lock(mutex_);
     if (end_status_.ok()) end_status_ = status;
@@ -123,33 +118,37 @@ void GenerateReactor::End(const absl::Status& status) {
   Wake();
 }
 
-void GenerateReactor::OnCancel() { End(absl::CancelledError("the client has gone")); }
+void GenerateCall::Abort(std::string_view request_id) {
+  if (!services_.abortable || request_id != request_->request_id()) return;
+  std::lock_guard lock(mutex_);
+  aborted_ = true;
+  for (const auto& channel : cancellable_) channel->Cancel();
+}
 
-void GenerateReactor::OnWriteDone(bool ok) {
-  writing_.store(false);
+void GenerateCall::OnClientGone() { End(absl::CancelledError("the client has gone")); }
+
+void GenerateCall::OnSent(bool ok) {
+  sending_.store(false);
   if (ok) {
     Wake();
   } else {
-    End(absl::CancelledError("the client has gone"));
+    OnClientGone();
   }
 }
 
-void GenerateReactor::OnDone() {
-  services_.calls->Remove(this);
-  const auto last = std::move(self_);
-}
+void GenerateCall::Done() { services_.calls->Remove(this); }
 
-void GenerateReactor::Wake() {
+void GenerateCall::Wake() {
   task_.Wake([self = shared_from_this()] { self->Pump(); });
 }
 
-absl::Status GenerateReactor::end_status() const {
+absl::Status GenerateCall::end_status() const {
   std::lock_guard lock(mutex_);
   return end_status_;
 }
 
-void GenerateReactor::Pump() {
-  if (!admitted_.load() || finished_ || writing_.load()) return;
+void GenerateCall::Pump() {
+  if (!admitted_.load() || finished_ || sending_.load()) return;
   // Before collecting: a channel tells of more only after it was drained, so an ended call
   // that left it full would wait for ever.
   if (!end_status().ok()) outbox_.clear();
@@ -157,34 +156,30 @@ void GenerateReactor::Pump() {
   const absl::Status status = end_status();
   if (!status.ok()) outbox_.clear();
   if (!outbox_.empty()) {
-    Write();
+    SendNext();
   } else if (open_choices_ == 0) {
     finished_ = true;
     LogOutcome(status);
-    Finish(ToGrpcStatus(status));
+    sink_->Finish(status);
   }
 }
 
-void GenerateReactor::Write() {
-  writing_message_ = std::move(outbox_.front());
+void GenerateCall::SendNext() {
+  v1::GenerateResponse response = std::move(outbox_.front());
   outbox_.pop_front();
-  writing_.store(true);
-  if (open_choices_ == 0 && outbox_.empty()) {
-    finished_ = true;
-    LogOutcome(absl::OkStatus());
-    StartWriteAndFinish(&writing_message_, grpc::WriteOptions(), grpc::Status::OK);
-  } else {
-    StartWrite(&writing_message_);
-  }
+  sending_.store(true);
+  finished_ = open_choices_ == 0 && outbox_.empty();
+  if (finished_) LogOutcome(absl::OkStatus());
+  sink_->Send(std::move(response), finished_);
 }
 
-void GenerateReactor::Collect() {
+void GenerateCall::Collect() {
   for (uint32_t i = 0; i < choices_.size(); ++i) {
     if (!choices_[i].final.has_value()) CollectChoice(i);
   }
 }
 
-void GenerateReactor::CollectChoice(uint32_t index) {
+void GenerateCall::CollectChoice(uint32_t index) {
   Choice& choice = choices_[index];
   TokenChannel::Drained drained = choice.channel->Drain();
   v1::GenerateResponse response;
@@ -203,7 +198,7 @@ void GenerateReactor::CollectChoice(uint32_t index) {
   if (drained.finish.has_value()) FinishChoice(index, *drained.finish);
 }
 
-void GenerateReactor::FinishChoice(uint32_t index, const skim::Finish& finish) {
+void GenerateCall::FinishChoice(uint32_t index, const skim::Finish& finish) {
   --open_choices_;
   Choice& choice = choices_[index];
   choice.final = BuildFinal(finish, *choice.output, arrival_, choice.last_token);
@@ -219,7 +214,7 @@ void GenerateReactor::FinishChoice(uint32_t index, const skim::Finish& finish) {
   *response.mutable_final() = *choice.final;
 }
 
-void GenerateReactor::LogOutcome(const absl::Status& status) const {
+void GenerateCall::LogOutcome(const absl::Status& status) const {
   uint32_t generated_tokens = 0;
   std::string reasons;
   for (const Choice& choice : choices_) {
