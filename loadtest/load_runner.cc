@@ -83,8 +83,10 @@ std::vector<StreamRecord> LoadRunner::Run(
   }
 
   const auto more = [&] {
-    return !stop && (options.requests == 0 || started_ < options.requests) &&
-           std::min(due, clock_->Now()) < end;
+    // Only an open loop has due times, and may be behind them.
+    const Micros now = clock_->Now();
+    const Micros start = options.rate_per_s > 0 ? std::min(due, now) : now;
+    return !stop && (options.requests == 0 || started_ < options.requests) && start < end;
   };
   std::unique_lock lock(mutex_);
   while (more() || static_cast<int64_t>(records_.size()) < started_) {

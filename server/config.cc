@@ -180,6 +180,19 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->group(group);
 }
 
+void AddMetricsFlags(CLI::App* app, ServerConfig* config) {
+  app->add_flag("--vllm-metrics", config->vllm_metrics,
+                "Show metrics under the names of vLLM as well, for dashboards and autoscalers that "
+                "look for those")
+      ->group("Serving");
+  app->add_option("--tenant-labels", config->tenant_labels,
+                  "Tenants that get a label of their own in metrics; the rest are `other`")
+      ->check(Quiet(CLI::Range(0, 10'000)))
+      ->type_name("N")
+      ->capture_default_str()
+      ->group("Serving");
+}
+
 void AddSecurityFlags(CLI::App* app, ServerConfig* config) {
   const char* group = "Security";
   auto* cert = app->add_option("--tls-cert", config->tls_cert,
@@ -283,6 +296,7 @@ std::variant<ServerConfig, EarlyExit> ParseCommandLine(int argc, const char* con
   app.allow_config_extras(CLI::config_extras_mode::error);
   AddModelFlags(&app, &config, &raw);
   AddServingFlags(&app, &config, &raw);
+  AddMetricsFlags(&app, &config);
   AddSecurityFlags(&app, &config);
   AddSchedulerFlags(&app, &config, &raw);
   AddMachineFlags(&app, &config, &raw);

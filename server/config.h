@@ -23,7 +23,7 @@ struct ServerConfig {
   ListenAddress listen{"127.0.0.1", 50051};
   ListenAddress metrics{"127.0.0.1", 9090};
   std::optional<ListenAddress> worker_listen;  // for gateways; unset = they are not served
-  std::string tls_cert;  // PEM files; empty = plaintext
+  std::string tls_cert;                        // PEM files; empty = plaintext
   std::string tls_key;
   std::string tls_client_ca;  // set = clients must show a certificate of this authority
   std::string auth_token_file;
@@ -33,6 +33,9 @@ struct ServerConfig {
 
   std::string log_level = "info";
   bool log_prompts = false;
+
+  bool vllm_metrics = false;  // aliases beside our own names
+  int32_t tenant_labels = 10;
 };
 
 // The process is to end at once: after --help, or because the command line is wrong.

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/status_macros.h"
+#include "server/metric_aliases.h"
 #include "server/metrics_exposer.h"
 #include "server/serving_stack.h"
 
@@ -48,6 +49,7 @@ absl::StatusOr<ServingStack::Options> StackOptions(const ServerConfig& config) {
   options.worker_listen = config.worker_listen;
   options.rpc.max_message_bytes = config.max_message_bytes;
   options.text_threads = config.text_threads;
+  options.tenant_labels = config.tenant_labels;
   options.log_prompts = config.log_prompts;
   SKIM_ASSIGN_OR_RETURN(options.rpc.credentials,
                         MakeCredentials(config.tls_cert, config.tls_key, config.tls_client_ca));
@@ -74,6 +76,8 @@ absl::Status RunDaemon(const ServerConfig& config, Signals* signals, spdlog::log
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Tokenizer> tokenizer;
   SKIM_ASSIGN_OR_RETURN(const auto exposer, MetricsExposer::Start(config.metrics, metrics));
+  const auto aliases = std::make_shared<MetricAliases>(metrics.registry(), config.model_name);
+  if (config.vllm_metrics) exposer->Add(aliases);
   SKIM_ASSIGN_OR_RETURN(auto options, StackOptions(config));
   SKIM_ASSIGN_OR_RETURN(const auto stack,
                         ServingStack::Start(std::move(options), &metrics, &clock, log));

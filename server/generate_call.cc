@@ -205,6 +205,7 @@ void GenerateCall::FinishChoice(uint32_t index, const skim::Finish& finish) {
   choice.final->set_seed(generation_.requests[index].sampling.seed);
   choice.final->set_request_id(request_id_);
   services_.metrics->OnOutcome(choice.final->finish_reason());
+  services_.tenants->OnFinal(request_->tenant(), choice.final->usage());
   if (choice.final->finish_reason() == v1::FINISH_REASON_UNSPECIFIED) {
     End(finish.status.ok() ? absl::InternalError("the sequence failed") : finish.status);
     return;

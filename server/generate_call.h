@@ -31,6 +31,7 @@
 #include "server/request_builder.h"
 #include "server/serial_task.h"
 #include "server/served_model.h"
+#include "server/tenant_usage.h"
 #include "skim/v1/inference.pb.h"
 #include "spdlog/logger.h"
 
@@ -41,6 +42,7 @@ struct CallServices {
   TextWorkers* workers = nullptr;
   ActiveCalls* calls = nullptr;
   Metrics* metrics = nullptr;
+  TenantUsage* tenants = nullptr;
   const LoadMonitor* load = nullptr;
   const Clock* clock = nullptr;
   spdlog::logger* log = nullptr;

@@ -16,6 +16,11 @@ class MetricsExposer {
   static absl::StatusOr<std::unique_ptr<MetricsExposer>> Start(const ListenAddress& listen,
                                                                const Metrics& metrics);
 
+  // Shown too, for as long as it lives.
+  void Add(const std::shared_ptr<prometheus::Collectable>& more) {
+    exposer_->RegisterCollectable(more);
+  }
+
   const ListenAddress& address() const { return address_; }
 
  private:

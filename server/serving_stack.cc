@@ -28,6 +28,7 @@ ServingStack::ServingStack(const Options& options, Metrics* metrics, const Clock
       log_(log),
       workers_(options.text_threads, kMaxWaitingAdmissions),
       load_(metrics, clock),
+      tenants_(metrics->registry().get(), options.tenant_labels),
       inference_(Services(options, metrics), &gate_, options.auth),
       vllm_(Services(options, metrics), &gate_),
       load_report_(&load_) {}
@@ -36,6 +37,7 @@ CallServices ServingStack::Services(const Options& options, Metrics* metrics) {
   return {.workers = &workers_,
           .calls = &calls_,
           .metrics = metrics,
+          .tenants = &tenants_,
           .load = &load_,
           .clock = clock_,
           .log = log_,

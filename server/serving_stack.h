@@ -29,6 +29,7 @@ class ServingStack {
     std::optional<ListenAddress> worker_listen;
     BearerAuth auth{{}};
     int text_threads = 2;
+    int tenant_labels = 10;  // tenants with a label of their own in metrics
     bool log_prompts = false;
   };
 
@@ -73,6 +74,7 @@ class ServingStack {
   std::atomic<SeqId> next_id_{1};
   ServingGate gate_;
   LoadMonitor load_;
+  TenantUsage tenants_;
   InferenceService inference_;
   VllmService vllm_;
   LoadReportService load_report_;

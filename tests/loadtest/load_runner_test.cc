@@ -219,6 +219,19 @@ TEST(LoadRunner, CancelsAndReadsSlowlyAsPlanned) {
   for (const auto& record : records) EXPECT_GE(record.ended - record.started, 50'000);
 }
 
+TEST(LoadRunner, StopsStartingAfterItsDurationInBothLoops) {
+  const FakeInference fake;
+  for (const double rate : {0.0, 200.0}) {
+    LoadOptions load;
+    load.duration_s = 0.3;
+    load.rate_per_s = rate;
+    load.concurrency = rate > 0 ? 0 : 2;
+    const LoadReport report = MakeReport(RunLoad(fake, load));
+    EXPECT_TRUE(report.Clean()) << ToTable(report);
+    EXPECT_GT(report.finished, 0);
+  }
+}
+
 TEST(LoadRunner, StopsStartingWhenToldAndStillWaitsForAll) {
   const FakeInference fake;
   const SteadyClock clock;

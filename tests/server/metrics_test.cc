@@ -6,7 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "server/metric_aliases.h"
 #include "server/metrics_exposer.h"
+#include "server/tenant_usage.h"
 
 namespace skim {
 namespace {
@@ -106,6 +108,56 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
        }) {
     EXPECT_NE(page.find(line), std::string::npos) << line << "\n" << page;
   }
+}
+
+TEST(Metrics, AreShownUnderTheNamesOfVllmAsWellWhereAsked) {
+  Metrics metrics;
+  metrics.OnState({.running = 3,
+                   .waiting = 2,
+                   .waiting_tokens = 50,
+                   .kv_pages_total = 40,
+                   .kv_pages_owned = 10,
+                   .kv_pages_cached = 5});
+  metrics.OnFirstToken(7000);
+  metrics.OnOutcome(v1::FINISH_REASON_CANCELLED);
+  const auto exposer = MetricsExposer::Start({"127.0.0.1", 0}, metrics);
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  EXPECT_EQ(HttpGet((*exposer)->address(), "/metrics").find("vllm:"), std::string::npos);
+  const auto aliases = std::make_shared<MetricAliases>(metrics.registry(), "m");
+  (*exposer)->Add(aliases);
+  const std::string page = HttpGet((*exposer)->address(), "/metrics");
+  for (const char* line : {
+           "\nskim_requests_waiting 2\n",
+           "# TYPE vllm:num_requests_waiting gauge",
+           "vllm:num_requests_waiting{model_name=\"m\",engine=\"0\"} 2",
+           "vllm:num_requests_running{model_name=\"m\",engine=\"0\"} 3",
+           "vllm:kv_cache_usage_perc{model_name=\"m\",engine=\"0\"} 0.25",
+           "vllm:generation_tokens_total{model_name=\"m\",engine=\"0\"} 1",
+           "vllm:time_to_first_token_seconds_count{model_name=\"m\",engine=\"0\"} 1",
+           "vllm:request_success_total{finished_reason=\"abort\",model_name=\"m\",engine=\"0\"} 1",
+       }) {
+    EXPECT_NE(page.find(line), std::string::npos) << line << "\n" << page;
+  }
+}
+
+TEST(Metrics, GiveALabelToTheFirstTenantsAndCountTheOthersTogether) {
+  Metrics metrics;
+  TenantUsage tenants(metrics.registry().get(), 2);
+  v1::Usage usage;
+  usage.set_prompt_tokens(10);
+  usage.set_generated_tokens(3);
+  for (const char* tenant : {"a", "b", "c", "a", "d", "e"}) tenants.OnFinal(tenant, usage);
+  const auto exposer = MetricsExposer::Start({"127.0.0.1", 0}, metrics);
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  const std::string page = HttpGet((*exposer)->address(), "/metrics");
+  for (const char* line : {
+           "skim_tenant_choices_total{tenant=\"a\"} 2",
+           "skim_tenant_prompt_tokens_total{tenant=\"b\"} 10",
+           "skim_tenant_generation_tokens_total{tenant=\"other\"} 9",
+       }) {
+    EXPECT_NE(page.find(line), std::string::npos) << line << "\n" << page;
+  }
+  EXPECT_EQ(page.find("tenant=\"c\""), std::string::npos);
 }
 
 TEST(Metrics, NamesTheAddressThatCannotBeServed) {
