@@ -1,0 +1,64 @@
+"""Envoy with our configuration in front of two daemons."""
+
+import signal
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from programs import BIN, ROOT, Program, Skimd, free_port, wait_until
+
+
+def envoy() -> Path:
+    """The program inside the wheel."""
+    return next(Path(p, "envoy/_bin/envoy") for p in sys.path if Path(p, "envoy/_bin/envoy").exists())
+
+
+class EnvoyTest(unittest.TestCase):
+    def setUp(self):
+        self.daemons = [Skimd() for _ in range(2)]
+        for daemon in self.daemons:
+            self.addCleanup(daemon.kill)
+        self.port = free_port()
+        config = (ROOT / "deploy/envoy/envoy.yaml").read_text()
+        for default, actual in (
+            ("50051", self.daemons[0].grpc.split(":")[1]),
+            ("50061", self.daemons[1].grpc.split(":")[1]),
+            ("50050", str(self.port)),
+        ):
+            self.assertEqual(config.count(f"port_value: {default}"), 1)
+            config = config.replace(f"port_value: {default}", f"port_value: {actual}")
+        file = tempfile.NamedTemporaryFile("w", suffix=".yaml")
+        self.addCleanup(file.close)
+        file.write(config)
+        file.flush()
+        self.envoy = Program([envoy(), "-c", file.name, "--concurrency", "1", "--log-level", "warn"])
+        self.addCleanup(self.envoy.kill)
+        wait_until("an answer", lambda: self.load(1).process.wait(30) == 0)
+
+    def load(self, requests: int) -> Program:
+        program = Program(
+            [BIN / "skim-load", "--server", f"127.0.0.1:{self.port}", "--json", "--timeout", "60"]
+            + ["--concurrency", "4", "--requests", requests, "--prompt-tokens", "32"]
+            + ["--output-tokens", "40"]
+        )
+        self.addCleanup(program.kill)
+        return program
+
+    def test_a_daemon_that_is_stopped_under_load_is_seen_by_no_client(self):
+        load = self.load(30)
+
+        def both_have_answered():
+            return all(
+                d.metrics()['skim_requests_finished_total{reason="length"}'] >= 2
+                for d in self.daemons
+            )
+
+        wait_until("both daemons have answered", both_have_answered, 30)
+        self.daemons[0].process.send_signal(signal.SIGTERM)
+        self.assertEqual(load.process.wait(60), 0, load.output())
+        self.assertEqual(self.daemons[0].stop(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
