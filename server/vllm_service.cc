@@ -156,14 +156,17 @@ grpc::ServerUnaryReactor* VllmService::GetServerInfo(Context* context,
                                                      const vllm::GetServerInfoRequest* /*request*/,
                                                      vllm::GetServerInfoResponse* response) {
   const Load load = services_.load->Read();
+  const auto model = gate_->Enter();
   response->set_active_requests(static_cast<uint32_t>(services_.calls->size()));
-  response->set_is_paused(!gate_->Enter().ok());
+  response->set_is_paused(!model.ok());
   response->set_last_receive_timestamp(last_receive_.load());
   response->set_uptime_seconds(static_cast<double>(services_.clock->Now() - started_) / 1e6);
   response->set_server_type("skim");
   response->set_data_parallel_size(1);
   response->set_kv_cache_dtype("bfloat16");
-  response->set_model_dtype("bfloat16");
+  if (model.ok()) {
+    response->set_model_dtype(std::string(WeightFormatName(model->info->weights.front().format)));
+  }
   response->set_block_size(load.page_tokens);
   response->set_max_num_seqs(load.max_running);
   return Finished(context);

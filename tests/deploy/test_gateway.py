@@ -176,6 +176,28 @@ class GatewayTest(unittest.TestCase):
                 self.assertIn("output is not constrained", error.read().decode())
         self.assert_idle()
 
+    def test_cache_aware_routing_meets_the_prefix_cache_where_round_robin_does_not(self):
+        def hit_share(gateway, subject) -> float:
+            before = [daemon.metrics() for daemon in self.daemons]
+            for number in range(6):
+                # Two questions about one long text.
+                story = f"Story {number} about {subject}. " + "It went on and on. " * 30
+                for question in ("Who?", "Why?"):
+                    gateway.complete(prompt=story + question, max_tokens=1)
+            grown = {
+                name: sum(
+                    daemon.metrics()[name] - then[name]
+                    for daemon, then in zip(self.daemons, before)
+                )
+                for name in ("skim_prefix_cache_hits_total", "skim_prefix_cache_queries_total")
+            }
+            return grown["skim_prefix_cache_hits_total"] / grown["skim_prefix_cache_queries_total"]
+
+        cache_aware = Gateway([daemon.worker for daemon in self.daemons], "cache_aware")
+        self.addCleanup(cache_aware.stop)
+        self.assertLess(hit_share(self.gateway, "the sea"), 0.1)
+        self.assertGreater(hit_share(cache_aware, "the hills"), 0.4)
+
     def test_a_client_that_goes_frees_its_pages(self):
         body = {"prompt": PROMPT, "max_tokens": 4000, "ignore_eos": True}
         with self.gateway.stream("/v1/completions", body) as events:
