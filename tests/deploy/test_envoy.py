@@ -57,7 +57,7 @@ class EnvoyTest(unittest.TestCase):
         wait_until("both daemons have answered", both_have_answered, 30)
         self.daemons[0].process.send_signal(signal.SIGTERM)
         self.assertEqual(load.process.wait(60), 0, load.output())
-        self.assertEqual(self.daemons[0].stop(), 0)
+        self.assertEqual(self.daemons[0].process.wait(60), 0)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ class GatewayTest(unittest.TestCase):
 
     def test_sigterm_under_load_is_seen_by_no_client(self):
         self.answers_while(lambda: self.daemons[0].process.send_signal(signal.SIGTERM))
-        self.assertEqual(self.daemons[0].stop(), 0)
+        self.assertEqual(self.daemons[0].process.wait(60), 0)
         self.assert_idle(self.daemons[1:])
 
 
