@@ -17,8 +17,9 @@ endif()
 
 function(skim_flags target)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unused-parameter
-                         $<$<BOOL:${SKIM_WERROR}>:-Werror>)
+  target_compile_options(${target} PRIVATE
+                         $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wno-unused-parameter
+                         $<$<BOOL:${SKIM_WERROR}>:-Werror>>)
 endfunction()
 
 # skim_library(name SOURCES a.cc b.cc DEPS x y)   (no SOURCES: header-only)
@@ -59,4 +60,16 @@ function(skim_test name)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                        ENVIRONMENT "${ARG_ENVIRONMENT}")
+endfunction()
+
+# skim_on_ptxsim(test SEEDS 1 2): runs a test again for each seed with the simulated CUDA
+# device preloaded (tests/ptxsim), the tests whose names contain "cuda".
+function(skim_on_ptxsim name)
+  cmake_parse_arguments(ARG "" "" "SEEDS" ${ARGN})
+  foreach(seed ${ARG_SEEDS})
+    add_test(NAME ${name}_cuda_${seed} COMMAND ${name} --gtest_filter=*cuda*)
+    set_tests_properties(${name}_cuda_${seed} PROPERTIES TIMEOUT 600 LABELS cuda
+                         ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:ptxsim>;PTXSIM_SEED=${seed}")
+  endforeach()
+  add_dependencies(${name} ptxsim)
 endfunction()

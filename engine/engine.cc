@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,17 +25,23 @@ int64_t TokensOf(const ExecutorOptions& executor, const ModelConfig& config) {
   return executor.kv_pages / UnitsPerBlock(executor, config) * executor.page_tokens;
 }
 
-// Pages for `options`: what was asked for, else a quarter of the free memory, at most what
-// max_running full contexts can use.
+// A quarter of the machine's free memory, which others need, too; most of a device's own.
+int64_t DefaultKvBytes(Ops* ops) {
+  const std::optional<size_t> device = ops->FreeDeviceBytes();
+  return device ? static_cast<int64_t>(*device / 4 * 3) : AvailableMemoryBytes() / 4;
+}
+
+// Pages for `options`: what was asked for, else the default, at most what max_running full
+// contexts can use.
 absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOptions& executor,
-                                const ModelConfig& config) {
+                                const ModelConfig& config, Ops* ops) {
   const auto page_bytes = static_cast<int64_t>(KvPageBytes(config, executor));
   const int64_t units = UnitsPerBlock(executor, config);
   const int64_t context_pages =
       (executor.max_context + executor.page_tokens - 1) / executor.page_tokens * units;
   const int64_t useful = context_pages * options.max_running;
   const int64_t bytes =
-      options.kv_cache_bytes > 0 ? options.kv_cache_bytes : AvailableMemoryBytes() / 4;
+      options.kv_cache_bytes > 0 ? options.kv_cache_bytes : DefaultKvBytes(ops);
   const int64_t pages = std::min({bytes / page_bytes, useful, int64_t{1} << 30});
   if (pages < units) {
     return absl::ResourceExhaustedError(
@@ -83,6 +90,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   SKIM_ASSIGN_OR_RETURN(const auto formats, ResidentFormats(options, config));
   SKIM_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
   SKIM_ASSIGN_OR_RETURN(impl->ops, MakeOps(options.backend));
+  if (!impl->ops->HasKvFormat(options.kv_format)) {
+    return absl::UnimplementedError(
+        absl::StrCat("kv_format: the ", options.backend.backend, " backend does not have ",
+                     std::string(KvFormatName(options.kv_format))));
+  }
   SKIM_ASSIGN_OR_RETURN(impl->weights,
                         Weights::Load(config, checkpoint, formats, impl->ops.get(), progress));
 
@@ -92,7 +104,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   executor.max_context = options.max_context > 0
                              ? std::min(options.max_context, config.max_positions)
                              : config.max_positions;
-  SKIM_ASSIGN_OR_RETURN(executor.kv_pages, KvPages(options, executor, config));
+  SKIM_ASSIGN_OR_RETURN(executor.kv_pages, KvPages(options, executor, config, impl->ops.get()));
   // A sequence that outgrows the pool would fail in the middle; one that meets the end of
   // its context ends in order.
   const int64_t kv_cache_tokens = TokensOf(executor, config);

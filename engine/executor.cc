@@ -168,7 +168,7 @@ absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wan
   ops_.GatherRows(transformer_->Hidden(plan.rows()), head_index_->As<int32_t>(), x);
   ops_.RmsNorm(x, Floats(weights_.final_norm), config_.norm_eps, normed);
   LinearByFormat(ops_, formats, normed, weights_.head, nullptr, /*accumulate=*/false, logits);
-  if (probe_) Probe(plan, wanted);
+  if (probe_) SKIM_RETURN_IF_ERROR(Probe(plan, wanted));
 
   std::vector<SampledToken> sampled(wanted.size());
   ops_.Sample(logits, sample_rows_.rows(), sampled);
@@ -184,12 +184,14 @@ absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wan
   return absl::OkStatus();
 }
 
-void Executor::Probe(const StepPlan& plan, std::span<const Wanted> wanted) {
+absl::Status Executor::Probe(const StepPlan& plan, std::span<const Wanted> wanted) {
   std::vector<float> row(static_cast<size_t>(config_.vocab_size));
   for (size_t i = 0; i < wanted.size(); ++i) {
     ops_.Download(row.data(), logits_->As<float>() + i * row.size(), row.size() * sizeof(float));
+    SKIM_RETURN_IF_ERROR(ops_.Wait());
     probe_(plan.sequences[wanted[i].sequence].id, plan.positions[wanted[i].row], row);
   }
+  return absl::OkStatus();
 }
 
 }  // namespace skim

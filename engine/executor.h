@@ -61,7 +61,7 @@ class Executor final : public StepExecutor {
   absl::Status CheckRows(const StepPlan& plan) const;
   std::vector<Wanted> WantedRows(const StepPlan& plan) const;
   absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
-  void Probe(const StepPlan& plan, std::span<const Wanted> wanted);
+  absl::Status Probe(const StepPlan& plan, std::span<const Wanted> wanted);
 
   const ModelConfig& config_;
   const Weights& weights_;

@@ -6,6 +6,9 @@
 #include "kernels/cpu/cores.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/isa.h"
+#ifdef SKIM_CUDA
+#include "kernels/cuda/cuda_ops.h"
+#endif
 
 namespace skim {
 namespace {
@@ -17,7 +20,11 @@ constexpr int kMaxThreads = 1024;
 
 absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const BackendOptions& options) {
   if (options.backend == "cuda") {
+#ifdef SKIM_CUDA
+    return cuda::CudaOps::Create();
+#else
     return absl::FailedPreconditionError("backend: this build has no CUDA backend");
+#endif
   }
   if (options.backend != "cpu") {
     return absl::InvalidArgumentError("backend: must be cpu or cuda, not '" + options.backend +

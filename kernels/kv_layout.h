@@ -54,53 +54,53 @@ struct KvLayout {
   int head_dim = 0;  // even
   KvFormat format = KvFormat::kBf16;
 
-  bool coded() const { return format != KvFormat::kBf16; }
+  constexpr bool coded() const { return format != KvFormat::kBf16; }
   // Dimensions of a slot, counting padding.
-  int key_width() const { return coded() ? (head_dim + 3) / 4 * 4 : head_dim; }
-  int value_width() const { return coded() ? (head_dim + 15) / 16 * 16 : head_dim; }
+  constexpr int key_width() const { return coded() ? (head_dim + 3) / 4 * 4 : head_dim; }
+  constexpr int value_width() const { return coded() ? (head_dim + 15) / 16 * 16 : head_dim; }
 
   // K, V and one kind of scale of one head in a page.
-  int64_t KeyBytes() const { return int64_t{page_tokens} * key_width() * element_bytes(); }
-  int64_t ValueBytes() const { return int64_t{page_tokens} * value_width() * element_bytes(); }
-  int64_t ScaleBytes() const {
+  constexpr int64_t KeyBytes() const { return int64_t{page_tokens} * key_width() * element_bytes(); }
+  constexpr int64_t ValueBytes() const { return int64_t{page_tokens} * value_width() * element_bytes(); }
+  constexpr int64_t ScaleBytes() const {
     return coded() ? page_tokens * static_cast<int64_t>(sizeof(float)) : 0;
   }
-  int64_t HeadBytes() const { return KeyBytes() + ValueBytes() + 2 * ScaleBytes(); }
-  int64_t LayerBytes() const { return kv_heads * HeadBytes(); }
-  int64_t PageBytes() const { return unit_layers * LayerBytes(); }
+  constexpr int64_t HeadBytes() const { return KeyBytes() + ValueBytes() + 2 * ScaleBytes(); }
+  constexpr int64_t LayerBytes() const { return kv_heads * HeadBytes(); }
+  constexpr int64_t PageBytes() const { return unit_layers * LayerBytes(); }
 
   // Byte offsets from the start of a page.
-  int64_t KeyBase(int layer_in_unit, int head) const {
+  constexpr int64_t KeyBase(int layer_in_unit, int head) const {
     return layer_in_unit * LayerBytes() + head * HeadBytes();
   }
-  int64_t ValueBase(int layer_in_unit, int head) const {
+  constexpr int64_t ValueBase(int layer_in_unit, int head) const {
     return KeyBase(layer_in_unit, head) + KeyBytes() + ScaleBytes();
   }
 
   // Byte offsets of one number from KeyBase and ValueBase. Numbers 2i and 2i+1 of a key, and
   // number d of slots 2i and 2i+1, are neighbours.
-  int64_t KeyElement(int slot, int d) const {
+  constexpr int64_t KeyElement(int slot, int d) const {
     const int64_t group = int64_t{slot / 16} * key_width() * 16 * element_bytes();
     const int lane = coded() ? slot % 16 / 4 * 16 + slot % 4 * 2 : slot % 16 * 4;
     return group + lane + KeyDimension(coded(), d);
   }
-  int64_t ValueElement(int slot, int d) const {
+  constexpr int64_t ValueElement(int slot, int d) const {
     const int64_t row = int64_t{coded() ? slot / 4 : slot / 2} * value_width() * 4;
     const int depth = coded() ? slot % 4 / 2 * 8 + slot % 2 : slot % 2 * 2;
     return row + depth + ValueDimension(coded(), d);
   }
   // The way from number 0 of a slot to number d.
-  static int64_t KeyDimension(bool coded, int d) {
+  static constexpr int64_t KeyDimension(bool coded, int d) {
     return coded ? d / 4 * 64 + d % 4 / 2 * 8 + d % 2 : d / 2 * 64 + d % 2 * 2;
   }
-  static int64_t ValueDimension(bool coded, int d) {
+  static constexpr int64_t ValueDimension(bool coded, int d) {
     return coded ? d / 4 * 16 + d % 4 * 2 : d * 4;
   }
-  int64_t KeyScale(int slot) const { return KeyBytes() + slot * int64_t{sizeof(float)}; }
-  int64_t ValueScale(int slot) const { return ValueBytes() + slot * int64_t{sizeof(float)}; }
+  constexpr int64_t KeyScale(int slot) const { return KeyBytes() + slot * int64_t{sizeof(float)}; }
+  constexpr int64_t ValueScale(int slot) const { return ValueBytes() + slot * int64_t{sizeof(float)}; }
 
  private:
-  int element_bytes() const { return coded() ? 1 : 2; }
+  constexpr int element_bytes() const { return coded() ? 1 : 2; }
 };
 
 // Softmax is accumulated over blocks of this many slots, aligned to multiples of it,

@@ -1,5 +1,5 @@
 // The one border to a backend: the arithmetic of a decoder-only transformer on borrowed
-// views. Implementations: kernels/cpu, later kernels/cuda.
+// views. Implementations: kernels/cpu, kernels/cuda.
 //
 // Contract
 // - Every call only enqueues; operands must stay alive and unchanged until Wait(), which
@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -101,6 +102,12 @@ class Ops {
   virtual void BindThread() {}
 
   virtual std::string Description() const = 0;  // "cpu avx512-bf16, 2 threads"
+
+  // Whether RopeAndWriteKv and Attention can keep keys and values in this format.
+  virtual bool HasKvFormat(KvFormat format) const { return true; }
+
+  // What Allocate can still give, where buffers are not in the host's memory.
+  virtual std::optional<size_t> FreeDeviceBytes() { return std::nullopt; }
 
   // 0 bytes are fine. RESOURCE_EXHAUSTED if there is not that much.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;

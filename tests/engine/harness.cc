@@ -15,6 +15,7 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   SKIM_ASSIGN_OR_RETURN(h.config_, LoadModelConfig(directory));
   SKIM_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(directory));
   BackendOptions backend;
+  backend.backend = options.backend;
   backend.isa = options.isa;
   backend.threads = options.threads;
   backend.pin_threads = false;

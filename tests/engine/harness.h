@@ -18,6 +18,7 @@
 namespace skim {
 
 struct HarnessOptions {
+  std::string backend = "cpu";
   std::string isa = "auto";
   int threads = 1;
   int32_t page_tokens = 32;

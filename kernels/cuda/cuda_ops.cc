@@ -1,0 +1,187 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "kernels/cuda/packed_weight.h"
+#include "kernels/cuda/sample_staging.h"
+
+namespace skim::cuda {
+namespace {
+
+class CudaBuffer final : public Buffer {
+ public:
+  CudaBuffer(Runtime* runtime, void* data, size_t size)
+      : runtime_(*runtime), data_(data), size_(size) {}
+  ~CudaBuffer() override { runtime_.Free(data_); }
+  std::byte* data() const override { return static_cast<std::byte*>(data_); }
+  size_t size() const override { return size_; }
+
+ private:
+  Runtime& runtime_;
+  void* data_;
+  size_t size_;
+};
+
+// Only this backend's own weights come back to it.
+WeightView Own(const PackedWeight& weight) {
+  return static_cast<const CudaPackedWeight&>(weight).view();
+}
+
+absl::Status Bf16Only() {
+  return absl::UnimplementedError("weight format: the CUDA backend packs bf16 only");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create() {
+  SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, Runtime::Create());
+  return std::unique_ptr<Ops>(new CudaOps(std::move(runtime)));
+}
+
+CudaOps::CudaOps(std::unique_ptr<Runtime> runtime)
+    : runtime_(std::move(runtime)),
+      places_scratch_(runtime_.get()),
+      sample_lists_(runtime_.get()),
+      sample_logits_(runtime_.get()),
+      sample_results_(runtime_.get()) {}
+
+absl::StatusOr<std::unique_ptr<Buffer>> CudaOps::Allocate(size_t bytes) {
+  SKIM_ASSIGN_OR_RETURN(void* const data, runtime_->Allocate(bytes));
+  return std::make_unique<CudaBuffer>(runtime_.get(), data, bytes);
+}
+
+void CudaOps::Upload(void* device, const void* host, size_t bytes) {
+  runtime_->Upload(device, host, bytes);
+}
+
+void CudaOps::Download(void* host, const void* device, size_t bytes) {
+  runtime_->Download(host, device, bytes);
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> CudaOps::PackWeight(Matrix<const Bf16> weight,
+                                                                  WeightFormat format,
+                                                                  WeightShape shape) {
+  if (format != WeightFormat::kBf16) return Bf16Only();
+  return CudaPackedWeight::Pack(runtime_.get(), weight, shape);
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> CudaOps::PackQuantized(const QuantizedMatrix&,
+                                                                     WeightShape) {
+  return Bf16Only();
+}
+
+void CudaOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {
+  if (y.rows == 0 || !runtime_->ok()) return;
+  LaunchEmbed(runtime_->stream(), Own(table), tokens, y);
+  runtime_->CheckLaunch("embed");
+}
+
+void CudaOps::RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) {
+  if (y.rows == 0 || !runtime_->ok()) return;
+  LaunchRmsNorm(runtime_->stream(), x, weight, eps, y);
+  runtime_->CheckLaunch("rms norm");
+}
+
+void CudaOps::Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
+                     bool accumulate, Matrix<float> y) {
+  if (y.rows == 0 || !runtime_->ok()) return;
+  LaunchLinear(runtime_->stream(), x, Own(weight), bias, accumulate, y);
+  runtime_->CheckLaunch("linear");
+}
+
+void CudaOps::LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
+                           Matrix<Bf16> y) {
+  if (y.rows == 0 || !runtime_->ok()) return;
+  LaunchLinearSwiGlu(runtime_->stream(), x, Own(weight), bias, y);
+  runtime_->CheckLaunch("linear swiglu");
+}
+
+DeviceRows CudaOps::Rows(const AttentionRows& rows) {
+  std::vector<RowPlace> places;
+  for (const SequenceRows& sequence : rows.sequences) {
+    const size_t end = static_cast<size_t>(sequence.row_begin) + sequence.row_count;
+    if (places.size() < end) places.resize(end);
+    std::fill(places.begin() + sequence.row_begin, places.begin() + static_cast<int64_t>(end),
+              RowPlace{sequence.block_begin, sequence.slots});
+  }
+  const size_t bytes = places.size() * sizeof(RowPlace);
+  auto* device = places_scratch_.Reserve<RowPlace>(places.size());
+  if (places != places_) {
+    void* stage = runtime_->Stage(bytes);
+    if (stage == nullptr || device == nullptr) return {};
+    std::memcpy(stage, places.data(), bytes);
+    runtime_->Upload(device, stage, bytes);
+    places_ = std::move(places);
+  }
+  return {static_cast<int64_t>(places_.size()), device};
+}
+
+void CudaOps::RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
+                             const KvLayer& kv) {
+  const DeviceRows device = Rows(rows);
+  if (device.count == 0 || !runtime_->ok()) return;
+  LaunchRopeAndWriteKv(runtime_->stream(), args, rows, device, kv);
+  runtime_->CheckLaunch("rope");
+}
+
+void CudaOps::Attention(const AttentionArgs& args, const AttentionRows& rows, const KvLayer& kv) {
+  const DeviceRows device = Rows(rows);
+  if (device.count == 0 || !runtime_->ok()) return;
+  LaunchAttention(runtime_->stream(), args, rows, device, kv);
+  runtime_->CheckLaunch("attention");
+}
+
+void CudaOps::GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
+  if (y.rows == 0 || !runtime_->ok()) return;
+  LaunchGatherRows(runtime_->stream(), x, index, y);
+  runtime_->CheckLaunch("gather");
+}
+
+void CudaOps::ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
+  if (x.rows == 0 || !runtime_->ok()) return;
+  LaunchScatterRows(runtime_->stream(), x, index, y);
+  runtime_->CheckLaunch("scatter");
+}
+
+void CudaOps::Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
+                     std::span<SampledToken> results) {
+  if (rows.empty() || !runtime_->ok()) return;
+  const auto count = static_cast<int64_t>(rows.size());
+  const SampleStaging staging(rows, logits.cols);
+  // One upload for the lists, one download for the results.
+  auto* lists = sample_lists_.Reserve<std::byte>(staging.list_bytes());
+  auto* out = sample_results_.Reserve<std::byte>(staging.result_bytes());
+  auto* adjusted = sample_logits_.Reserve<float>(staging.adjusts() ? count * logits.cols : 1);
+  auto* host_lists = static_cast<std::byte*>(runtime_->Stage(staging.list_bytes()));
+  auto* host_out = static_cast<std::byte*>(runtime_->Stage(staging.result_bytes()));
+  if (!runtime_->ok()) return;
+  staging.Write(host_lists, lists);
+  runtime_->Upload(lists, host_lists, staging.list_bytes());
+  LaunchSample(runtime_->stream(), {logits.data, count, logits.cols, logits.stride},
+               reinterpret_cast<const SampleTask*>(lists),
+               {adjusted, count, logits.cols, logits.cols}, staging.Outcomes(out), staging.Top(out),
+               staging.max_top());
+  runtime_->CheckLaunch("sample");
+  runtime_->Download(host_out, out, staging.result_bytes());
+  pending_.push_back({results.first(rows.size()), staging.Outcomes(host_out), staging.Top(host_out),
+                      staging.max_top()});
+}
+
+absl::Status CudaOps::Wait() {
+  SKIM_RETURN_IF_ERROR(runtime_->Wait());
+  for (const PendingSample& sample : pending_) {
+    for (size_t r = 0; r < sample.results.size(); ++r) {
+      const SampleOutcome& outcome = sample.outcomes[r];
+      const TokenLogprob* top = sample.top + static_cast<int64_t>(r) * sample.max_top;
+      sample.results[r] = {
+          outcome.token, outcome.logprob, {top, top + outcome.top_count}, outcome.finite != 0};
+    }
+  }
+  pending_.clear();
+  return absl::OkStatus();
+}
+
+}  // namespace skim::cuda

@@ -1,0 +1,73 @@
+// The CUDA backend: the kernels of this folder behind Ops, on one stream of the first device.
+// Calls enqueue; the only waits are Wait() and those of load time (PackWeight).
+//
+// Batch invariance holds here too, as long as the device's own arithmetic is deterministic:
+// every op computes a row the same way whatever else is in the batch.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/ops.h"
+
+namespace skim::cuda {
+
+class CudaOps final : public Ops {
+ public:
+  // FAILED_PRECONDITION where there is no device to use.
+  static absl::StatusOr<std::unique_ptr<Ops>> Create();
+
+  std::string Description() const override { return "cuda " + runtime_->device_name(); }
+  bool HasKvFormat(KvFormat format) const override { return format == KvFormat::kBf16; }
+  std::optional<size_t> FreeDeviceBytes() override { return runtime_->FreeBytes(); }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
+  void Upload(void* device, const void* host, size_t bytes) override;
+  void Download(void* host, const void* device, size_t bytes) override;
+  // UNIMPLEMENTED for formats other than bf16.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> PackWeight(Matrix<const Bf16> weight,
+                                                           WeightFormat format,
+                                                           WeightShape shape) override;
+  absl::StatusOr<std::unique_ptr<PackedWeight>> PackQuantized(const QuantizedMatrix& weight,
+                                                              WeightShape shape) override;
+
+  void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) override;
+  void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) override;
+  void Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias, bool accumulate,
+              Matrix<float> y) override;
+  void LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
+                    Matrix<Bf16> y) override;
+  void RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
+                      const KvLayer& kv) override;
+  void Attention(const AttentionArgs& args, const AttentionRows& rows, const KvLayer& kv) override;
+  void GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
+  void ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
+  void Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
+              std::span<SampledToken> results) override;
+
+  absl::Status Wait() override;
+
+ private:
+  // What a Sample left to copy into its results once the device is done.
+  struct PendingSample {
+    std::span<SampledToken> results;
+    const SampleOutcome* outcomes;
+    const TokenLogprob* top;  // [results][max_top]
+    int32_t max_top;
+  };
+
+  explicit CudaOps(std::unique_ptr<Runtime> runtime);
+  // The step's rows on the device: uploaded when they differ from the last call's.
+  DeviceRows Rows(const AttentionRows& rows);
+
+  std::unique_ptr<Runtime> runtime_;
+  Scratch places_scratch_, sample_lists_, sample_logits_, sample_results_;
+  std::vector<RowPlace> places_;  // what places_scratch_ holds
+  std::vector<PendingSample> pending_;
+};
+
+}  // namespace skim::cuda

@@ -1,0 +1,69 @@
+// Embedding, RMSNorm, gather and scatter: one block per row.
+#include "kernels/cuda/device_util.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace skim::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+
+__global__ void __launch_bounds__(kThreads)
+    Embed(WeightView table, const TokenId* tokens, Matrix<float> y) {
+  const int64_t token = tokens[blockIdx.x];
+  float* out = y.data + blockIdx.x * y.stride;
+  for (int64_t c = threadIdx.x; c < y.cols; c += kThreads) {
+    out[c] = FromBf16(table.data[table.Element(token, c)]);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) {
+  __shared__ float partial[kThreads / kWarp];
+  const float* in = x.data + blockIdx.x * x.stride;
+  float squares = 0;
+  for (int64_t c = threadIdx.x; c < y.cols; c += kThreads) squares += in[c] * in[c];
+  squares = WarpSum(squares);
+  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = squares;
+  __syncthreads();
+  float total = 0;
+  for (float part : partial) total += part;
+  const float factor = 1.0f / sqrtf(total / static_cast<float>(y.cols) + eps);
+  Bf16* out = y.data + blockIdx.x * y.stride;
+  for (int64_t c = threadIdx.x; c < y.cols; c += kThreads) {
+    out[c] = RoundToBf16(in[c] * factor * weight[c]);
+  }
+}
+
+// Row `from` of x to row `to` of y; one of them comes from the index.
+template <bool kGather>
+__global__ void __launch_bounds__(kThreads)
+    MoveRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
+  const int64_t named = index[blockIdx.x], own = blockIdx.x;
+  const float* in = x.data + (kGather ? named : own) * x.stride;
+  float* out = y.data + (kGather ? own : named) * y.stride;
+  for (int64_t c = threadIdx.x; c < y.cols; c += kThreads) out[c] = in[c];
+}
+
+unsigned Blocks(int64_t rows) { return static_cast<unsigned>(rows); }
+
+}  // namespace
+
+void LaunchEmbed(Stream stream, const WeightView& table, const TokenId* tokens, Matrix<float> y) {
+  Embed<<<Blocks(y.rows), kThreads, 0, stream>>>(table, tokens, y);
+}
+
+void LaunchRmsNorm(Stream stream, Matrix<const float> x, const float* weight, float eps,
+                   Matrix<Bf16> y) {
+  RmsNorm<<<Blocks(y.rows), kThreads, 0, stream>>>(x, weight, eps, y);
+}
+
+void LaunchGatherRows(Stream stream, Matrix<const float> x, const int32_t* index, Matrix<float> y) {
+  MoveRows<true><<<Blocks(y.rows), kThreads, 0, stream>>>(x, index, y);
+}
+
+void LaunchScatterRows(Stream stream, Matrix<const float> x, const int32_t* index,
+                       Matrix<float> y) {
+  MoveRows<false><<<Blocks(x.rows), kThreads, 0, stream>>>(x, index, y);
+}
+
+}  // namespace skim::cuda

@@ -1,0 +1,12 @@
+#include "tests/ptxsim/programs.h"
+
+int main(int argc, char** argv) {
+  Programs programs = CorrectPrograms();
+  programs.merge(Canaries());
+  const auto found = programs.find(argc > 1 ? argv[1] : "");
+  if (found == programs.end()) {
+    for (const auto& [name, program] : programs) std::printf("%s\n", name.c_str());
+    return 2;
+  }
+  return found->second();
+}
