@@ -163,9 +163,9 @@ grpc::ServerUnaryReactor* VllmService::GetServerInfo(Context* context,
   response->set_uptime_seconds(static_cast<double>(services_.clock->Now() - started_) / 1e6);
   response->set_server_type("skim");
   response->set_data_parallel_size(1);
-  response->set_kv_cache_dtype("bfloat16");
   if (model.ok()) {
     response->set_model_dtype(std::string(WeightFormatName(model->info->weights.front().format)));
+    response->set_kv_cache_dtype(std::string(KvFormatName(model->info->kv_format)));
   }
   response->set_block_size(load.page_tokens);
   response->set_max_num_seqs(load.max_running);
