@@ -94,6 +94,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", flags.threads, "As of skimd")->check(CLI::Range(0, 1024));
   app.add_option("--weights", flags.weights, "Weight formats to measure, one after the other")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->capture_default_str();
   app.add_option("--repetitions", flags.repetitions, "Each figure is the median of these")
       ->check(CLI::Range(1, 1000))

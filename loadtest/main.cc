@@ -68,7 +68,8 @@ void Register(CLI::App* app, Flags* flags) {
   app->add_option("--weights", flags->weights,
                   "Weight formats to ask for in turn, as in bf16,int8; the server's default if "
                   "not given")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app->add_option("--seed", flags->workload.seed, "Of everything random")->capture_default_str();
   app->add_flag("--json", flags->json, "Print the report as JSON");
 }

@@ -58,13 +58,14 @@ void AddModelFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->type_name("NAME")
       ->group("Model");
   app->add_option("--weights", raw->weights,
-                  "Weight formats to hold, as in bf16,int8; requests choose among them and get "
-                  "the first if they do not. Each takes its own memory; all but bf16 are rounded "
-                  "when the model is loaded. The embedding stays bf16, and int4 uses the int8 LM "
-                  "head. Default: bf16")
+                  "Weight formats to hold: bf16, fp8, int8, int4, each in memory of its own. A "
+                  "request gets the first unless it asks for another. All but bf16 are rounded "
+                  "when the model is loaded; the embedding stays bf16, and int4 uses the int8 LM "
+                  "head. Default: bf16, or what the checkpoint is quantised to")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(Quiet(CLI::IsMember({"bf16", "fp8", "int8", "int4"})))
-      ->type_name("LIST of bf16|fp8|int8|int4")
+      ->type_name("FORMAT,FORMAT")
       ->group("Model");
   app->add_option("--max-context", config->engine.max_context,
                   "Longest prompt and output together, in tokens; 0 = what the model allows")
