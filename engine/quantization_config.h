@@ -3,7 +3,8 @@
 // they are meant:
 //   fp8   e4m3 weights. Activations stay bf16, which is finer than the rounding per token
 //         that the scheme may ask for
-//   int8  int8 weights, activations rounded to int8 per token by their own maximum (W8A8)
+//   int8  int8 weights, activations rounded to int8 per token by their own maximum (W8A8),
+//         neither of them rotated
 // both with one symmetric scale per output channel. Everything else is refused by its field.
 #pragma once
 

@@ -47,8 +47,8 @@ struct Weights {
   std::unique_ptr<PackedWeight> embedding;  // [vocab, hidden], bf16; null if a head serves as it
   const PackedWeight* embedding_table = nullptr;  // `embedding` or that head
   uint64_t parameters = 0;  // distinct ones: a tied head counts once, whatever the formats
-  // Resident in the backend. A head that formats share belongs to
-  // int8 if that is resident, else to the first of them.
+  // Resident in the backend. A head that formats share belongs to int8 if that is resident,
+  // else to the first of them.
   std::array<uint64_t, kWeightFormats> format_bytes = {};
   uint64_t common_bytes = 0;  // embedding, norms, biases
 

@@ -35,7 +35,7 @@ double ServeCost::AttentionFlops(double prompt_tokens) const {
 
 double ServeCost::StepBytes() const {
   const v1::WeightFormat head =
-      weights_ == v1::WEIGHT_FORMAT_INT4 ? v1::WEIGHT_FORMAT_INT8 : weights_;
+      weights_ == v1::WEIGHT_FORMAT_BF16 ? v1::WEIGHT_FORMAT_BF16 : v1::WEIGHT_FORMAT_INT8;
   return (parameters_ - embedding_parameters_) * BytesPerWeight(weights_) +
          embedding_parameters_ * BytesPerWeight(head);
 }

@@ -27,8 +27,9 @@ class ServeCost {
     return ProductFlops(prompt_tokens) + AttentionFlops(prompt_tokens);
   }
 
-  // That one decode step reads whatever the number of streams: every weight once, of int4 the
-  // group scales too, and its head in int8. Keys and values come on top and are left out.
+  // That one decode step reads whatever the number of streams: every weight once, of int4
+  // scales and offsets too, and the head in int8 unless it is bf16. Keys and values come on top and
+  // are left out.
   double StepBytes() const;
 
   // int8 and int4 multiply in 8 bits; the others, and all attention, in bf16.

@@ -60,8 +60,8 @@ void AddModelFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--weights", raw->weights,
                   "Weight formats to hold: bf16, fp8, int8, int4, each in memory of its own. A "
                   "request gets the first unless it asks for another. All but bf16 are rounded "
-                  "when the model is loaded; the embedding stays bf16, and int4 uses the int8 LM "
-                  "head. Default: bf16, or what the checkpoint is quantised to")
+                  "when the model is loaded; the embedding stays bf16, and the LM head of fp8 and "
+                  "int4 is int8. Default: bf16, or what the checkpoint is quantised to")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(Quiet(CLI::IsMember({"bf16", "fp8", "int8", "int4"})))

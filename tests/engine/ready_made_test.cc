@@ -363,6 +363,25 @@ TEST_F(ReadyMade, SchemesThatAreNotComputedAreRefusedByTheirField) {
   }
 }
 
+TEST_F(ReadyMade, AnythingMayStandAnywhereInTheConfigurationWithoutACrash) {
+  const json scheme = {{"quantization_config", Scheme(WeightFormat::kInt8)}};
+  const json flat = scheme.flatten();
+  for (const auto& [pointer, value] : flat.items()) {
+    // The value and everything that holds it.
+    for (json::json_pointer at(pointer); !at.empty(); at.pop_back()) {
+      for (const json& odd : {json(nullptr), json(-1), json("x"), json::array(), json::object(),
+                              json(true), json(1e300), json({{"a", {{"b", 1}}}})}) {
+        TempDir dir;
+        json config = ReadConfig(GoldenPath("tiny-llama2"));
+        config.merge_patch(scheme);
+        config[at] = odd;
+        dir.Write("config.json", config.dump());
+        (void)LoadModelConfig(dir.path());
+      }
+    }
+  }
+}
+
 TEST_F(ReadyMade, WhatDoesNotChangeTheWeightsMayStandInTheConfiguration) {
   Make("tiny-llama2", WeightFormat::kFp8);
   json& q = config_["quantization_config"];
