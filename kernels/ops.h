@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/bf16.h"
+#include "base/check.h"
 #include "base/types.h"
 #include "kernels/kv_layout.h"
 #include "kernels/matrix.h"
@@ -47,6 +48,9 @@ struct SequenceRows {
   int32_t row_count = 0;
   int32_t block_begin = 0;  // its first entry in AttentionRows::blocks
   int32_t slots = 0;        // KV slots in use, counting those written by these rows
+  // Its first entry in AttentionRows::slot_positions; kInOrder: slot i holds position i.
+  static constexpr int64_t kInOrder = -1;
+  int64_t positions_begin = kInOrder;
 };
 
 struct AttentionRows {
@@ -54,9 +58,8 @@ struct AttentionRows {
   const int32_t* positions = nullptr;       // [rows] position of the row's token
   const int32_t* slots = nullptr;           // [rows] slot its K/V goes to
   const PageId* blocks = nullptr;           // page of every block of page_tokens slots
-  // [all slots, sequence after sequence, page_tokens per block] original position of each
-  // slot, indexed like blocks (entry block * page_tokens + offset); null where slot i of a
-  // sequence holds position i.
+  // Original position of each slot of the sequences that are not in order; INT32_MAX hides a
+  // slot from every row.
   const int32_t* slot_positions = nullptr;
 };
 
@@ -84,6 +87,49 @@ struct AttentionArgs {
   float scale = 0;       // usually 1 / sqrt(head_dim)
   Matrix<Bf16> out;      // [rows, heads * head_dim]
   float* lse = nullptr;  // optional out [rows, heads]: log-sum-exp of the scaled scores
+};
+
+// A sequence whose keys are scored at a layer, and by whom.
+struct KeyScoreTarget {
+  int32_t sequence = 0;     // index into AttentionRows::sequences
+  int32_t window = 1;       // that many of its last rows score; >= 1, at most its rows
+  float* scores = nullptr;  // out [arrays][slots of the sequence]
+};
+
+struct KeyScoresArgs {
+  Matrix<const Bf16> q;        // what Attention read
+  const float* lse = nullptr;  // what Attention wrote
+  int heads = 0;
+  float scale = 0;
+  // Host memory. An array of scores for each of these heads; empty: one array, the mean over
+  // all heads.
+  std::span<const int32_t> scored_heads;
+  std::span<const KeyScoreTarget> targets;  // host memory
+};
+
+struct PoolScoresArgs {
+  const float* scores = nullptr;  // [arrays][slots]
+  int arrays = 1;
+  bool normalize = false;                   // divide each array by its maximum first
+  int64_t slots = 0;
+  const int32_t* slot_positions = nullptr;  // [slots], INT32_MAX: left out; null: slot i holds i
+  int radius = 0;                           // of the maximum, in original positions
+  int64_t positions = 0;                    // all positions are below
+  float* pooled = nullptr;                  // out [positions], -inf where no slot is
+};
+
+struct RowRange {
+  int32_t begin = 0;
+  int32_t end = 0;  // exclusive
+};
+
+struct TopRowsArgs {
+  const float* scores = nullptr;     // [rows]; NaN counts as -inf
+  int64_t rows = 0;
+  const uint8_t* allowed = nullptr;  // [rows], 0: never taken; null: all are
+  std::span<const RowRange> forced;  // host memory; taken before any other, if allowed
+  int64_t count = 0;                 // <= the allowed rows
+  int32_t* out = nullptr;            // [count] rows, ascending
 };
 
 enum class WeightShape : uint8_t {
@@ -144,6 +190,19 @@ class Ops {
   // Causal by position: a row sees the slots whose position is <= its own.
   virtual void Attention(const AttentionArgs& args, const AttentionRows& rows,
                          const KvLayer& kv) = 0;
+  // Whether the three calls below are there; who calls them asks first.
+  virtual bool ScoresKeys() const { return false; }
+  // What the last rows of a sequence look at: the mean over its window's rows (and over heads)
+  // of the softmax probability exp(scale q.k - lse) of each key (LazyLLM, equation 1). One
+  // more read of the layer's keys for a few rows; nothing of size rows x keys exists.
+  virtual void KeyScores(const KeyScoresArgs& args, const AttentionRows& rows, const KvLayer& kv) {
+    SKIM_CHECK(false);
+  }
+  // pooled[p] = the largest of the summed scores of the tokens at positions [p - radius,
+  // p + radius] that have a slot.
+  virtual void PoolScores(const PoolScoresArgs& args) { SKIM_CHECK(false); }
+  // The `count` best rows; of equal scores the lower row goes first.
+  virtual void TopRows(const TopRowsArgs& args) { SKIM_CHECK(false); }
   // y[i] = x[index[i]]  /  y[index[i]] = x[i]
   virtual void GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) = 0;
   virtual void ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) = 0;

@@ -19,19 +19,6 @@
 namespace skim {
 namespace {
 
-const AttentionKernels& KernelsFor(Isa isa) {
-  switch (isa) {
-    case Isa::kPlain:
-      return kAttentionPlain;
-    case Isa::kAvx2:
-      return kAttentionAvx2;
-    case Isa::kAvx512:
-    case Isa::kAmx:
-      return kAttentionAvx512;
-  }
-  SKIM_CHECK(false);
-}
-
 // VDPBF16PS makes a denormal accumulator zero even where it adds nothing, so a masked block
 // leaves every bit alone only if no other instruction makes denormals either.
 class FlushDenormals {
@@ -189,7 +176,8 @@ class TileWorker {
 
   AttentionBlock MakeBlock(int slot, const BlockPlaces& places, const BlockPlaces& next) {
     AttentionBlock block = {places, next, std::min(kAttentionBlock, spec_.slots - slot), nullptr};
-    const bool all_seen = rows_.slot_positions == nullptr && block.slots == kAttentionBlock &&
+    const bool in_order = spec_.sequence->positions_begin == SequenceRows::kInOrder;
+    const bool all_seen = in_order && block.slots == kAttentionBlock &&
                           slot + kAttentionBlock - 1 <= lowest_limit_;
     block.positions = all_seen ? nullptr : positions_;
     if (!all_seen) blocks_.Positions(slot, block.slots, positions_);
@@ -319,6 +307,19 @@ class AttentionRun {
 
 }  // namespace
 
+const AttentionKernels& AttentionKernelsOf(Isa isa) {
+  switch (isa) {
+    case Isa::kPlain:
+      return kAttentionPlain;
+    case Isa::kAvx2:
+      return kAttentionAvx2;
+    case Isa::kAvx512:
+    case Isa::kAmx:
+      return kAttentionAvx512;
+  }
+  SKIM_CHECK(false);
+}
+
 float* AttentionScratch::Reserve(size_t floats) {
   const size_t lines = (floats + 15) / 16;
   if (lines_.size() < lines) lines_.resize(lines);
@@ -331,7 +332,7 @@ void CpuAttention(ThreadPool& pool, Isa isa, AttentionScratch& scratch, const At
   SKIM_CHECK(layout.head_dim > 0 && layout.head_dim <= kMaxHeadDim && layout.head_dim % 2 == 0);
   SKIM_CHECK(layout.page_tokens % kKeyGroup == 0 && kAttentionBlock % layout.page_tokens == 0);
   SKIM_CHECK(layout.kv_heads > 0 && args.heads % layout.kv_heads == 0);
-  AttentionRun run(KernelsFor(isa), args, rows, kv, pool.threads(), scratch);
+  AttentionRun run(AttentionKernelsOf(isa), args, rows, kv, pool.threads(), scratch);
   pool.Run([&](int thread) { run.Accumulate(thread); });
   if (run.anything_left()) pool.Run([&](int thread) { run.MergeLeft(thread); });
 }

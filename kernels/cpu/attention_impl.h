@@ -426,11 +426,31 @@ constexpr KvKernels MakeKvKernels() {
 }
 
 template <typename V>
+void AddProbabilities(const AttentionTile& tile, const AttentionBlock& block,
+                      const float* log2_sum, float* sums) {
+  const typename V::F scale = V::Set(tile.scale), zero = V::Set(0);
+  for (int g = 0; g < kBlockGroups; ++g) {
+    typename V::F sum = V::Load(sums + g * kKeyGroup);
+    for (int r = 0; r < tile.rows; ++r) {
+      const float* scores = tile.scores + r * kAttentionBlock + g * kKeyGroup;
+      typename V::F p = V::Sub(V::Mul(V::Load(scores), scale), V::Set(log2_sum[r]));
+      p = V::Exp2(p);
+      if (block.positions != nullptr) {
+        p = V::Select(V::AtMost(block.positions + g * kKeyGroup, tile.limit[r]), p, zero);
+      }
+      sum = V::Add(sum, p);
+    }
+    V::Store(sums + g * kKeyGroup, sum);
+  }
+}
+
+template <typename V>
 constexpr AttentionKernels MakeAttentionKernels() {
   return {{MakeKvKernels<V, KvFormat::kBf16>(), MakeKvKernels<V, KvFormat::kInt8>(),
            MakeKvKernels<V, KvFormat::kFp8>()},
           MergeStates<V>,
-          FinishRow<V>};
+          FinishRow<V>,
+          AddProbabilities<V>};
 }
 
 }  // namespace

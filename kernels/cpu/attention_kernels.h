@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/bf16.h"
+#include "kernels/cpu/isa.h"
 #include "kernels/kv_layout.h"
 
 namespace skim {
@@ -69,6 +70,10 @@ struct AttentionKernels {
   void (*merge)(const AttentionTile&, const AttentionState& into, const AttentionState& from);
   // out = acc / sum, or zeros. Returns the sum.
   float (*finish)(const AttentionTile&, const AttentionState&, int row, Bf16* out);
+  // sums[slot] += 2^(tile.scores * scale - log2_sum[r]) for each row r in turn, after
+  // score_block; slots that it does not see are left out. log2_sum: [rows], of all it sees.
+  void (*add_probabilities)(const AttentionTile&, const AttentionBlock&, const float* log2_sum,
+                            float* sums);
 
   const KvKernels& Of(KvFormat format) const { return formats[static_cast<int>(format)]; }
 };
@@ -76,5 +81,7 @@ struct AttentionKernels {
 extern const AttentionKernels kAttentionPlain;
 extern const AttentionKernels kAttentionAvx2;
 extern const AttentionKernels kAttentionAvx512;
+
+const AttentionKernels& AttentionKernelsOf(Isa isa);
 
 }  // namespace skim

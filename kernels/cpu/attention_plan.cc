@@ -43,7 +43,7 @@ TileSpec AttentionPlan::MakeTile(const SequenceRows& sequence, int64_t index) co
   tile.first_row = sequence.row_begin + skipped_rows;
   tile.tokens = std::min(tile_tokens_, sequence.row_count - skipped_rows);
   tile.slots = sequence.slots;
-  if (rows_.slot_positions == nullptr) {
+  if (sequence.positions_begin == SequenceRows::kInOrder) {
     const int32_t last = rows_.positions[tile.first_row + tile.tokens - 1];
     tile.slots = static_cast<int>(std::min<int64_t>(tile.slots, int64_t{last} + 1));
   }

@@ -89,6 +89,14 @@ void CpuOps::Attention(const AttentionArgs& args, const AttentionRows& rows, con
   CpuAttention(pool_, isa_, attention_scratch_, args, rows, kv);
 }
 
+void CpuOps::KeyScores(const KeyScoresArgs& args, const AttentionRows& rows, const KvLayer& kv) {
+  CpuKeyScores(pool_, isa_, attention_scratch_, args, rows, kv);
+}
+
+void CpuOps::PoolScores(const PoolScoresArgs& args) { CpuPoolScores(choice_scratch_, args); }
+
+void CpuOps::TopRows(const TopRowsArgs& args) { CpuTopRows(choice_scratch_, args); }
+
 void CpuOps::GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
   CpuGatherRows(pool_, x, index, y);
 }

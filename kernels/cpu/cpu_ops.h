@@ -9,6 +9,7 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/key_scores.h"
 #include "kernels/cpu/sample.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
@@ -41,6 +42,10 @@ class CpuOps final : public Ops {
   void RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
                       const KvLayer& kv) override;
   void Attention(const AttentionArgs& args, const AttentionRows& rows, const KvLayer& kv) override;
+  bool ScoresKeys() const override { return true; }
+  void KeyScores(const KeyScoresArgs& args, const AttentionRows& rows, const KvLayer& kv) override;
+  void PoolScores(const PoolScoresArgs& args) override;
+  void TopRows(const TopRowsArgs& args) override;
   void GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
   void ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
   void Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
@@ -53,6 +58,7 @@ class CpuOps final : public Ops {
   ThreadPool pool_;
   Gemm gemm_;
   AttentionScratch attention_scratch_;
+  TokenChoiceScratch choice_scratch_;
   SampleScratch sample_scratch_;
 };
 

@@ -35,6 +35,7 @@ class KvBlocks {
   // The first `slots` slots of the sequence, at least one.
   void Select(const SequenceRows& sequence, int kv_head, int slots) {
     block_begin_ = sequence.block_begin;
+    positions_begin_ = sequence.positions_begin;
     slots_ = slots;
     keys_ = kv_.pool + kv_.layout.KeyBase(kv_.layer_in_unit, kv_head);
   }
@@ -64,11 +65,10 @@ class KvBlocks {
   // positions[i] = that of slot + i for i < count, then INT32_MAX up to kAttentionBlock.
   void Positions(int slot, int count, int32_t* positions) const {
     std::fill(positions + count, positions + kAttentionBlock, INT32_MAX);
-    if (rows_.slot_positions == nullptr) {
+    if (positions_begin_ == SequenceRows::kInOrder) {
       for (int i = 0; i < count; ++i) positions[i] = slot + i;
     } else {
-      const int64_t first = int64_t{block_begin_} * kv_.layout.page_tokens + slot;
-      std::copy_n(rows_.slot_positions + first, count, positions);
+      std::copy_n(rows_.slot_positions + positions_begin_ + slot, count, positions);
     }
   }
 
@@ -79,6 +79,7 @@ class KvBlocks {
   const int64_t page_bytes_;
   const std::byte* keys_ = nullptr;  // of the KV head in page 0
   int32_t block_begin_ = 0;
+  int64_t positions_begin_ = SequenceRows::kInOrder;
   int slots_ = 0;
 };
 

@@ -77,8 +77,8 @@ __device__ void Score(const Task& task, const Scratch& s, int first, int group) 
   const int i = threadIdx.x % kAttentionBlock, slot = first + i;
   bool seen = slot < place.slots;
   if (seen) {
-    const int64_t entry = int64_t{place.block_begin} * layout.page_tokens + slot;
-    const int position = task.slot_positions == nullptr ? slot : task.slot_positions[entry];
+    const bool in_order = place.positions_begin == SequenceRows::kInOrder;
+    const int position = in_order ? slot : task.slot_positions[place.positions_begin + slot];
     seen = position <= task.positions[blockIdx.x];
   }
   const int head_dim = layout.head_dim, in_place = i % kPlaceSlots;

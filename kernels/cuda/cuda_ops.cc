@@ -105,7 +105,7 @@ DeviceRows CudaOps::Rows(const AttentionRows& rows) {
     const size_t end = static_cast<size_t>(sequence.row_begin) + sequence.row_count;
     if (places.size() < end) places.resize(end);
     std::fill(places.begin() + sequence.row_begin, places.begin() + static_cast<int64_t>(end),
-              RowPlace{sequence.block_begin, sequence.slots});
+              RowPlace{sequence.block_begin, sequence.slots, sequence.positions_begin});
   }
   const size_t bytes = places.size() * sizeof(RowPlace);
   auto* device = places_scratch_.Reserve<RowPlace>(places.size());

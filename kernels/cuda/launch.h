@@ -44,6 +44,7 @@ struct WeightView {
 struct RowPlace {
   int32_t block_begin = 0;
   int32_t slots = 0;
+  int64_t positions_begin = SequenceRows::kInOrder;
   bool operator==(const RowPlace&) const = default;
 };
 

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/key_scores.h"
 
 namespace skim {
 namespace {
@@ -115,10 +116,11 @@ AttentionReference Attend(const KvShape& shape, const KvWork& work, int row, con
       max = std::max(max, scores.back());
     }
     double sum = 0;
-    std::vector<double> out(head_dim), magnitude(head_dim);
+    std::vector<double> out(head_dim), magnitude(head_dim), probabilities(work.slots);
     for (size_t i = 0; i < scores.size(); ++i) {
       const double p = std::exp(scores[i] - max);
       sum += p;
+      probabilities[head.slots[i]] = p;
       for (int d = 0; d < head_dim; ++d) {
         const double v = value(head.slots[i], kv_head, d);
         out[d] += p * v;
@@ -130,6 +132,8 @@ AttentionReference Attend(const KvShape& shape, const KvWork& work, int row, con
       reference.magnitude.push_back(sum > 0 ? magnitude[d] / sum : 0);
     }
     reference.lse.push_back(max + std::log(sum));
+    for (double& p : probabilities) p /= sum;
+    reference.probabilities.push_back(std::move(probabilities));
   }
   return reference;
 }
@@ -138,6 +142,81 @@ double LargestOf(const Bf16* x, int count) {
   double max = 0;
   for (int d = 0; d < count; ++d) max = std::max(max, std::abs(double{ToFloat(x[d])}));
   return max;
+}
+
+// A pool with the K/V of `work`, on which the attention of its rows has run.
+struct Scene {
+  Scene(Isa isa, int threads, const KvShape& shape, const std::vector<KvWork>& work,
+        uint32_t page_seed);
+
+  int rows = 0;
+  KvLayer kv;
+  std::vector<PageId> blocks;
+  std::vector<std::byte> pool;
+  std::vector<Bf16> q, out;
+  std::vector<SequenceRows> sequences;
+  std::vector<int32_t> positions, slot_positions;
+  std::vector<float> lse;  // [rows, heads]
+  AttentionRows attention_rows;
+  AttentionArgs attention;
+};
+
+Scene::Scene(Isa isa, int threads, const KvShape& shape, const std::vector<KvWork>& work,
+             uint32_t page_seed) {
+  kv.layout = {shape.page_tokens, 2, shape.kv_heads, shape.head_dim, shape.format};
+  kv.layer_in_unit = 1;
+  int pages = 0;
+  for (const KvWork& w : work) {
+    pages += (w.slots + shape.page_tokens - 1) / shape.page_tokens;
+    rows += static_cast<int>(w.positions.size());
+  }
+  blocks.resize(pages);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::shuffle(blocks.begin(), blocks.end(), std::mt19937(page_seed));
+  // A NaN in bf16 and float, the largest negative code.
+  pool.assign(pages * kv.layout.PageBytes(), std::byte{0xff});
+  kv.pool = pool.data();
+
+  const int width = shape.heads * shape.head_dim;
+  slot_positions.assign(pages * shape.page_tokens, 0);
+  out.assign(rows * width, Bf16{0x7fc2});
+  lse.assign(rows * shape.heads, std::nanf(""));
+  int block = 0;
+  for (const KvWork& w : work) {
+    const int count = static_cast<int>(w.positions.size());
+    sequences.push_back({static_cast<int32_t>(positions.size()), count, block, w.slots,
+                         w.sequence->by_index ? SequenceRows::kInOrder
+                                              : int64_t{block} * shape.page_tokens});
+    for (int slot = 0; slot < w.slots; ++slot) {
+      const PageId page = blocks[block + slot / shape.page_tokens];
+      std::byte* unit = pool.data() + page * kv.layout.PageBytes() + kv.layout.LayerBytes();
+      if (shape.format == KvFormat::kBf16) {
+        WriteBf16Slot(shape, *w.sequence, slot, w.slots, unit);
+      } else {
+        WriteCodedSlot(shape, *w.sequence, slot, unit);
+      }
+      slot_positions[block * shape.page_tokens + slot] = w.sequence->positions[slot];
+    }
+    block += (w.slots + shape.page_tokens - 1) / shape.page_tokens;
+    for (int32_t position : w.positions) {
+      positions.push_back(position);
+      const std::vector<Bf16>& query = w.sequence->queries[position];
+      q.insert(q.end(), query.begin(), query.end());
+    }
+  }
+
+  attention_rows.sequences = sequences;
+  attention_rows.positions = positions.data();
+  attention_rows.blocks = blocks.data();
+  attention_rows.slot_positions = slot_positions.data();
+  attention.q = {q.data(), rows, width, width};
+  attention.heads = shape.heads;
+  attention.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+  attention.out = {out.data(), rows, width, width};
+  attention.lse = lse.data();
+  ThreadPool thread_pool(threads, false);
+  AttentionScratch scratch;
+  CpuAttention(thread_pool, isa, scratch, attention, attention_rows, kv);
 }
 
 }  // namespace
@@ -225,70 +304,41 @@ KvSequence Shuffled(const KvSequence& sequence, uint32_t seed) {
 
 std::vector<AttentionResult> RunAttention(Isa isa, int threads, const KvShape& shape,
                                           const std::vector<KvWork>& work, uint32_t page_seed) {
-  KvLayer kv;
-  kv.layout = {shape.page_tokens, 2, shape.kv_heads, shape.head_dim, shape.format};
-  kv.layer_in_unit = 1;
-  int pages = 0, rows = 0;
-  for (const KvWork& w : work) {
-    pages += (w.slots + shape.page_tokens - 1) / shape.page_tokens;
-    rows += static_cast<int>(w.positions.size());
-  }
-  std::vector<PageId> blocks(pages);
-  std::iota(blocks.begin(), blocks.end(), 0);
-  std::shuffle(blocks.begin(), blocks.end(), std::mt19937(page_seed));
-  // A NaN in bf16 and float, the largest negative code.
-  std::vector<std::byte> pool(pages * kv.layout.PageBytes(), std::byte{0xff});
-  kv.pool = pool.data();
-
+  const Scene scene(isa, threads, shape, work, page_seed);
   const int width = shape.heads * shape.head_dim;
-  std::vector<SequenceRows> sequences;
-  std::vector<int32_t> positions, slot_positions(pages * shape.page_tokens, 0);
-  std::vector<Bf16> q, out(rows * width, Bf16{0x7fc2});
-  std::vector<float> lse(rows * shape.heads, std::nanf(""));
-  bool by_index = true;
-  int block = 0;
-  for (const KvWork& w : work) {
-    const int count = static_cast<int>(w.positions.size());
-    sequences.push_back({static_cast<int32_t>(positions.size()), count, block, w.slots});
-    by_index = by_index && w.sequence->by_index;
-    for (int slot = 0; slot < w.slots; ++slot) {
-      const PageId page = blocks[block + slot / shape.page_tokens];
-      std::byte* unit = pool.data() + page * kv.layout.PageBytes() + kv.layout.LayerBytes();
-      if (shape.format == KvFormat::kBf16) {
-        WriteBf16Slot(shape, *w.sequence, slot, w.slots, unit);
-      } else {
-        WriteCodedSlot(shape, *w.sequence, slot, unit);
-      }
-      slot_positions[block * shape.page_tokens + slot] = w.sequence->positions[slot];
-    }
-    block += (w.slots + shape.page_tokens - 1) / shape.page_tokens;
-    for (int32_t position : w.positions) {
-      positions.push_back(position);
-      const std::vector<Bf16>& query = w.sequence->queries[position];
-      q.insert(q.end(), query.begin(), query.end());
-    }
-  }
-
-  AttentionRows attention_rows;
-  attention_rows.sequences = sequences;
-  attention_rows.positions = positions.data();
-  attention_rows.blocks = blocks.data();
-  attention_rows.slot_positions = by_index ? nullptr : slot_positions.data();
-  AttentionArgs args;
-  args.q = {q.data(), rows, width, width};
-  args.heads = shape.heads;
-  args.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
-  args.out = {out.data(), rows, width, width};
-  args.lse = lse.data();
-  ThreadPool thread_pool(threads, false);
-  AttentionScratch scratch;
-  CpuAttention(thread_pool, isa, scratch, args, attention_rows, kv);
-
   std::vector<AttentionResult> results;
-  for (int r = 0; r < rows; ++r) {
-    results.push_back({{out.begin() + r * width, out.begin() + (r + 1) * width},
-                       {lse.begin() + r * shape.heads, lse.begin() + (r + 1) * shape.heads}});
+  for (int r = 0; r < scene.rows; ++r) {
+    results.push_back(
+        {{scene.out.begin() + r * width, scene.out.begin() + (r + 1) * width},
+         {scene.lse.begin() + r * shape.heads, scene.lse.begin() + (r + 1) * shape.heads}});
   }
+  return results;
+}
+
+std::vector<std::vector<float>> RunKeyScores(Isa isa, int threads, const KvShape& shape,
+                                             const std::vector<KvWork>& work,
+                                             const std::vector<KvScoring>& scorings,
+                                             const std::vector<int32_t>& scored_heads,
+                                             uint32_t page_seed) {
+  const Scene scene(isa, threads, shape, work, page_seed);
+  const size_t arrays = std::max<size_t>(1, scored_heads.size());
+  std::vector<std::vector<float>> results;
+  std::vector<KeyScoreTarget> targets;
+  results.reserve(scorings.size());
+  for (const KvScoring& scoring : scorings) {
+    results.emplace_back(arrays * work[scoring.work].slots, std::nanf(""));
+    targets.push_back({scoring.work, scoring.window, results.back().data()});
+  }
+  KeyScoresArgs args;
+  args.q = scene.attention.q;
+  args.lse = scene.lse.data();
+  args.heads = shape.heads;
+  args.scale = scene.attention.scale;
+  args.scored_heads = scored_heads;
+  args.targets = targets;
+  ThreadPool pool(threads, false);
+  AttentionScratch scratch;
+  CpuKeyScores(pool, isa, scratch, args, scene.attention_rows, scene.kv);
   return results;
 }
 

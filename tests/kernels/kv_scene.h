@@ -68,9 +68,24 @@ struct AttentionResult {
 std::vector<AttentionResult> RunAttention(Isa isa, int threads, const KvShape& shape,
                                           const std::vector<KvWork>& work, uint32_t page_seed = 1);
 
+// A work item whose last `window` rows score its keys.
+struct KvScoring {
+  int32_t work;
+  int32_t window;
+};
+// Per scoring [arrays][slots], after the attention of all the work. `scored_heads` as in
+// KeyScoresArgs.
+std::vector<std::vector<float>> RunKeyScores(Isa isa, int threads, const KvShape& shape,
+                                             const std::vector<KvWork>& work,
+                                             const std::vector<KvScoring>& scorings,
+                                             const std::vector<int32_t>& scored_heads,
+                                             uint32_t page_seed = 1);
+
 struct AttentionReference {
   std::vector<double> out, magnitude;  // magnitude: sum of p |v|, what errors scale with
   std::vector<double> lse;
+  // [heads][slots] softmax probabilities.
+  std::vector<std::vector<double>> probabilities;
 };
 // On K and V as stored.
 AttentionReference ReferenceAttention(const KvShape& shape, const KvWork& work, int row);

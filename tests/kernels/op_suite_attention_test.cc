@@ -50,12 +50,13 @@ class PagedScene {
     std::vector<SequenceRows> sequences;
     std::vector<int32_t> positions;
     std::vector<Bf16> q;
-    bool by_index = true;
     for (size_t i = 0; i < work.size(); ++i) {
       sequences.push_back({static_cast<int32_t>(positions.size()),
                            static_cast<int32_t>(work[i].positions.size()), begins_[i],
-                           work[i].slots});
-      by_index &= work[i].sequence->by_index;
+                           work[i].slots,
+                           work[i].sequence->by_index
+                               ? SequenceRows::kInOrder
+                               : int64_t{begins_[i]} * shape_.page_tokens});
       for (int32_t position : work[i].positions) {
         positions.push_back(position);
         const auto& query = work[i].sequence->queries[position];
@@ -68,7 +69,7 @@ class PagedScene {
     attention_rows.sequences = sequences;
     attention_rows.positions = scene_.Up(positions);
     attention_rows.blocks = scene_.Up(blocks_);
-    attention_rows.slot_positions = by_index ? nullptr : scene_.Up(slot_positions_);
+    attention_rows.slot_positions = scene_.Up(slot_positions_);
     AttentionArgs args;
     args.q = {scene_.Up(q), rows, width, width};
     args.heads = shape_.heads;
