@@ -12,6 +12,13 @@ using PageId = int32_t;    // index of a page in the KV pool; negative = "no pag
 using Micros = int64_t;    // microseconds on a monotonic clock, or a duration of them
 
 inline constexpr TokenId kNoToken = -1;
+inline constexpr PageId kNoPage = -1;
 inline constexpr Micros kNever = INT64_MAX;
+
+struct IndexRange {
+  int32_t begin = 0;
+  int32_t end = 0;  // exclusive
+  bool operator==(const IndexRange&) const = default;
+};
 
 }  // namespace skim

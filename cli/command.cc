@@ -27,6 +27,17 @@ std::string_view FinishName(v1::FinishReason reason) {
   }
 }
 
+std::string DescribePrefill(const v1::PrefillOutcome& prefill) {
+  if (prefill.mode() == v1::PrefillOutcome::MODE_EXACT_TOO_SHORT) {
+    return "; prefill exact, the prompt is too short to prune";
+  }
+  if (prefill.mode() != v1::PrefillOutcome::MODE_LAZY) return "; prefill exact";
+  return absl::StrFormat("; prefill pruned, kept %u tokens, revived %u, saved %u token-layers%s",
+                         prefill.kept_tokens(), prefill.revived_tokens(),
+                         prefill.token_layers_saved(),
+                         prefill.revival_stopped() ? ", revival stopped for lack of memory" : "");
+}
+
 }  // namespace
 
 ExitCode Complain(const grpc::Status& status, std::string_view server) {
@@ -66,13 +77,15 @@ void TextOutput::EndLine() {
 std::string Describe(const v1::Final& final) {
   const v1::Usage& usage = final.usage();
   const v1::Timings& timings = final.timings();
-  return absl::StrFormat(
+  std::string text = absl::StrFormat(
       "finish %s; prompt %u tokens (%u cached), generated %u; queue %.1f ms, first token "
       "%.1f ms, %.2f ms/token, %.1f tokens/s; weights %s; seed %u",
       std::string(FinishName(final.finish_reason())), usage.prompt_tokens(), usage.cached_tokens(),
       usage.generated_tokens(), timings.queue_ms(), timings.time_to_first_token_ms(),
       timings.mean_inter_token_ms(), timings.tokens_per_s(), WeightFormatName(final.weights()),
       final.seed());
+  if (final.has_prefill()) text += DescribePrefill(final.prefill());
+  return text;
 }
 
 }  // namespace skim

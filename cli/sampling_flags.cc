@@ -49,6 +49,14 @@ void SamplingFlags::Register(CLI::App* command) {
   command->add_option("--cache-salt", cache_salt_, "Share cached prompts within this salt only");
   command->add_option("--time-limit-ms", time_limit_ms_, "Deliver what is there by then");
   command->add_option("--request-id", request_id_, "Name of the request in the server's log");
+  command->add_option("--prefill", prefill_,
+                      "exact, or a profile by which the server prunes long prompts: safe, fast, "
+                      "aggressive, paper, or one of its own");
+  command->add_option("--keep-ratio", keep_ratio_,
+                      "Share of the prompt that goes on above each of the model's boundaries, as "
+                      "1,0.3,0.1,0.1; instead of the profile's")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_option("--weights", weights_,
                       "bf16, fp8, int8 or int4, if the daemon holds it (see skim model)");
 }
@@ -80,6 +88,16 @@ absl::Status SamplingFlags::Fill(v1::GenerateRequest* request) const {
                                         "' is not bf16, fp8, int8 or int4");
     }
     request->set_weights(*format);
+  }
+  if (prefill_ == "exact") {
+    if (!keep_ratio_.empty()) {
+      return absl::InvalidArgumentError("--keep-ratio: nothing is cut with --prefill exact");
+    }
+    request->mutable_prefill()->mutable_exact();
+  } else if (prefill_ || !keep_ratio_.empty()) {
+    v1::PrefillPolicy::Lazy* lazy = request->mutable_prefill()->mutable_lazy();
+    if (prefill_) lazy->set_profile(*prefill_);
+    for (const float keep : keep_ratio_) lazy->add_keep_ratio(keep);
   }
   return FillLogitBias(logit_bias_, sampling);
 }

@@ -42,6 +42,8 @@ class SamplingFlags {
   std::optional<uint32_t> time_limit_ms_;
   std::optional<std::string> request_id_;
   std::optional<std::string> weights_;
+  std::optional<std::string> prefill_;
+  std::vector<float> keep_ratio_;
 };
 
 }  // namespace skim

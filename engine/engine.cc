@@ -98,9 +98,25 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   SKIM_ASSIGN_OR_RETURN(impl->weights,
                         Weights::Load(config, checkpoint, formats, impl->ops.get(), progress));
 
+  ModelInfo& info = impl->info;
+  SKIM_ASSIGN_OR_RETURN(info.lazy,
+                        LoadLazyConfig(options.model_dir, config, options.lazy_boundaries));
+  if (!impl->ops->ScoresKeys()) {
+    if (options.lazy_boundaries.has_value() && !options.lazy_boundaries->empty()) {
+      return absl::UnimplementedError(
+          absl::StrCat("--lazy-boundaries: prompts cannot be pruned on ", impl->ops->Description()));
+    }
+    info.lazy = {};
+  }
   ExecutorOptions executor;
   executor.max_rows = options.max_rows_per_step;
   executor.kv_format = options.kv_format;
+  if (!info.lazy.boundaries.empty()) {
+    // Rows of a pruned prompt run about half of the layers: a step's work is more of them.
+    executor.max_rows = 2 * options.max_rows_per_step + options.max_revival_rows;
+    executor.boundaries = info.lazy.boundaries;
+    executor.score_heads = info.lazy.score_heads;
+  }
   executor.max_context = options.max_context > 0
                              ? std::min(options.max_context, config.max_positions)
                              : config.max_positions;
@@ -113,7 +129,6 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   SKIM_ASSIGN_OR_RETURN(
       impl->executor, Executor::Create(config, impl->weights, impl->ops.get(), executor));
 
-  ModelInfo& info = impl->info;
   info.architecture = config.model_type;
   info.parameters = impl->weights.parameters;
   info.layers = config.layers;
@@ -129,7 +144,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
     info.weights.push_back({format, bytes});
     info.weight_bytes += bytes;
   }
-  info.kv_cache_bytes = KvPageBytes(config, executor) * static_cast<uint64_t>(executor.kv_pages);
+  info.kv_page_bytes = KvPageBytes(config, executor);
+  info.kv_cache_bytes = info.kv_page_bytes * static_cast<uint64_t>(executor.kv_pages);
   info.kv_cache_tokens = kv_cache_tokens;
   info.kv_format = options.kv_format;
   info.default_temperature = config.default_temperature;

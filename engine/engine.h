@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/types.h"
+#include "engine/lazy_config.h"
 #include "engine/step_executor.h"
 #include "kernels/backend.h"
 #include "kernels/kv_layout.h"
@@ -27,7 +29,10 @@ struct EngineOptions {
   KvFormat kv_format = KvFormat::kBf16;
   int32_t max_context = 0;     // 0 = the model's own; never more than that
   int32_t max_rows_per_step = 512;
+  int32_t max_revival_rows = 256;
   int32_t max_running = 64;
+  // Layers at which prompts can be pruned; see LoadLazyConfig.
+  std::optional<std::vector<int32_t>> lazy_boundaries;
 };
 
 struct FormatInfo {
@@ -50,6 +55,8 @@ struct ModelInfo {
   uint64_t kv_cache_bytes = 0;  // resident
   int64_t kv_cache_tokens = 0;  // that the KV cache holds, in whole blocks
   KvFormat kv_format = KvFormat::kBf16;
+  uint64_t kv_page_bytes = 0;
+  LazyConfig lazy;
   // generation_config.json, where given; NaN / negative where not.
   float default_temperature = -1;
   float default_top_p = -1;

@@ -36,7 +36,12 @@ Executor::Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
   geometry_.page_tokens = options.page_tokens;
   geometry_.total_pages = options.kv_pages;
   geometry_.segment_units = segments_.units();
+  geometry_.boundaries.assign(options.boundaries.begin(), options.boundaries.end());
   geometry_.layers = static_cast<int16_t>(config.layers);
+  geometry_.max_rows = options.max_rows;
+  hidden_ = HiddenGeometry::Of(KvPageBytes(config, options), options.kv_pages,
+                               config.hidden_size);
+  geometry_.hidden_rows_per_page = hidden_.rows_per_page;
 }
 
 absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& config,
@@ -51,20 +56,20 @@ absl::Status Executor::Allocate() {
   const size_t hidden = static_cast<size_t>(config_.hidden_size);
   const KvLayout layout = LayoutOf(config_, options_);
   SKIM_ASSIGN_OR_RETURN(kv_pool_, ops_.Allocate(static_cast<size_t>(layout.PageBytes()) * options_.kv_pages));
-  SKIM_ASSIGN_OR_RETURN(hidden_store_,
-                        ops_.Allocate(options_.hidden_slots * hidden * sizeof(float)));
   SKIM_ASSIGN_OR_RETURN(head_hidden_, ops_.Allocate(kHeadRows * hidden * sizeof(float)));
   SKIM_ASSIGN_OR_RETURN(head_normed_, ops_.Allocate(kHeadRows * hidden * sizeof(Bf16)));
   SKIM_ASSIGN_OR_RETURN(head_index_, ops_.Allocate(kHeadRows * sizeof(int32_t)));
   SKIM_ASSIGN_OR_RETURN(logits_, ops_.Allocate(sizeof(float) * kHeadRows *
                                                static_cast<size_t>(config_.vocab_size)));
   const ModelMemory memory{kv_pool_->data(), layout,
-                           {hidden_store_->As<float>(), options_.hidden_slots,
-                            config_.hidden_size, config_.hidden_size}};
+                           {kv_pool_->As<float>(), options_.kv_pages * int64_t{hidden_.granules_per_page},
+                            config_.hidden_size, HiddenGeometry::kGranuleFloats}};
   SKIM_ASSIGN_OR_RETURN(transformer_,
                         Transformer::Create(config_, segments_, weights_, memory, &ops_,
                                             options_.max_rows, options_.max_context));
-  return absl::OkStatus();
+  pruner_ = std::make_unique<TokenPruner>(config_, segments_, options_.score_heads,
+                                          options_.max_context, &ops_);
+  return pruner_->Allocate();
 }
 
 absl::Status Executor::CheckRows(const StepPlan& plan) const {
@@ -77,8 +82,10 @@ absl::Status Executor::CheckRows(const StepPlan& plan) const {
       return absl::InternalError(absl::StrCat("step plan: token ", token, " is not in the vocabulary"));
     }
   }
+  const auto in_context = [this](int32_t p) { return p >= 0 && p < options_.max_context; };
+  const auto exists = [this](PageId page) { return page >= 0 && page < options_.kv_pages; };
   for (int32_t position : plan.positions) {
-    if (position < 0 || position >= options_.max_context) {
+    if (position != kReservedPosition && !in_context(position)) {
       return absl::InternalError(absl::StrCat("step plan: position ", position, " is out of range"));
     }
   }
@@ -90,15 +97,20 @@ absl::Status Executor::CheckRows(const StepPlan& plan) const {
     }
     for (const auto& pages : sequence.segment_pages) {
       for (PageId page : pages) {
-        if (page < 0 || page >= options_.kv_pages) {
+        if (!exists(page)) {
           return absl::InternalError(absl::StrCat("step plan: there is no page ", page));
         }
       }
     }
-  }
-  for (int32_t slot : plan.hidden_slots) {
-    if (slot >= options_.hidden_slots) {
-      return absl::InternalError(absl::StrCat("step plan: there is no hidden slot ", slot));
+    for (PageId page : sequence.hidden_pages) {
+      if (page != kNoPage && !exists(page)) {
+        return absl::InternalError(absl::StrCat("step plan: there is no page ", page));
+      }
+    }
+    for (const auto& positions : sequence.slot_positions) {
+      if (!std::ranges::all_of(positions, in_context)) {
+        return absl::InternalError("step plan: the position of a slot is out of range");
+      }
     }
   }
   return absl::OkStatus();
@@ -127,14 +139,23 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   result->sequences.assign(plan.sequences.size(), SequenceResult());
   if (plan.empty()) return absl::OkStatus();
   SKIM_RETURN_IF_ERROR(CheckRows(plan));
-  SKIM_RETURN_IF_ERROR(StepLayout::Build(plan, segments_, options_.page_tokens, &layout_));
+  SKIM_RETURN_IF_ERROR(StepLayout::Check(plan, {segments_, options_.page_tokens, hidden_}));
 
-  const size_t index_bytes = layout_.index.size() * sizeof(int32_t);
-  if (!index_ || index_->size() < index_bytes) {
-    SKIM_ASSIGN_OR_RETURN(index_, ops_.Allocate(2 * index_bytes));
+  // The step stops where tokens are chosen: rows behind such a layer depend on the choice.
+  std::vector<int32_t> stops = {segments_.layers()};
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    for (const PlanCut& cut : plan.sequences[i].cuts) stops.push_back(cut.layer);
+    result->sequences[i].cuts.resize(plan.sequences[i].cuts.size());
   }
-  ops_.Upload(index_->data(), layout_.index.data(), index_bytes);
-  transformer_->Run(layout_, index_->As<int32_t>());
+  std::ranges::sort(stops);
+  stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
+  visible_.assign(stops.size() > 1 ? plan.sequences.size() : 0, Visibility());
+  StepPlan rows = plan;
+  int32_t first_layer = 0;
+  for (const int32_t stop : stops) {
+    SKIM_RETURN_IF_ERROR(RunPart(first_layer, stop, &rows, result));
+    first_layer = stop;
+  }
 
   const std::vector<Wanted> wanted = WantedRows(plan);
   for (size_t begin = 0; begin < wanted.size(); begin += kHeadRows) {
@@ -142,6 +163,22 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
     SKIM_RETURN_IF_ERROR(RunHead(plan, std::span(wanted).subspan(begin, count), result));
   }
   return ops_.Wait();
+}
+
+absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, StepPlan* plan,
+                               StepResult* result) {
+  const StepLayout layout = StepLayout::Build(
+      *plan, {segments_, options_.page_tokens, hidden_}, first_layer, end_layer, visible_);
+  const size_t index_bytes = layout.index.size() * sizeof(int32_t);
+  if (!index_ || index_->size() < index_bytes) {
+    SKIM_ASSIGN_OR_RETURN(index_, ops_.Allocate(2 * index_bytes));
+  }
+  ops_.Upload(index_->data(), layout.index.data(), index_bytes);
+  if (layout.spans.empty()) return absl::OkStatus();
+  SKIM_ASSIGN_OR_RETURN(const std::span<const ScoreRequest> scores,
+                        pruner_->Requests(*plan, layout));
+  transformer_->Run(layout, index_->As<int32_t>(), scores);
+  return pruner_->Choose(layout, index_->As<int32_t>(), plan, &visible_, result);
 }
 
 absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wanted,

@@ -13,6 +13,8 @@
 #include "engine/sample_rows.h"
 #include "engine/segments.h"
 #include "engine/step_executor.h"
+#include "engine/step_layout.h"
+#include "engine/token_pruner.h"
 #include "engine/transformer.h"
 #include "engine/weights.h"
 #include "kernels/ops.h"
@@ -25,8 +27,8 @@ struct ExecutorOptions {
   int32_t page_tokens = 32;
   int32_t kv_pages = 0;
   KvFormat kv_format = KvFormat::kBf16;
-  int32_t hidden_slots = 0;  // rows the HiddenStore can hold
   std::vector<int32_t> boundaries;  // segment cuts, ascending in (0, layers)
+  ScoreHeads score_heads;           // empty, or per boundary
 };
 
 // Bytes of one KV page for this model and these options.
@@ -62,6 +64,8 @@ class Executor final : public StepExecutor {
   std::vector<Wanted> WantedRows(const StepPlan& plan) const;
   absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
   absl::Status Probe(const StepPlan& plan, std::span<const Wanted> wanted);
+  // Layers [first_layer, end_layer) of all rows, and the cuts at end_layer.
+  absl::Status RunPart(int32_t first_layer, int32_t end_layer, StepPlan* plan, StepResult* result);
 
   const ModelConfig& config_;
   const Weights& weights_;
@@ -70,10 +74,12 @@ class Executor final : public StepExecutor {
   const LayerSegments segments_;
   KvGeometry geometry_;
 
-  std::unique_ptr<Buffer> kv_pool_, hidden_store_, index_, head_index_;
+  std::unique_ptr<Buffer> kv_pool_, index_, head_index_;
   std::unique_ptr<Buffer> head_hidden_, head_normed_, logits_;
   std::unique_ptr<Transformer> transformer_;
-  StepLayout layout_;
+  std::unique_ptr<TokenPruner> pruner_;
+  HiddenGeometry hidden_;
+  std::vector<Visibility> visible_;  // of the step at hand, per sequence
   SampleRows sample_rows_;
   LogitsProbe probe_;
 };

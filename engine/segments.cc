@@ -26,4 +26,8 @@ int32_t LayerSegments::SegmentOf(int32_t layer) const {
   return s;
 }
 
+bool LayerSegments::IsBoundary(int32_t layer) const {
+  return layer > 0 && layer < layers_ && segments_[SegmentOf(layer)].first_layer == layer;
+}
+
 }  // namespace skim

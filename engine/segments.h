@@ -26,6 +26,8 @@ class LayerSegments {
   int32_t unit_layers() const { return unit_layers_; }
   const std::vector<int32_t>& units() const { return units_; }  // layer units per segment
   int32_t SegmentOf(int32_t layer) const;
+  // Whether `layer` begins a segment other than the first.
+  bool IsBoundary(int32_t layer) const;
 
  private:
   int32_t layers_;

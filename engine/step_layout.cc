@@ -1,119 +1,83 @@
 #include "engine/step_layout.h"
 
 #include <algorithm>
-
-#include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
+#include <climits>
 
 namespace skim {
 namespace {
 
-absl::Status Broken(const char* what, SeqId id) {
-  return absl::InternalError(absl::StrCat("step plan: ", what, " (sequence ", id, ")"));
-}
-
-absl::Status CheckPlan(const StepPlan& plan, const LayerSegments& segments, int32_t page_tokens) {
-  const size_t rows = plan.tokens.size();
-  if (plan.positions.size() != rows || plan.enter.size() != rows || plan.leave.size() != rows) {
-    return Broken("arrays of different length", 0);
+// Rows of a sequence that run a layer, in ascending position.
+std::vector<int32_t> ActiveRows(const StepPlan& plan, const PlanSequence& sequence,
+                                int32_t first_layer, int32_t end_layer) {
+  std::vector<int32_t> rows;
+  for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
+    if (plan.enter[row] <= first_layer && plan.leave[row] >= end_layer) rows.push_back(row);
   }
-  if (!plan.hidden_slots.empty() && plan.hidden_slots.size() != rows) {
-    return Broken("hidden_slots of another length", 0);
-  }
-  int32_t next_row = 0;
-  for (const PlanSequence& sequence : plan.sequences) {
-    if (sequence.row_begin != next_row || sequence.row_count <= 0 ||
-        sequence.row_count > plan.rows() - next_row) {
-      return Broken("rows are not consecutive", sequence.id);
-    }
-    next_row += sequence.row_count;
-    if (sequence.segment_pages.size() != segments.segments().size()) {
-      return Broken("pages for another number of segments", sequence.id);
-    }
-    for (int32_t row = sequence.row_begin; row < next_row; ++row) {
-      if (row > sequence.row_begin && plan.positions[row] <= plan.positions[row - 1]) {
-        return Broken("positions do not ascend", sequence.id);
-      }
-      if (plan.enter[row] < 0 || plan.enter[row] >= plan.leave[row] ||
-          plan.leave[row] > segments.layers()) {
-        return Broken("a row's layers are no interval", sequence.id);
-      }
-      const bool transfers = plan.enter[row] > 0 || plan.leave[row] < segments.layers();
-      if (transfers && plan.hidden_slots.empty()) {
-        return Broken("a row has no hidden slot", sequence.id);
-      }
-    }
-    const int64_t blocks = (plan.positions[next_row - 1] + int64_t{page_tokens}) / page_tokens;
-    const std::vector<int32_t>& units = segments.units();
-    for (size_t s = 0; s < units.size(); ++s) {
-      if (static_cast<int64_t>(sequence.segment_pages[s].size()) < blocks * units[s]) {
-        return Broken("too few KV pages", sequence.id);
-      }
-    }
-  }
-  return next_row == plan.rows() ? absl::OkStatus() : Broken("rows without a sequence", 0);
-}
-
-// Every layer at which the set of running rows or the page table may change.
-std::vector<int32_t> Cuts(const StepPlan& plan, const LayerSegments& segments) {
-  std::vector<int32_t> cuts = {0, segments.layers()};
-  for (const Segment& segment : segments.segments()) cuts.push_back(segment.first_layer);
-  cuts.insert(cuts.end(), plan.enter.begin(), plan.enter.end());
-  cuts.insert(cuts.end(), plan.leave.begin(), plan.leave.end());
-  std::sort(cuts.begin(), cuts.end());
-  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-  return cuts;
+  const auto position = [&](int32_t row) { return plan.positions[row]; };
+  if (!std::ranges::is_sorted(rows, {}, position)) std::ranges::sort(rows, {}, position);
+  return rows;
 }
 
 class Builder {
  public:
-  Builder(const StepPlan& plan, const LayerSegments& segments, int32_t page_tokens, StepLayout* out)
-      : plan_(plan), segments_(segments), page_tokens_(page_tokens), out_(*out) {}
+  Builder(const StepPlan& plan, const LayoutContext& context,
+          const std::vector<Visibility>& visible, StepLayout* out)
+      : plan_(plan), context_(context), visible_(visible), out_(*out) {}
 
   void AddSpan(int32_t first_layer, int32_t end_layer) {
     LayerSpan span;
     span.first_layer = first_layer;
     span.end_layer = end_layer;
-    std::vector<int32_t> rows;
-    std::vector<const PlanSequence*> sequences;
-    for (const PlanSequence& sequence : plan_.sequences) {
+    const int32_t segment = context_.segments.SegmentOf(first_layer);
+    std::vector<int32_t> rows, slots, slot_positions;
+    for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+      const PlanSequence& sequence = plan_.sequences[i];
+      const std::vector<int32_t> active = ActiveRows(plan_, sequence, first_layer, end_layer);
+      if (active.empty()) continue;
       SequenceRows run;
       run.row_begin = static_cast<int32_t>(rows.size());
-      for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
-        if (plan_.enter[row] <= first_layer && plan_.leave[row] >= end_layer) rows.push_back(row);
-      }
-      run.row_count = static_cast<int32_t>(rows.size()) - run.row_begin;
-      if (run.row_count == 0) continue;
-      run.slots = plan_.positions[rows.back()] + 1;
+      run.row_count = static_cast<int32_t>(active.size());
       run.block_begin = span.blocks_per_unit;
+      rows.insert(rows.end(), active.begin(), active.end());
+      AddSlots(i, segment, active, &run, &slots, &slot_positions);
       span.blocks_per_unit += Blocks(run.slots);
       span.sequences.push_back(run);
       AppendRows(sequence.weight_format, run.row_count, &span.formats);
-      sequences.push_back(&sequence);
+      span.plan_sequences.push_back(static_cast<int32_t>(i));
     }
     if (rows.empty()) return;
     span.rows = static_cast<int32_t>(rows.size());
-    span.every_row = span.rows == plan_.rows();
+    span.every_row = span.rows == plan_.rows() && std::ranges::is_sorted(rows);
     if (!span.every_row) span.gather = Append(rows);
     for (int32_t& row : rows) row = plan_.positions[row];
     span.positions = Append(rows);
-    span.slots = span.positions;  // slot i of a full segment holds position i
-    AppendBlocks(sequences, &span);
+    span.slots = slots == rows ? span.positions : Append(slots);
+    span.slot_positions = Append(slot_positions);
+    AppendBlocks(segment, &span);
     out_.spans.push_back(std::move(span));
   }
 
   HiddenTransfer Transfer(bool entering) {
-    std::vector<int32_t> rows, slots;
-    for (int32_t row = 0; row < plan_.rows(); ++row) {
-      if (entering ? plan_.enter[row] > 0 : plan_.leave[row] < segments_.layers()) {
+    std::vector<int32_t> rows, hidden;
+    for (const PlanSequence& sequence : plan_.sequences) {
+      for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
+        const int32_t enter = plan_.enter[row], leave = plan_.leave[row];
+        if (enter >= leave) continue;  // reserved, and nobody's
+        const bool transfers =
+            entering ? enter > 0 && enter >= out_.first_layer && enter < out_.end_layer
+                     : leave < context_.segments.layers() && leave > out_.first_layer &&
+                           leave <= out_.end_layer;
+        if (!transfers) continue;
+        const int32_t position = plan_.positions[row];
+        const PageId page = sequence.hidden_pages[position / context_.hidden.rows_per_page];
         rows.push_back(row);
-        slots.push_back(plan_.hidden_slots[row]);
+        hidden.push_back(context_.hidden.Row(page, position));
       }
     }
     HiddenTransfer transfer;
     transfer.rows = static_cast<int32_t>(rows.size());
     transfer.step_rows = Append(rows);
-    transfer.hidden_slots = Append(slots);
+    transfer.hidden_rows = Append(hidden);
     return transfer;
   }
 
@@ -124,15 +88,42 @@ class Builder {
   }
 
  private:
-  int32_t Blocks(int32_t slots) const { return (slots + page_tokens_ - 1) / page_tokens_; }
+  int32_t Blocks(int32_t slots) const {
+    return (slots + context_.page_tokens - 1) / context_.page_tokens;
+  }
 
-  void AppendBlocks(const std::vector<const PlanSequence*>& sequences, LayerSpan* span) {
-    const int32_t segment = segments_.SegmentOf(span->first_layer);
-    const int32_t units = segments_.units()[segment];
+  // Slots of the rows, and what all slots of the sequence hold where that is not implied.
+  void AddSlots(size_t index, int32_t segment, const std::vector<int32_t>& active,
+                SequenceRows* run, std::vector<int32_t>* slots,
+                std::vector<int32_t>* slot_positions) const {
+    const PlanSequence& sequence = plan_.sequences[index];
+    if (segment < sequence.dense_segments) {
+      for (const int32_t row : active) slots->push_back(plan_.positions[row]);
+      run->slots = slots->back() + 1;
+      return;
+    }
+    const std::span<const int32_t> held = sequence.slot_positions[segment];
+    run->positions_begin = static_cast<int64_t>(slot_positions->size());
+    slot_positions->insert(slot_positions->end(), held.begin(), held.end());
+    if (!visible_.empty() && !visible_[index].empty()) {
+      for (auto at = slot_positions->end() - static_cast<std::ptrdiff_t>(held.size());
+           at != slot_positions->end(); ++at) {
+        if (visible_[index][*at] == 0) *at = INT32_MAX;
+      }
+    }
+    run->slots = static_cast<int32_t>(held.size());
+    for (const int32_t row : active) {
+      slots->push_back(run->slots++);
+      slot_positions->push_back(plan_.positions[row]);
+    }
+  }
+
+  void AppendBlocks(int32_t segment, LayerSpan* span) {
+    const int32_t units = context_.segments.units()[segment];
     span->blocks = out_.index.size();
     for (int32_t unit = 0; unit < units; ++unit) {
-      for (size_t i = 0; i < sequences.size(); ++i) {
-        const auto pages = sequences[i]->segment_pages[segment];
+      for (size_t i = 0; i < span->sequences.size(); ++i) {
+        const auto pages = plan_.sequences[span->plan_sequences[i]].segment_pages[segment];
         for (int32_t block = 0; block < Blocks(span->sequences[i].slots); ++block) {
           out_.index.push_back(pages[block * units + unit]);
         }
@@ -141,25 +132,46 @@ class Builder {
   }
 
   const StepPlan& plan_;
-  const LayerSegments& segments_;
-  const int32_t page_tokens_;
+  const LayoutContext& context_;
+  const std::vector<Visibility>& visible_;
   StepLayout& out_;
 };
 
 }  // namespace
 
-absl::Status StepLayout::Build(const StepPlan& plan, const LayerSegments& segments,
-                               int32_t page_tokens, StepLayout* out) {
-  SKIM_RETURN_IF_ERROR(CheckPlan(plan, segments, page_tokens));
-  *out = StepLayout();
-  Builder builder(plan, segments, page_tokens, out);
-  out->rows = plan.rows();
-  out->tokens = builder.Append(plan.tokens);
-  const std::vector<int32_t> cuts = Cuts(plan, segments);
+HiddenGeometry HiddenGeometry::Of(size_t page_bytes, int32_t pages, int32_t hidden_size) {
+  constexpr size_t kGranuleBytes = kGranuleFloats * sizeof(float);
+  HiddenGeometry geometry;
+  geometry.granules_per_row = (hidden_size + kGranuleFloats - 1) / kGranuleFloats;
+  geometry.granules_per_page = static_cast<int32_t>(page_bytes / kGranuleBytes);
+  const int64_t granules = int64_t{pages} * geometry.granules_per_page;
+  if (page_bytes % kGranuleBytes == 0 && granules <= INT32_MAX) {
+    geometry.rows_per_page = geometry.granules_per_page / geometry.granules_per_row;
+  }
+  return geometry;
+}
+
+StepLayout StepLayout::Build(const StepPlan& plan, const LayoutContext& context,
+                             int32_t first_layer, int32_t end_layer,
+                             const std::vector<Visibility>& visible) {
+  StepLayout layout;
+  layout.first_layer = first_layer;
+  layout.end_layer = end_layer;
+  layout.rows = plan.rows();
+  Builder builder(plan, context, visible, &layout);
+  layout.tokens = builder.Append(plan.tokens);
+  // Every layer at which the set of running rows or the page table may change.
+  std::vector<int32_t> cuts = {first_layer, end_layer};
+  for (const Segment& segment : context.segments.segments()) cuts.push_back(segment.first_layer);
+  cuts.insert(cuts.end(), plan.enter.begin(), plan.enter.end());
+  cuts.insert(cuts.end(), plan.leave.begin(), plan.leave.end());
+  std::erase_if(cuts, [&](int32_t cut) { return cut < first_layer || cut > end_layer; });
+  std::ranges::sort(cuts);
+  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
   for (size_t i = 0; i + 1 < cuts.size(); ++i) builder.AddSpan(cuts[i], cuts[i + 1]);
-  out->enter = builder.Transfer(/*entering=*/true);
-  out->leave = builder.Transfer(/*entering=*/false);
-  return absl::OkStatus();
+  layout.enter = builder.Transfer(/*entering=*/true);
+  layout.leave = builder.Transfer(/*entering=*/false);
+  return layout;
 }
 
 }  // namespace skim

@@ -1,6 +1,6 @@
 // A StepPlan turned into what kernels follow: for every stretch of layers in which the set
 // of rows is constant, which rows run and where their K/V lies. All index arrays are one
-// host vector, uploaded once per step.
+// host vector, uploaded once per part of the stack.
 #pragma once
 
 #include <cstdint>
@@ -19,35 +19,66 @@ struct LayerSpan {
   int32_t first_layer = 0;
   int32_t end_layer = 0;  // exclusive; inside one segment
   int32_t rows = 0;
-  bool every_row = false;  // the span's rows are all rows of the step, in order
-  size_t gather = 0;       // [rows] row of the step (unless every_row)
-  size_t positions = 0;    // [rows]
-  size_t slots = 0;        // [rows]
-  size_t blocks = 0;       // [units][blocks_per_unit]
+  bool every_row = false;     // the span's rows are all rows of the step, in order
+  size_t gather = 0;          // [rows] row of the step (unless every_row)
+  size_t positions = 0;       // [rows]
+  size_t slots = 0;           // [rows]
+  size_t blocks = 0;          // [units][blocks_per_unit]
+  size_t slot_positions = 0;  // of the sequences that are not in order
   int32_t blocks_per_unit = 0;
   std::vector<SequenceRows> sequences;
   std::vector<FormatRows> formats;  // of the span's rows, all of them
+  std::vector<int32_t> plan_sequences;  // index into the plan of each of them
 };
 
 // Rows that pass through the HiddenStore at one end of their interval.
 struct HiddenTransfer {
   int32_t rows = 0;
-  size_t step_rows = 0;     // [rows] row of the step
-  size_t hidden_slots = 0;  // [rows] slot of the HiddenStore
+  size_t step_rows = 0;    // [rows] row of the step
+  size_t hidden_rows = 0;  // [rows] row of the HiddenStore (HiddenGeometry)
+};
+
+// The HiddenStore is the KV pool seen as rows that begin at every 64 bytes.
+struct HiddenGeometry {
+  static constexpr int32_t kGranuleFloats = 16;
+
+  int32_t rows_per_page = 0;
+  int32_t granules_per_row = 0;
+  int32_t granules_per_page = 0;
+
+  // No rows fit if one is larger than a page, or the pool has more granules than an index.
+  static HiddenGeometry Of(size_t page_bytes, int32_t pages, int32_t hidden_size);
+  int32_t Row(PageId page, int32_t position) const {
+    return page * granules_per_page + position % rows_per_page * granules_per_row;
+  }
+};
+
+// Which positions a sequence's rows see above the last cut; empty: all that have a slot.
+using Visibility = std::vector<uint8_t>;  // [positions]
+
+struct LayoutContext {
+  const LayerSegments& segments;
+  int32_t page_tokens = 0;
+  HiddenGeometry hidden;
 };
 
 struct StepLayout {
   std::vector<int32_t> index;
+  int32_t first_layer = 0;
+  int32_t end_layer = 0;
   int32_t rows = 0;   // of the step
   size_t tokens = 0;  // [step rows]
   std::vector<LayerSpan> spans;
-  HiddenTransfer enter;  // rows with enter > 0
-  HiddenTransfer leave;  // rows with leave < L
+  HiddenTransfer enter;  // rows with 0 < enter, in [first_layer, end_layer)
+  HiddenTransfer leave;  // rows with leave < L, in (first_layer, end_layer]
 
   // INTERNAL if the plan contradicts itself or the geometry: a scheduler's mistake must not
   // write into pages of others.
-  static absl::Status Build(const StepPlan& plan, const LayerSegments& segments,
-                            int32_t page_tokens, StepLayout* out);
+  static absl::Status Check(const StepPlan& plan, const LayoutContext& context);
+  // Lays out layers [first_layer, end_layer) of a plan that passes Check. `visible` is empty
+  // or parallel to the plan's sequences.
+  static StepLayout Build(const StepPlan& plan, const LayoutContext& context, int32_t first_layer,
+                          int32_t end_layer, const std::vector<Visibility>& visible);
 };
 
 }  // namespace skim

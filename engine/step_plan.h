@@ -4,7 +4,7 @@
 //
 // A row is one token of one sequence. It enters the stack before layer `enter` and leaves
 // before layer `leave`; entering at 0 means from the embedding, leaving at L means to the
-// head. Anything else passes through the engine's HiddenStore.
+// head. Anything else passes through the HiddenStore, which lies in pages of the KV pool.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,38 @@ enum class LogitsWanted : uint8_t {
   kAll,   // prompt log-probabilities too; also samples after the last row if `sample`
 };
 
+// How a sequence's tokens are scored and chosen; the same for all its cuts.
+struct PruneRules {
+  int32_t pool_radius = 3;       // a score is the largest of so many neighbours on each side
+  int32_t sinks = 4;             // the first positions are always chosen,
+  int32_t window = 1;            // the last ones, which also score in a prefill, and
+  std::vector<IndexRange> pinned;  // these, in ascending order
+  // The paper's decoding: above a cut the step sees the chosen tokens only (LazyLLM 3.2).
+  // Else it sees all there are, and the choice only says who is revived.
+  bool strict = false;
+
+  // How many of the positions below `length` are always chosen.
+  int32_t Forced(int32_t length) const;
+};
+
+// A boundary at which this step scores a sequence's tokens with its last rows. Host and
+// device know the counts beforehand; who is chosen is known on the device first.
+struct PlanCut {
+  int16_t layer = 0;   // of a boundary: rows have run [0, layer)
+  int32_t choose = 0;  // that many of the tokens that have K/V below the boundary
+  int32_t score_rows = 1;  // of the sequence's rows, the last so many score
+  // Of the chosen, those without K/V above the boundary go on in this step, at most so many,
+  // the best first. So many rows of the sequence are reserved for them (kReservedPosition).
+  int32_t revive = 0;
+};
+
+// A row that becomes that of a revived token, or of nobody. It enters and leaves at its cut.
+inline constexpr int32_t kReservedPosition = -1;
+
 struct PlanSequence {
+  // Every segment holds position i in slot i.
+  static constexpr int32_t kAllDense = INT32_MAX;
+
   SeqId id = 0;
   int32_t row_begin = 0;
   int32_t row_count = 0;
@@ -39,17 +70,24 @@ struct PlanSequence {
   WeightFormat weight_format = WeightFormat::kBf16;
   // KV pages per segment: entry block * units + unit, where a block is page_tokens slots.
   std::vector<std::span<const PageId>> segment_pages;
+  // Segments from this one on list the positions of the slots in use before this step, in
+  // slot order; rows take the slots behind them in ascending position.
+  int32_t dense_segments = kAllDense;
+  std::vector<std::span<const int32_t>> slot_positions;  // [segments], or empty if all dense
+  // HiddenStore: page i keeps positions [i * rows, (i + 1) * rows), rows as in KvGeometry;
+  // kNoPage where none is kept.
+  std::span<const PageId> hidden_pages;
+  std::vector<PlanCut> cuts;          // ascending
+  const PruneRules* rules = nullptr;  // set if there are cuts
 };
 
 struct StepPlan {
-  // One entry per row; rows of a sequence are consecutive, in ascending position.
+  // One entry per row; rows of a sequence are consecutive: the reserved ones first, cut after
+  // cut, then in ascending position.
   std::vector<TokenId> tokens;
   std::vector<int32_t> positions;
   std::vector<int16_t> enter;
   std::vector<int16_t> leave;
-  // Slot of the HiddenStore per row that enters above 0 or leaves below L (others ignore
-  // theirs); empty if no row does.
-  std::vector<int32_t> hidden_slots;
   std::vector<PlanSequence> sequences;
 
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
@@ -59,11 +97,17 @@ struct StepPlan {
 // "seq 3 rows 0..6 pos 0..6 sample; seq 1 row 7 pos 41 int8 sample" (bf16 goes unsaid), for traces and logs.
 std::string ToString(const StepPlan& plan);
 
+struct CutResult {  // positions, ascending
+  std::vector<int32_t> chosen;
+  std::vector<int32_t> revived;  // of those, without K/V above the cut until this step
+};
+
 struct SequenceResult {
   absl::Status status;                // this sequence alone failed (say, NaN logits)
   std::vector<SampledToken> sampled;  // tokens to append: none, one, or an accepted run
   // With kAll: element i scores the prompt token that follows row i, for the rows that have one.
   std::vector<SampledToken> prompt_logprobs;
+  std::vector<CutResult> cuts;  // parallel to PlanSequence::cuts
 };
 
 struct StepResult {
@@ -77,7 +121,10 @@ struct KvGeometry {
   // Layer units per segment: a block of page_tokens slots in segment s takes
   // segment_units[s] pages. One segment in an unpruned engine.
   std::vector<int32_t> segment_units = {1};
+  std::vector<int16_t> boundaries;   // layers between the segments, ascending
   int16_t layers = 0;
+  int32_t max_rows = 0;              // rows of a step, reserved ones too; 0: as many as planned
+  int32_t hidden_rows_per_page = 0;  // 0: hidden rows cannot be kept
 
   int32_t PagesPerBlock() const {  // over all segments, an unpruned sequence
     int32_t sum = 0;

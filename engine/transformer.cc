@@ -1,5 +1,6 @@
 #include "engine/transformer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -33,6 +34,7 @@ absl::Status Transformer::AllocateActivations(int32_t max_rows, int32_t max_posi
   SKIM_ASSIGN_OR_RETURN(qkv_, NewMatrix<float>(max_rows, config_.qkv_width()));
   SKIM_ASSIGN_OR_RETURN(q_, NewMatrix<Bf16>(max_rows, config_.q_width()));
   SKIM_ASSIGN_OR_RETURN(attention_, NewMatrix<Bf16>(max_rows, config_.q_width()));
+  SKIM_ASSIGN_OR_RETURN(lse_, NewMatrix<float>(max_rows, config_.heads));
   SKIM_ASSIGN_OR_RETURN(mlp_, NewMatrix<Bf16>(max_rows, config_.intermediate_size));
 
   const RopeTables tables = MakeRopeTables(config_, max_positions);
@@ -43,46 +45,53 @@ absl::Status Transformer::AllocateActivations(int32_t max_rows, int32_t max_posi
   return ops_.Wait();
 }
 
-void Transformer::Run(const StepLayout& layout, const int32_t* index) {
-  ops_.Embed(*weights_.embedding_table, index + layout.tokens, residual_.Rows(0, layout.rows));
+void Transformer::Run(const StepLayout& layout, const int32_t* index,
+                      std::span<const ScoreRequest> scores) {
+  if (layout.first_layer == 0) {
+    ops_.Embed(*weights_.embedding_table, index + layout.tokens, residual_.Rows(0, layout.rows));
+  }
   if (const HiddenTransfer& enter = layout.enter; enter.rows > 0) {
     const Matrix<float> moved = gathered_.Rows(0, enter.rows);
-    ops_.GatherRows(memory_.hidden_store, index + enter.hidden_slots, moved);
+    ops_.GatherRows(memory_.hidden_store, index + enter.hidden_rows, moved);
     ops_.ScatterRows(moved, index + enter.step_rows, residual_);
   }
   for (const LayerSpan& span : layout.spans) {
     if (span.every_row) {
-      RunSpan(span, index, residual_.Rows(0, span.rows));
+      RunSpan(span, index, scores, residual_.Rows(0, span.rows));
       continue;
     }
     const Matrix<float> x = gathered_.Rows(0, span.rows);
     ops_.GatherRows(residual_, index + span.gather, x);
-    RunSpan(span, index, x);
+    RunSpan(span, index, scores, x);
     ops_.ScatterRows(x, index + span.gather, residual_);
   }
   if (const HiddenTransfer& leave = layout.leave; leave.rows > 0) {
     const Matrix<float> moved = gathered_.Rows(0, leave.rows);
     ops_.GatherRows(residual_, index + leave.step_rows, moved);
-    ops_.ScatterRows(moved, index + leave.hidden_slots, memory_.hidden_store);
+    ops_.ScatterRows(moved, index + leave.hidden_rows, memory_.hidden_store);
   }
 }
 
-void Transformer::RunSpan(const LayerSpan& span, const int32_t* index, Matrix<float> x) {
+void Transformer::RunSpan(const LayerSpan& span, const int32_t* index,
+                          std::span<const ScoreRequest> scores, Matrix<float> x) {
   const int32_t segment_first =
       segments_.segments()[segments_.SegmentOf(span.first_layer)].first_layer;
   AttentionRows rows;
   rows.sequences = span.sequences;
   rows.positions = index + span.positions;
   rows.slots = index + span.slots;
+  rows.slot_positions = index + span.slot_positions;
   for (int32_t layer = span.first_layer; layer < span.end_layer; ++layer) {
     const int32_t unit = (layer - segment_first) / segments_.unit_layers();
     rows.blocks = index + span.blocks + int64_t{unit} * span.blocks_per_unit;
-    RunLayer(layer, rows, span.formats, x);
+    const auto request = std::ranges::find(scores, layer, &ScoreRequest::layer);
+    RunLayer(layer, rows, span.formats, request == scores.end() ? nullptr : &*request, x);
   }
 }
 
 void Transformer::RunLayer(int32_t layer, const AttentionRows& rows,
-                           std::span<const FormatRows> formats, Matrix<float> x) {
+                           std::span<const FormatRows> formats, const ScoreRequest* scores,
+                           Matrix<float> x) {
   const LayerWeights& w = weights_.layers[layer];
   const float eps = config_.norm_eps;
   const int32_t segment_first = segments_.segments()[segments_.SegmentOf(layer)].first_layer;
@@ -105,7 +114,18 @@ void Transformer::RunLayer(int32_t layer, const AttentionRows& rows,
                        .q = q},
                       rows, kv);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-  ops_.Attention({.q = q, .heads = config_.heads, .scale = scale, .out = attention}, rows, kv);
+  float* lse = scores != nullptr ? lse_.data : nullptr;
+  ops_.Attention({.q = q, .heads = config_.heads, .scale = scale, .out = attention, .lse = lse},
+                 rows, kv);
+  if (scores != nullptr) {
+    ops_.KeyScores({.q = q,
+                    .lse = lse,
+                    .heads = config_.heads,
+                    .scale = scale,
+                    .scored_heads = scores->heads,
+                    .targets = scores->targets},
+                   rows, kv);
+  }
   LinearByFormat(ops_, formats, attention, w.output, Floats(w.output_bias), /*accumulate=*/true,
                  x);
 

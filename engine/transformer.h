@@ -13,6 +13,7 @@
 #include "engine/model_config.h"
 #include "engine/segments.h"
 #include "engine/step_layout.h"
+#include "engine/token_pruner.h"
 #include "engine/weights.h"
 #include "kernels/kv_layout.h"
 #include "kernels/ops.h"
@@ -23,7 +24,9 @@ namespace skim {
 struct ModelMemory {
   std::byte* kv_pool = nullptr;
   KvLayout kv_layout;
-  Matrix<float> hidden_store;  // [slots, hidden]: rows between two of their intervals
+  // Rows between two of their intervals: the pool again, as overlapping rows of `hidden`
+  // floats that begin at every 64 bytes.
+  Matrix<float> hidden_store;
 };
 
 class Transformer {
@@ -34,9 +37,10 @@ class Transformer {
       const ModelConfig& config, const LayerSegments& segments, const Weights& weights,
       const ModelMemory& memory, Ops* ops, int32_t max_rows, int32_t max_positions);
 
-  // Enqueues every row of the step through its layers. `index` is the uploaded copy of
-  // layout.index. Afterwards Hidden() holds each row's residual stream as it left.
-  void Run(const StepLayout& layout, const int32_t* index);
+  // Enqueues the rows of the step through the layers of `layout`; the parts of one step come
+  // in order. `index` is the uploaded copy of layout.index. Scores what `scores` asks for on
+  // the way. Afterwards Hidden() holds each row's residual stream as it left.
+  void Run(const StepLayout& layout, const int32_t* index, std::span<const ScoreRequest> scores);
   Matrix<float> Hidden(int64_t rows) const { return residual_.Rows(0, rows); }
 
  private:
@@ -47,9 +51,11 @@ class Transformer {
   template <typename T>
   absl::StatusOr<Matrix<T>> NewMatrix(int64_t rows, int64_t cols);
 
-  void RunSpan(const LayerSpan& span, const int32_t* index, Matrix<float> x);
+  void RunSpan(const LayerSpan& span, const int32_t* index, std::span<const ScoreRequest> scores,
+               Matrix<float> x);
+  // `scores` may be null.
   void RunLayer(int32_t layer, const AttentionRows& rows, std::span<const FormatRows> formats,
-                Matrix<float> x);
+                const ScoreRequest* scores, Matrix<float> x);
 
   const ModelConfig& config_;
   const LayerSegments& segments_;
@@ -65,6 +71,7 @@ class Transformer {
   Matrix<float> qkv_;                             // [rows, qkv_width]
   Matrix<Bf16> q_;                                // [rows, q_width]
   Matrix<Bf16> attention_;                        // [rows, q_width]
+  Matrix<float> lse_;                             // [rows, heads]
   Matrix<Bf16> mlp_;                              // [rows, intermediate]
 };
 

@@ -118,16 +118,11 @@ struct PoolScoresArgs {
   float* pooled = nullptr;                  // out [positions], -inf where no slot is
 };
 
-struct RowRange {
-  int32_t begin = 0;
-  int32_t end = 0;  // exclusive
-};
-
 struct TopRowsArgs {
   const float* scores = nullptr;     // [rows]; NaN counts as -inf
   int64_t rows = 0;
   const uint8_t* allowed = nullptr;  // [rows], 0: never taken; null: all are
-  std::span<const RowRange> forced;  // host memory; taken before any other, if allowed
+  std::span<const IndexRange> forced;  // host memory; taken before any other, if allowed
   int64_t count = 0;                 // <= the allowed rows
   int32_t* out = nullptr;            // [count] rows, ascending
 };

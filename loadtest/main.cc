@@ -65,6 +65,8 @@ void Register(CLI::App* app, Flags* flags) {
       ->check(share);
   app->add_option("--temperature", flags->workload.temperature, "0 = greedy")
       ->capture_default_str();
+  app->add_option("--prefill", flags->workload.prefill,
+                  "Profile by which the server is to prune prompts; exact if not given");
   app->add_option("--weights", flags->weights,
                   "Weight formats to ask for in turn, as in bf16,int8; the server's default if "
                   "not given")

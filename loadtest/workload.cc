@@ -77,6 +77,9 @@ PlannedRequest Workload::Next() {
   request.mutable_sampling()->set_ignore_eos(true);
   request.mutable_sampling()->set_temperature(options_.temperature);
   request.mutable_sampling()->set_seed(options_.seed + next_);
+  if (!options_.prefill.empty()) {
+    request.mutable_prefill()->mutable_lazy()->set_profile(options_.prefill);
+  }
   if (!options_.weights.empty()) {
     request.set_weights(options_.weights[next_ % options_.weights.size()]);
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -28,6 +29,7 @@ struct WorkloadOptions {
   std::vector<uint32_t> text_ids;
   // Asked for in turn; empty = the server's default.
   std::vector<v1::WeightFormat> weights;
+  std::string prefill;  // profile by which prompts are pruned; empty: exact
 };
 
 class Workload {

@@ -64,15 +64,42 @@ void KvCache::MakeFree(int32_t pages) {
   }
 }
 
-void KvCache::Grow(int32_t blocks, KvHoldings* kv) {
-  const int32_t more = blocks - kv->blocks;
-  if (more <= 0) return;
-  MakeFree(more * pages_per_block_);
+KvExtent KvCache::FullExtent(int64_t tokens) const {
+  KvExtent extent;
+  extent.slots.assign(geometry_.segment_units.size(), static_cast<int32_t>(tokens));
+  return extent;
+}
+
+int64_t KvCache::PagesFor(const KvExtent& extent) const { return Missing(extent, KvHoldings()); }
+
+int64_t KvCache::Missing(const KvExtent& extent, const KvHoldings& kv) const {
+  int64_t missing = std::max<int64_t>(0, extent.hidden_pages - static_cast<int64_t>(kv.hidden.size()));
+  for (size_t s = 0; s < extent.slots.size(); ++s) {
+    const int64_t held = kv.segments.empty() ? 0 : static_cast<int64_t>(kv.segments[s].pages.size());
+    missing += std::max<int64_t>(0, BlocksFor(extent.slots[s]) * geometry_.segment_units[s] - held);
+  }
+  return missing;
+}
+
+void KvCache::Grow(const KvExtent& extent, KvHoldings* kv) {
+  MakeFree(static_cast<int32_t>(Missing(extent, *kv)));
   kv->segments.resize(geometry_.segment_units.size());
   for (size_t s = 0; s < kv->segments.size(); ++s) {
-    ledger_.Allocate(more * geometry_.segment_units[s], &kv->segments[s].pages);
+    std::vector<PageId>& pages = kv->segments[s].pages;
+    const int64_t more = BlocksFor(extent.slots[s]) * geometry_.segment_units[s] -
+                         static_cast<int64_t>(pages.size());
+    if (more > 0) ledger_.Allocate(static_cast<int32_t>(more), &pages);
   }
-  kv->blocks = blocks;
+  const int32_t hidden = extent.hidden_pages - static_cast<int32_t>(kv->hidden.size());
+  if (hidden > 0) ledger_.Allocate(hidden, &kv->hidden);
+  kv->blocks = static_cast<int32_t>(kv->segments[0].pages.size()) / geometry_.segment_units[0];
+}
+
+void KvCache::ReleaseHidden(std::span<const int32_t> indices, KvHoldings* kv) {
+  for (const int32_t index : indices) {
+    ledger_.Release(kv->hidden[index]);
+    kv->hidden[index] = kNoPage;
+  }
 }
 
 std::vector<PageId> KvCache::BlockPages(const KvHoldings& kv, int32_t block) const {
@@ -119,9 +146,18 @@ void KvCache::Publish(const CacheDomain& domain, std::span<const TokenId> tokens
 }
 
 void KvCache::Release(KvHoldings* kv) {
-  for (int32_t block = kv->blocks - 1; block >= 0; --block) {
+  for (const PageId page : kv->hidden) {
+    if (page != kNoPage) ledger_.Release(page);
+  }
+  const auto published = static_cast<int32_t>(kv->published.size());
+  for (size_t s = 0; s < kv->segments.size(); ++s) {
+    const std::vector<PageId>& pages = kv->segments[s].pages;
+    const size_t shared = size_t{1} * published * geometry_.segment_units[s];
+    for (size_t i = pages.size(); i > shared; --i) ledger_.Release(pages[i - 1]);
+  }
+  for (int32_t block = published - 1; block >= 0; --block) {
     for (const PageId page : BlockPages(*kv, block)) ledger_.Release(page);
-    if (block < static_cast<int32_t>(kv->published.size())) index_.Unuse(kv->published[block]);
+    index_.Unuse(kv->published[block]);
   }
   *kv = KvHoldings();
 }

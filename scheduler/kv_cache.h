@@ -2,6 +2,7 @@
 // and given back. Joins KvLedger (counts) and PrefixIndex (content). Loop thread only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -18,13 +19,29 @@ struct KvSpan {
   std::vector<PageId> pages;
 };
 
+// How far a sequence's memory reaches.
+struct KvExtent {
+  std::vector<int32_t> slots;  // per segment
+  int32_t hidden_pages = 0;    // of the HiddenStore, from its first position on
+};
+
 // What one sequence holds. The first published.size() blocks are nodes of the prefix index,
 // possibly shared and never written again; the blocks behind them are this sequence's alone.
 struct KvHoldings {
   std::vector<KvSpan> segments;
   std::vector<PrefixIndex::NodeId> published;
-  int32_t blocks = 0;
+  int32_t blocks = 0;       // of the first segment; of all, unless the sequence is pruned
   bool publishable = true;  // false once a hash collision broke the chain
+  std::vector<PageId> hidden;  // pages of the HiddenStore, kNoPage where given back
+
+  int64_t hidden_pages() const {
+    return std::ranges::count_if(hidden, [](PageId page) { return page != kNoPage; });
+  }
+  int64_t pages() const {
+    int64_t sum = hidden_pages();
+    for (const KvSpan& span : segments) sum += static_cast<int64_t>(span.pages.size());
+    return sum;
+  }
 };
 
 class KvCache {
@@ -48,9 +65,16 @@ class KvCache {
 
   // Makes the chain the beginning of empty holdings.
   void Adopt(std::span<const PrefixIndex::NodeId> chain, KvHoldings* kv);
-  // Extends the holdings to `blocks`, evicting the oldest unused content for it. Requires
-  // Available() to suffice.
-  void Grow(int32_t blocks, KvHoldings* kv);
+  // Of a sequence that has `tokens` tokens in every segment.
+  KvExtent FullExtent(int64_t tokens) const;
+  int64_t PagesFor(const KvExtent& extent) const;
+  // Pages that holdings lack to reach so far.
+  int64_t Missing(const KvExtent& extent, const KvHoldings& kv) const;
+  // Extends the holdings, evicting the oldest unused content for it. Requires Available() to
+  // suffice.
+  void Grow(const KvExtent& extent, KvHoldings* kv);
+  // Gives pages of the HiddenStore back, by their index in the holdings.
+  void ReleaseHidden(std::span<const int32_t> indices, KvHoldings* kv);
   // Offers the full blocks among the first `computed` tokens to others. A block that is
   // known already replaces the sequence's own copy of the same content.
   void Publish(const CacheDomain& domain, std::span<const TokenId> tokens, int32_t computed,

@@ -29,7 +29,7 @@ class KvScratch {
   // Shared blocks become available with their last user.
   void Release(const KvHoldings& kv) {
     const int64_t published = static_cast<int64_t>(kv.published.size());
-    available_ += (kv.blocks - published) * cache_->pages_per_block();
+    available_ += kv.pages() - published * cache_->pages_per_block();
     for (const PrefixIndex::NodeId node : kv.published) {
       if (--Users(node) == 0) available_ += cache_->pages_per_block();
     }

@@ -35,7 +35,7 @@ class ServingObserver {
   virtual ~ServingObserver() = default;
   virtual void OnStep(const StepStats& stats) = 0;
   virtual void OnState(const LoopState& state) = 0;  // after every step and every admission
-  virtual void OnFirstToken(Micros time_to_first_token) = 0;
+  virtual void OnFirstToken(Micros time_to_first_token, PrefillMode mode) = 0;
   virtual void OnToken(Micros inter_token_latency) = 0;  // every token but the first
   virtual void OnFinish(const Finish& finish) = 0;
 };

@@ -18,29 +18,41 @@ class Planner {
         waiting_(waiting.begin(), waiting.end()),
         served_(served.begin(), served.end()),
         scratch_(cache),
-        budget_(limits.max_rows_per_step) {
+        budget_(int64_t{limits.max_rows_per_step} * limits.layers),
+        rows_left_(limits.max_rows),
+        revival_rows_left_(limits.max_revival_rows) {
     std::vector<Sequence*> order(running.begin(), running.end());
     std::ranges::sort(order, [this](auto* a, auto* b) { return Before(*a, *b); });
     for (Sequence* sequence : order) running_.push_back({sequence});
   }
 
   Decision Plan() {
-    ServeRunning([](const Sequence& s) { return s.missing() == 1; });
-    ServeRunning([](const Sequence& s) { return s.missing() > 1; });
+    ServeRunning([](const Sequence& s) { return s.decoding() && !s.lazy; });
+    ServePrunedDecodes();
+    ServeRunning([](const Sequence& s) { return !s.decoding(); });
     if (decision_.preempted.empty()) Admit();
     for (const Entry& entry : running_) {
-      if (entry.rows > 0) decision_.slices.push_back({entry.sequence, entry.rows});
+      if (entry.hidden_dropped) decision_.hidden_dropped.push_back(entry.sequence);
+      if (entry.work.rows > 0) decision_.slices.push_back({entry.sequence, entry.work.rows});
     }
     if (decision_.slices.empty()) decision_.failed = blocked_;
     return std::move(decision_);
   }
 
  private:
+  // What a sequence does in this step.
+  struct Work {
+    int32_t rows = 0;
+    int64_t token_layers = 0;
+    int32_t reserved_rows = 0;
+    KvExtent extent;
+  };
   struct Entry {
     Sequence* sequence;
-    int32_t rows = 0;           // planned
+    Work work = {};
     int64_t planned_pages = 0;  // beyond those held
     bool preempted = false;
+    bool hidden_dropped = false;
   };
 
   bool Before(const Sequence& a, const Sequence& b) const {
@@ -50,27 +62,74 @@ class Planner {
     return key(a) < key(b);
   }
 
-  int64_t HeldPages(const Sequence& s) const {
-    return int64_t{s.kv.blocks} * cache_.pages_per_block();
+  // Of a sequence that has `computed` of its tokens, as much as the budget allows.
+  Work NextWork(const Sequence& s, int32_t computed) const {
+    const auto at_most = [this](int64_t layers) {
+      return static_cast<int32_t>(std::min<int64_t>(rows_left_, budget_ / layers));
+    };
+    Work work;
+    int64_t layers = limits_.layers;
+    if (!s.lazy) {
+      work.rows = std::min(s.total() - computed, at_most(layers));
+      work.extent = cache_.FullExtent(computed + work.rows);
+    } else if (!s.lazy->prompt_done()) {
+      layers = s.lazy->tile_layers();
+      work.rows = s.lazy->TileRows(at_most(layers));
+      work.extent = s.lazy->AfterTile(work.rows);
+    } else if (s.lazy->ReservedRows() <= revival_rows_left_) {
+      work.reserved_rows = s.lazy->ReservedRows();
+      work.rows = s.lazy->DecodeRows(std::min(s.total() - computed, at_most(layers)));
+      if (at_most(layers) < 1) work.rows = 0;
+      work.extent = s.lazy->AfterDecode(computed, work.rows);
+    }
+    work.token_layers = work.rows * layers;
+    return work;
   }
+
+  void Spend(const Work& work, int sign) {
+    budget_ -= sign * work.token_layers;
+    rows_left_ -= sign * work.rows;
+    revival_rows_left_ -= sign * work.reserved_rows;
+  }
+
+  bool exhausted() const { return budget_ <= 0 || rows_left_ <= 0; }
 
   template <typename Phase>
   void ServeRunning(Phase phase) {
-    for (size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
-      Entry& entry = running_[i];
-      const Sequence& sequence = *entry.sequence;
-      if (entry.preempted || !sequence.schedulable() || !phase(sequence)) continue;
-      const int32_t rows = std::min(sequence.missing(), budget_);
-      const int64_t pages = cache_.PagesFor(sequence.computed + rows) - HeldPages(sequence);
-      if (!MakeRoomForRunning(i, pages)) {
-        if (blocked_ == nullptr || Before(sequence, *blocked_)) blocked_ = entry.sequence;
-        continue;
-      }
-      scratch_.Take(pages);
-      entry.planned_pages = pages;
-      entry.rows = rows;
-      budget_ -= rows;
+    for (size_t i = 0; i < running_.size() && !exhausted(); ++i) {
+      if (phase(*running_[i].sequence)) Serve(i);
     }
+  }
+
+  // Who ran least recently goes first: the reserved rows may not suffice for all.
+  void ServePrunedDecodes() {
+    std::vector<size_t> order;
+    for (size_t i = 0; i < running_.size(); ++i) {
+      const Sequence& sequence = *running_[i].sequence;
+      if (sequence.lazy && sequence.decoding()) order.push_back(i);
+    }
+    std::ranges::stable_sort(order, {}, [this](size_t i) { return running_[i].sequence->last_step; });
+    for (const size_t i : order) {
+      if (!exhausted()) Serve(i);
+    }
+  }
+
+  void Serve(size_t index) {
+    const Sequence& sequence = *running_[index].sequence;
+    if (running_[index].preempted || !sequence.schedulable()) return;
+    Work work = NextWork(sequence, sequence.computed);
+    if (work.rows == 0) return;
+    const int64_t pages = cache_.Missing(work.extent, sequence.kv);
+    if (!MakeRoomForRunning(index, pages)) {
+      if (blocked_ == nullptr || Before(sequence, *blocked_)) blocked_ = running_[index].sequence;
+      return;
+    }
+    Entry& entry = running_[index];
+    scratch_.Take(pages);
+    entry.planned_pages = pages;
+    if (entry.hidden_dropped) work.reserved_rows = 0;
+    entry.work = std::move(work);
+    Spend(entry.work, 1);
   }
 
   // The sequences that can be preempted for running_[index], in this order.
@@ -91,28 +150,62 @@ class Planner {
     return victims;
   }
 
+  // The pruned sequences whose hidden rows can be dropped, last first.
+  std::vector<size_t> HiddenVictims() const {
+    std::vector<size_t> victims;
+    for (size_t i = running_.size(); i-- > 0;) {
+      const Entry& entry = running_[i];
+      const Sequence& s = *entry.sequence;
+      if (entry.preempted || entry.hidden_dropped || !s.lazy) continue;
+      if (s.lazy->CanDropHidden(s.missing())) victims.push_back(i);
+    }
+    return victims;
+  }
+
+  static void Release(const Entry& entry, KvScratch* state) {
+    state->Release(entry.sequence->kv);
+    if (entry.hidden_dropped) state->Take(entry.sequence->kv.hidden_pages());  // given before
+  }
+
   bool MakeRoomForRunning(size_t index, int64_t pages) {
     if (scratch_.available() >= pages) return true;
     KvScratch trial = scratch_;
-    std::vector<size_t> chosen;
-    for (const size_t victim : Victims(index)) {
-      trial.Release(running_[victim].sequence->kv);
-      trial.GiveBack(running_[victim].planned_pages);
-      chosen.push_back(victim);
-      if (trial.available() < pages) continue;
-      Preempt(chosen, std::move(trial));
-      return true;
+    std::vector<size_t> dropped;
+    for (const size_t victim : HiddenVictims()) {
+      if (trial.available() >= pages) break;
+      trial.GiveBack(running_[victim].sequence->kv.hidden_pages());
+      dropped.push_back(victim);
     }
-    return false;
+    std::vector<size_t> preempted;
+    if (trial.available() < pages) {
+      for (const size_t victim : Victims(index)) {
+        const Entry& entry = running_[victim];
+        Release(entry, &trial);
+        trial.GiveBack(entry.planned_pages);
+        // Whoever goes altogether need not go without revival as well.
+        if (std::erase(dropped, victim) > 0) trial.Take(entry.sequence->kv.hidden_pages());
+        preempted.push_back(victim);
+        if (trial.available() >= pages) break;
+      }
+    }
+    if (trial.available() < pages) return false;
+    for (const size_t victim : dropped) {
+      Entry& entry = running_[victim];
+      entry.hidden_dropped = true;
+      revival_rows_left_ += std::exchange(entry.work.reserved_rows, 0);
+    }
+    Preempt(preempted, std::move(trial));
+    return true;
   }
 
   void Preempt(const std::vector<size_t>& chosen, KvScratch after) {
     scratch_ = std::move(after);
     for (const size_t victim : chosen) {
       Entry& entry = running_[victim];
-      budget_ += std::exchange(entry.rows, 0);
+      Spend(std::exchange(entry.work, {}), -1);
       entry.planned_pages = 0;
       entry.preempted = true;
+      entry.hidden_dropped = false;
       decision_.preempted.push_back(entry.sequence);
     }
   }
@@ -123,7 +216,9 @@ class Planner {
     for (const Entry& entry : running_) {
       const Sequence& s = *entry.sequence;
       if (entry.preempted || s.paused()) continue;
-      pages += cache_.PagesFor(s.total()) - HeldPages(s) - entry.planned_pages;
+      const KvExtent extent = s.lazy ? s.lazy->CaughtUp(s.total(), s.computed)
+                                     : cache_.FullExtent(s.total());
+      pages += std::max<int64_t>(0, cache_.Missing(extent, s.kv) - entry.planned_pages);
     }
     return pages;
   }
@@ -131,7 +226,7 @@ class Planner {
   void Admit() {
     int64_t reserved = OutstandingPages();
     auto occupied = static_cast<int32_t>(running_.size());
-    while (budget_ > 0) {
+    while (!exhausted()) {
       const auto best = NextWaiting();
       if (best == waiting_.end()) return;
       Sequence* candidate = *best;
@@ -139,26 +234,49 @@ class Planner {
       if (candidate->may_hit()) {
         admission.hits = cache_.Match(candidate->domain(), candidate->tokens);
       }
-      if (!MakeRoomForWaiting(*candidate, admission.hits, reserved, &occupied)) {
+      const auto computed =
+          static_cast<int32_t>(admission.hits.size()) * cache_.page_tokens();
+      bool lazy = candidate->lazy != nullptr;
+      if (lazy) {
+        // A hit is worth more than pruning if it leaves little. Else the prompt is pruned as if
+        // there were no cache: who is kept must not depend on what others left there.
+        admission.exact = candidate->WorthHitting(computed);
+        lazy = !admission.exact;
+        if (lazy) admission.hits.clear();
+      }
+      const int64_t hit_pages =
+          static_cast<int64_t>(admission.hits.size()) * cache_.pages_per_block();
+      const KvExtent all =
+          lazy ? candidate->lazy->CaughtUp(candidate->total(), 0) : cache_.FullExtent(candidate->total());
+      const int64_t needed = cache_.PagesFor(all) - hit_pages;
+      Work work = FirstWork(*candidate, lazy, lazy ? 0 : computed);
+      if (work.rows == 0) return;
+      if (!MakeRoomForWaiting(needed, admission.hits, reserved, &occupied)) {
         if (blocked_ == nullptr) blocked_ = candidate;
         return;
       }
       waiting_.erase(best);
-      const auto hits = static_cast<int32_t>(admission.hits.size());
-      const int32_t computed = hits * cache_.page_tokens();
-      const int32_t rows = std::min(candidate->total() - computed, budget_);
-      const int64_t held = int64_t{hits} * cache_.pages_per_block();
-      const int64_t pages = cache_.PagesFor(computed + rows) - held;
+      const int64_t pages = cache_.PagesFor(work.extent) - hit_pages;
       scratch_.Adopt(admission.hits);
       scratch_.Take(pages);
-      reserved += cache_.PagesFor(candidate->total()) - held - pages;
-      budget_ -= rows;
+      reserved += needed - pages;
+      Spend(work, 1);
       ++occupied;
       // Counts at once, so that one tenant cannot fill a step by arriving first.
-      served_[candidate->tenant] += rows;
-      running_.push_back({candidate, rows, pages});
+      served_[candidate->tenant] += work.rows;
+      running_.push_back({candidate, std::move(work), pages});
       decision_.admitted.push_back(std::move(admission));
     }
+  }
+
+  Work FirstWork(const Sequence& candidate, bool lazy, int32_t computed) const {
+    if (lazy || !candidate.lazy) return NextWork(candidate, computed);
+    Work work;
+    work.rows = static_cast<int32_t>(std::min<int64_t>(
+        {candidate.total() - computed, rows_left_, budget_ / limits_.layers}));
+    work.token_layers = int64_t{work.rows} * limits_.layers;
+    work.extent = cache_.FullExtent(computed + work.rows);
+    return work;
   }
 
   std::vector<Sequence*>::iterator NextWaiting() {
@@ -170,10 +288,9 @@ class Planner {
     return best;
   }
 
-  bool MakeRoomForWaiting(const Sequence& candidate, std::span<const PrefixIndex::NodeId> hits,
+  bool MakeRoomForWaiting(int64_t needed, std::span<const PrefixIndex::NodeId> hits,
                           int64_t reserved, int32_t* occupied) {
-    const int64_t pages = cache_.PagesFor(candidate.total()) -
-                          static_cast<int64_t>(hits.size()) * cache_.pages_per_block() + reserved;
+    const int64_t pages = needed + reserved;
     const auto fits = [&](const KvScratch& state) {
       KvScratch with = state;
       with.Adopt(hits);
@@ -183,7 +300,7 @@ class Planner {
     KvScratch trial = scratch_;
     std::vector<size_t> chosen;
     for (const size_t victim : PausedVictims(running_.size())) {
-      trial.Release(running_[victim].sequence->kv);
+      Release(running_[victim], &trial);
       chosen.push_back(victim);
       const int32_t left = *occupied - static_cast<int32_t>(chosen.size());
       if (left >= limits_.max_running || !fits(trial)) continue;
@@ -200,7 +317,9 @@ class Planner {
   std::vector<Sequence*> waiting_;
   std::vector<int64_t> served_;
   KvScratch scratch_;
-  int32_t budget_;               // rows left
+  int64_t budget_;               // token-layers left
+  int32_t rows_left_;
+  int32_t revival_rows_left_;
   Sequence* blocked_ = nullptr;  // the first that found no room
   Decision decision_;
 };

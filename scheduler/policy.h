@@ -1,11 +1,15 @@
 // Who runs in the next step, and with which pages: a pure function of the state.
 //
 // Order: priority (higher first), then tokens served to the tenant (fewer first), then
-// arrival. One budget of rows is handed out in this order,
-//   1. to running sequences that miss one token, so that no prefill delays a decode,
+// arrival. One budget of token-layers (a row costs the layers it runs) is handed out in this
+// order,
+//   1. to running sequences that miss one token, so that no prefill delays a decode; then to
+//      pruned ones, which also reserve rows for tokens to be revived and take turns where
+//      those are short,
 //   2. to running sequences that miss more (chunked prefill, resumption),
 //   3. if nobody had to be preempted, to waiting ones.
-// A running sequence without room for its rows takes the pages of paused sequences, then of
+// A running sequence without room for its rows takes the hidden rows of pruned sequences, last
+// first (they revive nothing from then on), then the pages of paused sequences, then of
 // those behind it in the order, last first (they are recomputed later). If even that does
 // not suffice, nobody is preempted and it sits this step out.
 //
@@ -30,8 +34,11 @@
 namespace skim {
 
 struct PolicyLimits {
-  int32_t max_rows_per_step = 0;  // > 0
+  int32_t max_rows_per_step = 0;  // budget, in rows through all layers; > 0
+  int32_t max_rows = 0;           // rows of any length, >= max_rows_per_step
+  int32_t max_revival_rows = 0;   // reserved ones, beside those
   int32_t max_running = 0;        // > 0
+  int32_t layers = 1;
 };
 
 struct Decision {
@@ -42,8 +49,10 @@ struct Decision {
   struct Admission {
     Sequence* sequence;
     std::vector<PrefixIndex::NodeId> hits;
+    bool exact = false;  // the hits leave too little of its prompt to be worth pruning
   };
   // To be applied in this order; the slices' pages then fit.
+  std::vector<Sequence*> hidden_dropped;
   std::vector<Sequence*> preempted;
   std::vector<Admission> admitted;
   std::vector<Slice> slices;

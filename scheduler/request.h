@@ -10,6 +10,7 @@
 #include "base/types.h"
 #include "engine/sampling_params.h"
 #include "kernels/weight.h"
+#include "scheduler/prefill_policy.h"
 
 namespace skim {
 
@@ -25,6 +26,27 @@ struct Request {
   // Requests with the same non-zero group and the same prompt: those after the first wait
   // for its prefill and then take its pages from the prefix cache.
   uint64_t group = 0;
+  PrefillPolicy prefill;
+};
+
+// What the prefill of a request came to.
+enum class PrefillMode : uint8_t {
+  kExact,        // as asked
+  kExactShort,   // pruning was asked for, but there was too little to gain
+  kLazy,         // pruned
+};
+
+struct PrefillReport {
+  PrefillMode mode = PrefillMode::kExact;
+  bool asked = false;  // for pruning
+  // For a pruned prompt:
+  DecodeMode decode = DecodeMode::kStatic;
+  std::vector<int32_t> segment_tokens;  // prompt tokens computed per segment of the model
+  int32_t kept_tokens = 0;              // of the prompt, through all layers before the first token
+  int32_t revived_tokens = 0;           // counted once per cut they passed
+  int32_t hidden_pages = 0;             // the most that were held after the prefill
+  bool hidden_dropped = false;          // for lack of memory: from then on nothing was revived
+  int64_t token_layers_saved = 0;       // of prompt tokens x layers
 };
 
 enum class FinishReason : uint8_t {
@@ -43,6 +65,7 @@ struct Finish {
   int32_t generated_tokens = 0;
   int32_t preemptions = 0;
   WeightFormat weight_format = WeightFormat::kBf16;
+  PrefillReport prefill;
   // On the loop's clock; kNever for what did not happen.
   Micros submitted = kNever;
   Micros scheduled = kNever;      // first row in a step

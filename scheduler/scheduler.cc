@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 
 namespace skim {
 namespace {
@@ -24,6 +25,24 @@ std::vector<Sequence*> Borrow(const Owned& owned) {
   out.reserve(owned.size());
   for (const auto& sequence : owned) out.push_back(sequence.get());
   return out;
+}
+
+// Decides for a new sequence whether its prompt is to be pruned.
+void PrepareLazy(const KvGeometry& geometry, Sequence* sequence) {
+  PrefillPolicy& policy = sequence->request.prefill;
+  sequence->report.prefill.asked = policy.lazy();
+  sequence->report.prefill.decode = policy.decode;
+  const bool cuts = std::ranges::any_of(policy.keep, [](float keep) { return keep < 1; });
+  if (!cuts) return;
+  if (sequence->prompt_tokens() < policy.min_prompt ||
+      sequence->prompt_tokens() < policy.rules.window) {
+    sequence->report.prefill.mode = PrefillMode::kExactShort;
+    return;
+  }
+  policy.rules.strict = policy.decode == DecodeMode::kStrict;
+  sequence->report.prefill.mode = PrefillMode::kLazy;
+  sequence->lazy =
+      std::make_unique<LazyProgress>(geometry, policy, sequence->prompt_tokens());
 }
 
 // Rows of the plan that precede a prompt token, and so score it.
@@ -48,7 +67,19 @@ absl::Status CheckResult(const Sequence& sequence, const PlanSequence& planned,
   if (static_cast<int32_t>(result.prompt_logprobs.size()) != scores) {
     return absl::InternalError("the engine returned another number of prompt log-probabilities");
   }
+  if (result.cuts.size() != planned.cuts.size()) {
+    return absl::InternalError("the engine returned another number of cuts");
+  }
   return absl::OkStatus();
+}
+
+void FillReport(const LazyProgress& lazy, int32_t layers, Finish* finish) {
+  PrefillReport& report = finish->prefill;
+  report.segment_tokens = lazy.SegmentTokens();
+  report.revived_tokens = lazy.revived();
+  if (!lazy.prompt_done()) return;
+  report.kept_tokens = lazy.kept();
+  report.token_layers_saved = int64_t{finish->prompt_tokens} * layers - lazy.token_layers();
 }
 
 }  // namespace
@@ -57,9 +88,13 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvGeometry& geometry, 
                      ServingObserver* observer)
     : config_(config),
       limits_{.max_rows_per_step = config.max_rows_per_step,
+              .max_rows = std::max(config.max_rows_per_step,
+                                   geometry.max_rows - config.max_revival_rows),
+              .max_revival_rows = config.max_revival_rows,
               // More could not all decode in one step.
-              .max_running = std::min(config.max_running, config.max_rows_per_step)},
-      layers_(geometry.layers),
+              .max_running = std::min(config.max_running, config.max_rows_per_step),
+              .layers = std::max<int32_t>(1, geometry.layers)},
+      geometry_(geometry),
       intake_(intake),
       observer_(observer),
       cache_(geometry, config.prefix_cache) {
@@ -77,6 +112,7 @@ void Scheduler::TakeArrivals() {
     sequence->report.prompt_tokens = sequence->prompt_tokens();
     sequence->report.weight_format = sequence->request.weight_format;
     sequence->report.submitted = arrival.submitted;
+    PrepareLazy(geometry_, sequence.get());
     if (const uint64_t id = sequence->request.group; id != 0) {
       Group& group = groups_.try_emplace(id, Group{.leader = sequence->arrival}).first->second;
       ++group.members;
@@ -88,6 +124,7 @@ void Scheduler::TakeArrivals() {
 const StepPlan& Scheduler::BeginStep(Micros now) {
   SKIM_CHECK(plan_.empty());
   stats_ = StepStats();
+  ++steps_;
   TakeArrivals();
   Reap(now);
   Decision decision;
@@ -127,12 +164,17 @@ void Scheduler::ReapOne(Sequence& sequence, Micros now) {
 }
 
 bool Scheduler::Held(const Sequence& sequence) const {
-  if (sequence.request.group == 0 || !config_.prefix_cache || !sequence.may_hit()) return false;
+  // What is pruned is not published: nobody can wait for it.
+  if (sequence.request.group == 0 || !config_.prefix_cache || !sequence.may_hit() ||
+      sequence.lazy != nullptr) {
+    return false;
+  }
   const Group& group = groups_.at(sequence.request.group);
   return !group.computed && group.leader != sequence.arrival;
 }
 
 void Scheduler::Apply(const Decision& decision, Micros now) {
+  for (Sequence* sequence : decision.hidden_dropped) DropHidden(*sequence);
   for (Sequence* sequence : decision.preempted) Preempt(*sequence);
   for (const Decision::Admission& admission : decision.admitted) Admit(admission, now);
   // Rows of one weight format side by side: each stretch of them is a product of its own.
@@ -147,8 +189,19 @@ void Scheduler::Apply(const Decision& decision, Micros now) {
   }
 }
 
+void Scheduler::DropHidden(Sequence& sequence) {
+  sequence.lazy->DropHidden(sequence.computed);
+  sequence.report.prefill.hidden_dropped = true;
+  ReleaseUselessHidden(sequence);
+}
+
+void Scheduler::ReleaseUselessHidden(Sequence& sequence) {
+  cache_.ReleaseHidden(sequence.lazy->TakeUselessHiddenPages(), &sequence.kv);
+}
+
 void Scheduler::Preempt(Sequence& sequence) {
   cache_.Release(&sequence.kv);
+  if (sequence.lazy) sequence.lazy->Restart();
   sequence.computed = 0;
   ++sequence.report.preemptions;
   ++stats_.preempted;
@@ -157,6 +210,10 @@ void Scheduler::Preempt(Sequence& sequence) {
 
 void Scheduler::Admit(const Decision::Admission& admission, Micros now) {
   Sequence& sequence = *admission.sequence;
+  if (admission.exact) {
+    sequence.lazy.reset();
+    sequence.report.prefill.mode = PrefillMode::kExactShort;
+  }
   cache_.Adopt(admission.hits, &sequence.kv);
   sequence.computed = static_cast<int32_t>(admission.hits.size()) * cache_.page_tokens();
   sequence.charged_tokens = std::max(sequence.charged_tokens, sequence.computed);
@@ -165,39 +222,55 @@ void Scheduler::Admit(const Decision::Admission& admission, Micros now) {
   sequence.report.scheduled = now;
   sequence.report.cached_tokens = sequence.computed;
   intake_->Left(sequence.prompt_tokens());
-  if (sequence.may_hit() && config_.prefix_cache) stats_.prefix_queries += sequence.prompt_tokens();
+  if (sequence.may_hit() && !sequence.lazy && config_.prefix_cache) stats_.prefix_queries += sequence.prompt_tokens();
   stats_.prefix_hits += sequence.computed;
 }
 
 void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
+  LazyProgress* lazy = sequence.lazy.get();
+  const bool prefill = lazy != nullptr && !lazy->prompt_done();
   const int32_t end = sequence.computed + rows;
-  cache_.Grow(static_cast<int32_t>(cache_.BlocksFor(end)), &sequence.kv);
+  cache_.Grow(prefill           ? lazy->AfterTile(rows)
+              : lazy != nullptr ? lazy->AfterDecode(sequence.computed, rows)
+                                : cache_.FullExtent(end),
+              &sequence.kv);
 
   PlanSequence entry;
   entry.id = sequence.request.id;
   entry.row_begin = plan_.rows();
-  entry.row_count = rows;
-  entry.sample = end == sequence.total();
-  entry.logits = sequence.scoring() ? LogitsWanted::kAll
-                 : entry.sample     ? LogitsWanted::kLast
-                                    : LogitsWanted::kNone;
   entry.sampling = &sequence.request.sampling;
   entry.tokens = sequence.tokens;
   entry.prompt_tokens = sequence.prompt_tokens();
   entry.weight_format = sequence.request.weight_format;
   for (const KvSpan& span : sequence.kv.segments) entry.segment_pages.push_back(span.pages);
-  for (int32_t position = sequence.computed; position < end; ++position) {
-    plan_.tokens.push_back(sequence.tokens[position]);
-    plan_.positions.push_back(position);
-    plan_.enter.push_back(0);
-    plan_.leave.push_back(layers_);
+  entry.hidden_pages = sequence.kv.hidden;
+  if (prefill) {
+    lazy->AddTile(rows, sequence.tokens, &entry, &plan_);
+    entry.sample = lazy->EndsPrompt(rows) && sequence.total() == sequence.prompt_tokens();
+  } else if (lazy != nullptr) {
+    lazy->AddDecode(sequence.computed, rows, sequence.tokens, &entry, &plan_);
+    entry.sample = end == sequence.total();
+  } else {
+    for (int32_t position = sequence.computed; position < end; ++position) {
+      plan_.tokens.push_back(sequence.tokens[position]);
+      plan_.positions.push_back(position);
+      plan_.enter.push_back(0);
+      plan_.leave.push_back(geometry_.layers);
+    }
+    entry.sample = end == sequence.total();
   }
+  entry.row_count = plan_.rows() - entry.row_begin;
+  entry.logits = sequence.scoring() ? LogitsWanted::kAll
+                 : entry.sample     ? LogitsWanted::kLast
+                                    : LogitsWanted::kNone;
   plan_.sequences.push_back(std::move(entry));
   planned_.push_back(&sequence);
+  planned_rows_.push_back(rows);
+  sequence.last_step = steps_;
 
   stats_.rows += rows;
   stats_.rows_by_format[static_cast<size_t>(sequence.request.weight_format)] += rows;
-  const bool decode = sequence.missing() == 1 && sequence.report.generated_tokens > 0;
+  const bool decode = sequence.decoding() && sequence.report.generated_tokens > 0;
   (decode ? stats_.decode_rows : stats_.prefill_rows) += rows;
 }
 
@@ -208,7 +281,7 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
   }
   for (size_t i = 0; i < planned_.size(); ++i) {
     if (fault.ok()) {
-      CommitOne(*planned_[i], plan_.sequences[i], result.sequences[i], now);
+      CommitOne(*planned_[i], plan_.sequences[i], planned_rows_[i], result.sequences[i], now);
     } else {
       End(*planned_[i], FinishReason::kError,
           absl::InternalError(absl::StrCat("device fault: ", fault.message())), now);
@@ -216,12 +289,33 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
   }
   plan_ = StepPlan();
   planned_.clear();
+  planned_rows_.clear();
   Sweep();
 }
 
-void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, SequenceResult& result,
-                          Micros now) {
+absl::Status Scheduler::CommitPruned(Sequence& sequence, int32_t rows,
+                                     const SequenceResult& result) {
+  LazyProgress& lazy = *sequence.lazy;
+  if (lazy.prompt_done()) {
+    SKIM_RETURN_IF_ERROR(lazy.CommitDecode(sequence.computed, rows, result.cuts));
+    sequence.computed += rows;
+  } else {
+    SKIM_RETURN_IF_ERROR(lazy.CommitTile(rows, result.cuts));
+    if (lazy.prompt_done()) sequence.computed = sequence.prompt_tokens();
+  }
+  ReleaseUselessHidden(sequence);
+  PrefillReport& report = sequence.report.prefill;
+  if (lazy.prompt_done()) {
+    report.hidden_pages =
+        std::max(report.hidden_pages, static_cast<int32_t>(sequence.kv.hidden_pages()));
+  }
+  return absl::OkStatus();
+}
+
+void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32_t rows,
+                          SequenceResult& result, Micros now) {
   absl::Status status = CheckResult(sequence, planned, result);
+  if (status.ok() && sequence.lazy) status = CommitPruned(sequence, rows, result);
   if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
 
   // What a preemption made us compute again has been delivered before.
@@ -230,18 +324,28 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, Seque
     sequence.prompt_logprobs.push_back(std::move(result.prompt_logprobs[i]));
     ++sequence.scored_tokens;
   }
-  sequence.computed += planned.row_count;
-  if (sequence.computed > sequence.charged_tokens) {
-    fair_share_.Charge(sequence.tenant, sequence.computed - sequence.charged_tokens);
-    sequence.charged_tokens = sequence.computed;
+  if (!sequence.lazy) sequence.computed += rows;
+  const int32_t served = Served(sequence);
+  if (served > sequence.charged_tokens) {
+    fair_share_.Charge(sequence.tenant, served - sequence.charged_tokens);
+    sequence.charged_tokens = served;
   }
-  cache_.Publish(sequence.domain(), sequence.tokens, sequence.computed, &sequence.kv);
+  if (!sequence.lazy) {
+    cache_.Publish(sequence.domain(), sequence.tokens, sequence.computed, &sequence.kv);
+  }
   if (sequence.request.group != 0 && sequence.computed >= sequence.prompt_tokens()) {
     groups_.at(sequence.request.group).computed = true;
   }
   for (SampledToken& token : result.sampled) {
     if (!Deliver(sequence, std::move(token), now)) return;
   }
+}
+
+// In tokens at full depth.
+int32_t Scheduler::Served(const Sequence& sequence) const {
+  if (!sequence.lazy) return sequence.computed;
+  const int32_t generated = std::max(0, sequence.computed - sequence.prompt_tokens());
+  return generated + static_cast<int32_t>(sequence.lazy->token_layers() / limits_.layers);
 }
 
 bool Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
@@ -251,7 +355,7 @@ bool Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
   const int32_t generated = ++sequence.report.generated_tokens;
   if (generated == 1) {
     sequence.report.first_token = now;
-    observer_->OnFirstToken(now - sequence.report.submitted);
+    observer_->OnFirstToken(now - sequence.report.submitted, sequence.report.prefill.mode);
     if (!sequence.prompt_logprobs.empty()) {
       sequence.channel->PushPromptLogprobs(std::exchange(sequence.prompt_logprobs, {}));
     }
@@ -272,6 +376,7 @@ bool Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
 void Scheduler::End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now) {
   SKIM_CHECK(!sequence.ended);
   sequence.ended = true;
+  if (sequence.lazy) FillReport(*sequence.lazy, limits_.layers, &sequence.report);
   cache_.Release(&sequence.kv);
   LeaveGroup(sequence);
   fair_share_.Leave(sequence.tenant);
@@ -320,6 +425,7 @@ void Scheduler::EndAll(const absl::Status& reason, Micros now) {
   }
   plan_ = StepPlan();
   planned_.clear();
+  planned_rows_.clear();
   Sweep();
 }
 

@@ -62,8 +62,13 @@ class Scheduler {
   void Admit(const Decision::Admission& admission, Micros now);
   void Preempt(Sequence& sequence);
   void AddToPlan(Sequence& sequence, int32_t rows);
-  void CommitOne(Sequence& sequence, const PlanSequence& planned, SequenceResult& result,
-                 Micros now);
+  void DropHidden(Sequence& sequence);
+  void ReleaseUselessHidden(Sequence& sequence);
+  // Books what the rows of a pruned sequence have done.
+  absl::Status CommitPruned(Sequence& sequence, int32_t rows, const SequenceResult& result);
+  int32_t Served(const Sequence& sequence) const;
+  void CommitOne(Sequence& sequence, const PlanSequence& planned, int32_t rows,
+                 SequenceResult& result, Micros now);
   // False when the token was the last.
   bool Deliver(Sequence& sequence, SampledToken token, Micros now);
   void End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now);
@@ -73,7 +78,7 @@ class Scheduler {
 
   const SchedulerConfig config_;
   const PolicyLimits limits_;
-  const int16_t layers_;
+  const KvGeometry geometry_;
   Intake* const intake_;
   ServingObserver* const observer_;
 
@@ -83,9 +88,12 @@ class Scheduler {
   Owned waiting_;
   std::unordered_map<uint64_t, Group> groups_;
   uint64_t arrivals_ = 0;
+  uint64_t steps_ = 0;
 
   StepPlan plan_;
-  std::vector<Sequence*> planned_;  // parallel to plan_.sequences
+  // Parallel to plan_.sequences:
+  std::vector<Sequence*> planned_;
+  std::vector<int32_t> planned_rows_;  // without reserved ones
   StepStats stats_;
 };
 

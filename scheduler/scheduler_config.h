@@ -9,7 +9,8 @@
 namespace skim {
 
 struct SchedulerConfig {
-  int32_t max_rows_per_step = 512;       // token budget of a step; > 0
+  int32_t max_rows_per_step = 512;       // budget of a step, in tokens at full depth; > 0
+  int32_t max_revival_rows = 256;        // reserved in a step for tokens to be revived
   int32_t max_running = 64;              // sequences that hold pages; > 0, at most a step's rows
   int32_t max_waiting = 256;             // queue bound by requests
   int64_t max_waiting_tokens = 1 << 20;  // queue bound by prompt tokens

@@ -9,6 +9,7 @@
 #include "base/types.h"
 #include "scheduler/fair_share.h"
 #include "scheduler/kv_cache.h"
+#include "scheduler/lazy_progress.h"
 #include "scheduler/request.h"
 #include "scheduler/token_channel.h"
 
@@ -26,6 +27,10 @@ struct Sequence {
   std::vector<TokenId> tokens;
   int32_t computed = 0;
   KvHoldings kv;
+  // Set while the prompt is to be pruned; `computed` then leaps over the prompt once all its
+  // stages have run.
+  std::unique_ptr<LazyProgress> lazy;
+  uint64_t last_step = 0;  // in which it had rows
 
   bool ended = false;            // the channel is closed
   bool held = false;             // waits for the prefill of its group's leader
@@ -44,6 +49,13 @@ struct Sequence {
   bool schedulable() const { return !paused() && !held; }
   bool scoring() const {
     return request.sampling.prompt_logprobs && scored_tokens < prompt_tokens();
+  }
+  // Its next row draws a token.
+  bool decoding() const { return missing() == 1 && (!lazy || lazy->prompt_done()); }
+  // Whether `cached` tokens leave too little of a prompt that has not run yet to prune it.
+  bool WorthHitting(int32_t cached) const {
+    return cached > 0 && report.scheduled == kNever &&
+           prompt_tokens() - cached < request.prefill.min_prompt;
   }
   // A hit computes no logits for what it covers.
   bool may_hit() const { return !request.sampling.prompt_logprobs; }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "scheduler/intake.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/waker.h"
@@ -60,10 +61,41 @@ class ServingLoop::Impl {
       return absl::OutOfRangeError(absl::StrCat("prompt: ", prompt, " tokens and one to generate ",
                                                 "exceed the context of ", config_.max_context));
     }
+    SKIM_RETURN_IF_ERROR(CheckPrefill(request));
     const int64_t blocks = (prompt + geometry_.page_tokens - 1) / geometry_.page_tokens;
-    if (blocks * geometry_.PagesPerBlock() > geometry_.total_pages) {
+    const int64_t hidden = request.prefill.lazy() ? prompt / geometry_.hidden_rows_per_page + 1 : 0;
+    if (blocks * geometry_.PagesPerBlock() + hidden > geometry_.total_pages) {
       return absl::OutOfRangeError(
           absl::StrCat("prompt: ", prompt, " tokens can never fit the KV cache"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckPrefill(const Request& request) const {
+    const PrefillPolicy& prefill = request.prefill;
+    if (!prefill.lazy()) return absl::OkStatus();
+    const auto invalid = [](const char* what) {
+      return absl::InvalidArgumentError(absl::StrCat("prefill.lazy", what));
+    };
+    if (geometry_.hidden_rows_per_page == 0) return invalid(": the model's hidden rows fit no page");
+    if (prefill.keep.size() != geometry_.boundaries.size()) {
+      return invalid(".keep_ratio: needs one for each boundary of the model");
+    }
+    float before = 1;
+    int64_t cuts = 0;
+    for (const float keep : prefill.keep) {
+      if (!(keep > 0 && keep <= before)) return invalid(".keep_ratio: must be in (0, 1] and not rise");
+      cuts += keep < before;
+      before = keep;
+    }
+    if (prefill.rules.window < 1 || prefill.rules.window > config_.max_rows_per_step / 2) {
+      return invalid(".score_window: must be at least 1 and at most half a step's rows");
+    }
+    if (prefill.revival_budget < 0 || prefill.revival_budget * cuts > config_.max_revival_rows) {
+      return invalid(".revival_budget: is more than a step reserves rows for");
+    }
+    if (request.sampling.prompt_logprobs) {
+      return absl::InvalidArgumentError("output.prompt_logprobs: a pruned prompt has none");
     }
     return absl::OkStatus();
   }

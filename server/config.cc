@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <optional>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "server/version.h"
 
 namespace skim {
@@ -39,6 +42,7 @@ struct RawFlags {
   std::string metrics;
   std::vector<std::string> weights;
   std::string worker_listen;
+  std::string lazy_boundaries = "auto";
   uint64_t kv_cache_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
   uint64_t max_message_bytes = 4 << 20;
@@ -73,6 +77,40 @@ void AddModelFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->type_name("TOKENS")
       ->capture_default_str()
       ->group("Model");
+}
+
+void AddPruningFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
+  const char* group = "Prompt pruning";
+  app->add_option("--lazy-boundaries", raw->lazy_boundaries,
+                  "Layers at which prompts can be pruned, as 18,23; auto = as skim_lazy.json in "
+                  "DIR says, or at .3, .6, .77 and .9 of the depth; none = never")
+      ->type_name("auto|none|LAYERS")
+      ->capture_default_str()
+      ->group(group);
+  app->add_option("--lazy-min-tokens", config->limits.min_lazy_tokens,
+                  "Prompts, or what the prefix cache leaves of them, are computed in full if "
+                  "shorter than this")
+      ->check(Quiet(CLI::NonNegativeNumber))
+      ->type_name("TOKENS")
+      ->capture_default_str()
+      ->group(group);
+  app->add_option("--max-revival-rows", config->scheduler.max_revival_rows,
+                  "Pruned tokens that decoding may bring back in one step, over all sequences")
+      ->check(Quiet(CLI::Range(0, 4096)))
+      ->type_name("TOKENS")
+      ->capture_default_str()
+      ->group(group);
+}
+
+// Strictly "18,23": what it must fulfil beyond that depends on the model.
+std::optional<std::vector<int32_t>> ParseLayers(const std::string& text) {
+  std::vector<int32_t> layers;
+  for (const std::string_view part : absl::StrSplit(text, ',')) {
+    int32_t layer = 0;
+    if (!absl::SimpleAtoi(part, &layer)) return std::nullopt;
+    layers.push_back(layer);
+  }
+  return layers;
 }
 
 void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
@@ -277,6 +315,16 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
   }
   config.engine.max_rows_per_step = config.scheduler.max_rows_per_step;
   config.engine.max_running = config.scheduler.max_running;
+  config.engine.max_revival_rows = config.scheduler.max_revival_rows;
+  config.limits.max_revival_rows = config.scheduler.max_revival_rows;
+  if (raw.lazy_boundaries == "none") {
+    config.engine.lazy_boundaries.emplace();
+  } else if (raw.lazy_boundaries != "auto") {
+    config.engine.lazy_boundaries = ParseLayers(raw.lazy_boundaries);
+    if (!config.engine.lazy_boundaries) {
+      return Mistake("--lazy-boundaries: give auto, none or layers as in 18,23");
+    }
+  }
   config.max_message_bytes = static_cast<int32_t>(raw.max_message_bytes);
   config.drain_timeout = static_cast<Micros>(raw.drain_timeout_ms) * 1000;
   config.scheduler.slow_reader_limit = static_cast<Micros>(raw.slow_reader_ms) * 1000;
@@ -300,6 +348,7 @@ std::variant<ServerConfig, EarlyExit> ParseCommandLine(int argc, const char* con
   AddMetricsFlags(&app, &config);
   AddSecurityFlags(&app, &config);
   AddSchedulerFlags(&app, &config, &raw);
+  AddPruningFlags(&app, &config, &raw);
   AddMachineFlags(&app, &config, &raw);
   AddLogFlags(&app, &config);
   try {

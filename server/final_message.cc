@@ -27,13 +27,59 @@ v1::FinishReason ToProto(const Finish& finish, const ChoiceOutput& output) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
+void FillPrefill(const PrefillReport& report, uint64_t page_bytes, v1::PrefillOutcome* out) {
+  switch (report.mode) {
+    case PrefillMode::kExact:
+      out->set_mode(v1::PrefillOutcome::MODE_EXACT);
+      return;
+    case PrefillMode::kExactShort:
+      out->set_mode(v1::PrefillOutcome::MODE_EXACT_TOO_SHORT);
+      return;
+    case PrefillMode::kLazy:
+      out->set_mode(v1::PrefillOutcome::MODE_LAZY);
+      break;
+  }
+  switch (report.decode) {
+    case DecodeMode::kStatic:
+      out->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STATIC);
+      break;
+    case DecodeMode::kLazy:
+      out->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_LAZY);
+      break;
+    case DecodeMode::kStrict:
+      out->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STRICT);
+      break;
+  }
+  for (const int32_t tokens : report.segment_tokens) {
+    out->add_segment_tokens(static_cast<uint32_t>(tokens));
+  }
+  out->set_kept_tokens(static_cast<uint32_t>(report.kept_tokens));
+  out->set_revived_tokens(static_cast<uint32_t>(report.revived_tokens));
+  out->set_hidden_bytes(static_cast<uint64_t>(report.hidden_pages) * page_bytes);
+  out->set_revival_stopped(report.hidden_dropped);
+  out->set_token_layers_saved(static_cast<uint64_t>(report.token_layers_saved));
+}
+
 }  // namespace
 
+const char* PrefillModeName(PrefillMode mode) {
+  switch (mode) {
+    case PrefillMode::kExact:
+      return "exact";
+    case PrefillMode::kExactShort:
+      return "exact_too_short";
+    case PrefillMode::kLazy:
+      return "lazy";
+  }
+  return "?";
+}
+
 v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros arrival,
-                     Micros last_token) {
+                     Micros last_token, uint64_t page_bytes) {
   v1::Final final;
   final.set_finish_reason(ToProto(finish, output));
   final.set_weights(ToProto(finish.weight_format));
+  if (finish.prefill.asked) FillPrefill(finish.prefill, page_bytes, final.mutable_prefill());
   if (final.finish_reason() == v1::FINISH_REASON_STOP) output.ReportStop(&final);
 
   v1::Usage* usage = final.mutable_usage();

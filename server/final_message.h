@@ -11,9 +11,12 @@
 namespace skim {
 
 // `arrival` is when the call came in and `last_token` when its last token was seen, both on
-// the loop's clock. `finish` is not an error.
+// the loop's clock. `finish` is not an error. `page_bytes`: of a KV page.
 v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros arrival,
-                     Micros last_token);
+                     Micros last_token, uint64_t page_bytes);
+
+// "exact", "exact_too_short", "lazy".
+const char* PrefillModeName(PrefillMode mode);
 
 // "stop", "length", "time_limit", "cancelled": labels in metrics and log.
 const char* ReasonName(v1::FinishReason reason);

@@ -70,6 +70,12 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   response->set_hidden_size(info.hidden_size);
   response->set_vocabulary(info.vocabulary);
   response->set_max_context(info.max_context);
+  for (const int32_t boundary : info.lazy.boundaries) {
+    response->add_prefill_boundaries(static_cast<uint32_t>(boundary));
+  }
+  for (const PruneProfile& profile : info.lazy.profiles) {
+    response->add_prefill_profiles(profile.name);
+  }
   for (TokenId id : info.eos_tokens) response->add_end_token_ids(static_cast<uint32_t>(id));
   response->set_has_chat_template(model.tokenizer->has_chat_template());
   for (const FormatInfo& weights : info.weights) {

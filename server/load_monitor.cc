@@ -75,8 +75,8 @@ void LoadMonitor::OnState(const LoopState& state) {
   now_.state = state;
 }
 
-void LoadMonitor::OnFirstToken(Micros time_to_first_token) {
-  next_->OnFirstToken(time_to_first_token);
+void LoadMonitor::OnFirstToken(Micros time_to_first_token, PrefillMode mode) {
+  next_->OnFirstToken(time_to_first_token, mode);
   CountToken();
 }
 

@@ -61,7 +61,7 @@ class LoadMonitor final : public ServingObserver {
   // --- serving loop ---
   void OnStep(const StepStats& stats) override;
   void OnState(const LoopState& state) override;
-  void OnFirstToken(Micros time_to_first_token) override;
+  void OnFirstToken(Micros time_to_first_token, PrefillMode mode) override;
   void OnToken(Micros inter_token_latency) override;
   void OnFinish(const Finish& finish) override;
 

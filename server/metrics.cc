@@ -33,6 +33,11 @@ Metrics::Metrics()
     : registry_(std::make_shared<prometheus::Registry>()),
       time_to_first_token_(AddHistogram("skim_time_to_first_token_seconds",
                                         "From submission to the first token", kFirstTokenSeconds)),
+      prefill_time_(prometheus::BuildHistogram()
+                        .Name("skim_prefill_time_to_first_token_seconds")
+                        .Help("The same, by what the prefill did")
+                        .Register(*registry_)),
+      prefill_time_by_mode_{},
       inter_token_latency_(AddHistogram("skim_inter_token_latency_seconds",
                                         "Between consecutive tokens of one sequence",
                                         kInterTokenSeconds)),
@@ -54,6 +59,15 @@ Metrics::Metrics()
                        .Help("Rows (tokens) computed, by weight format")
                        .Register(*registry_)),
       rows_by_format_{},
+      pruned_requests_(AddCounter("skim_pruned_sequences_total", "Sequences with a pruned prompt")),
+      pruned_kept_(AddCounter("skim_pruned_prompt_tokens_kept_total",
+                              "Their prompt tokens that the prefill ran through all layers")),
+      pruned_revived_(AddCounter("skim_pruned_prompt_tokens_revived_total",
+                                 "Pruned tokens brought back, once per boundary they passed")),
+      pruned_layers_(AddCounter("skim_prompt_token_layers_saved_total",
+                                "Prompt tokens times layers not computed")),
+      revival_stopped_(AddCounter("skim_revival_stopped_total",
+                                  "Sequences that lost their hidden rows for lack of memory")),
       prefix_queries_(AddCounter("skim_prefix_cache_queries_total",
                                  "Prompt tokens looked up in the prefix cache")),
       prefix_hits_(AddCounter("skim_prefix_cache_hits_total", "Prompt tokens found there")),
@@ -80,6 +94,11 @@ Metrics::Metrics()
       kv_pages_owned_(kv_pages_.Add({{"state", "owned"}})),
       weight_bytes_(AddGauge("skim_model_weight_bytes", "Resident weights, all formats together")),
       kv_cache_bytes_(AddGauge("skim_kv_cache_bytes", "Resident KV cache")) {
+  for (size_t i = 0; i < prefill_time_by_mode_.size(); ++i) {
+    const auto mode = static_cast<PrefillMode>(i);
+    prefill_time_by_mode_[i] =
+        &prefill_time_.Add({{"prefill", PrefillModeName(mode)}}, kFirstTokenSeconds);
+  }
   for (size_t i = 0; i < finished_by_reason_.size(); ++i) {
     const auto reason = static_cast<v1::FinishReason>(i);
     finished_by_reason_[i] = &finished_.Add({{"reason", ReasonName(reason)}});
@@ -114,8 +133,9 @@ void Metrics::OnState(const LoopState& state) {
   kv_pages_owned_.Set(state.kv_pages_owned);
 }
 
-void Metrics::OnFirstToken(Micros time_to_first_token) {
+void Metrics::OnFirstToken(Micros time_to_first_token, PrefillMode mode) {
   time_to_first_token_.Observe(Seconds(time_to_first_token));
+  prefill_time_by_mode_[static_cast<size_t>(mode)]->Observe(Seconds(time_to_first_token));
   generation_tokens_.Increment();
 }
 
@@ -132,6 +152,13 @@ void Metrics::OnFinish(const Finish& finish) {
   queue_time_.Observe(Seconds(finish.scheduled - finish.submitted));
   prompt_tokens_.Increment(finish.prompt_tokens);
   cached_prompt_tokens_.Increment(finish.cached_tokens);
+  const PrefillReport& prefill = finish.prefill;
+  if (prefill.mode != PrefillMode::kLazy) return;
+  pruned_requests_.Increment();
+  pruned_kept_.Increment(prefill.kept_tokens);
+  pruned_revived_.Increment(prefill.revived_tokens);
+  pruned_layers_.Increment(static_cast<double>(prefill.token_layers_saved));
+  if (prefill.hidden_dropped) revival_stopped_.Increment();
 }
 
 void Metrics::OnOutcome(v1::FinishReason reason) {

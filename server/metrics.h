@@ -24,7 +24,7 @@ class Metrics final : public ServingObserver {
   // --- serving loop ---
   void OnStep(const StepStats& stats) override;
   void OnState(const LoopState& state) override;
-  void OnFirstToken(Micros time_to_first_token) override;
+  void OnFirstToken(Micros time_to_first_token, PrefillMode mode) override;
   void OnToken(Micros inter_token_latency) override;
   void OnFinish(const Finish& finish) override;
 
@@ -49,6 +49,8 @@ class Metrics final : public ServingObserver {
   const std::shared_ptr<prometheus::Registry> registry_;
 
   prometheus::Histogram& time_to_first_token_;
+  prometheus::Family<prometheus::Histogram>& prefill_time_;
+  std::array<prometheus::Histogram*, 3> prefill_time_by_mode_;
   prometheus::Histogram& inter_token_latency_;
   prometheus::Histogram& request_latency_;
   prometheus::Histogram& queue_time_;
@@ -62,6 +64,11 @@ class Metrics final : public ServingObserver {
   prometheus::Counter& decode_rows_;
   prometheus::Family<prometheus::Counter>& format_rows_;
   std::array<prometheus::Counter*, kWeightFormats> rows_by_format_;
+  prometheus::Counter& pruned_requests_;
+  prometheus::Counter& pruned_kept_;
+  prometheus::Counter& pruned_revived_;
+  prometheus::Counter& pruned_layers_;
+  prometheus::Counter& revival_stopped_;
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;
   prometheus::Counter& preemptions_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/status_macros.h"
+#include "server/build_prefill.h"
 #include "server/build_sampling.h"
 #include "server/rpc_status.h"
 #include "server/unknown_fields.h"
@@ -37,9 +38,6 @@ absl::Status CheckNames(const v1::GenerateRequest& request, const ServedModel& m
 }
 
 absl::Status CheckSavings(const v1::GenerateRequest& request) {
-  if (request.prefill().has_lazy()) {
-    return Unimplemented("prefill.lazy", "prompt pruning is not served");
-  }
   const v1::Speculation& speculation = request.speculation();
   const bool off =
       speculation.has_off() || speculation.drafter_case() == v1::Speculation::DRAFTER_NOT_SET;
@@ -188,7 +186,12 @@ absl::StatusOr<Generation> BuildGeneration(const v1::GenerateRequest& request,
       BuildSampling(request.sampling(), request.output(), *model.info, model.limits,
                     static_cast<int32_t>(prompt.size()), drawn_seed));
 
+  SKIM_ASSIGN_OR_RETURN(
+      PrefillPolicy prefill,
+      BuildPrefill(request, model, static_cast<int32_t>(prompt.size())));
+
   Request one;
+  one.prefill = std::move(prefill);
   one.prompt = std::move(prompt);
   one.sampling = std::move(sampling);
   one.weight_format = weights;

@@ -15,6 +15,8 @@ namespace skim {
 struct RequestLimits {
   int32_t max_output_tokens = 0;  // 0 = what the context leaves
   int32_t max_n = 8;
+  int32_t min_lazy_tokens = 1000;  // shorter prompts, or uncached rests of them, are not pruned
+  int32_t max_revival_rows = 256;  // of a step
 };
 
 struct ServedModel {

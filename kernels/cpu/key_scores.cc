@@ -198,7 +198,7 @@ void CpuTopRows(TokenChoiceScratch& scratch, const TopRowsArgs& args) {
   };
   for (int64_t row = 0; row < args.rows; ++row) {
     if (args.allowed != nullptr && args.allowed[row] == 0) continue;
-    const bool forced = std::ranges::any_of(args.forced, [row](const RowRange& range) {
+    const bool forced = std::ranges::any_of(args.forced, [row](const IndexRange& range) {
       return row >= range.begin && row < range.end;
     });
     keys.push_back(key(forced ? 0xffffffffu : OrderedBits(args.scores[row]), row));

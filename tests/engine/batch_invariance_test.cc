@@ -201,11 +201,12 @@ TEST_P(BatchInvariance, PreemptionDoesNotMatter) {
 TEST_P(BatchInvariance, LeavingAndReenteringAtALayerDoesNotMatter) {
   const Trace reference = Alone({}, kPrompt);
   for (int32_t cut = 1;; ++cut) {
-    auto harness = Load({.hidden_slots = kPrompt});
+    auto harness = Load();
     const auto layers = static_cast<int16_t>(harness->config().layers);
     if (cut == layers) break;
     HarnessSequence subject = harness->NewSequence(Prompt(*harness, kPrompt, 5));
     harness->ReservePages(&subject, kPrompt);
+    harness->ReserveHidden(&subject, kPrompt);
     auto run = [&](int16_t enter, int16_t leave) {
       StepPlan plan;
       for (int32_t p = 0; p < kPrompt; ++p) {
@@ -213,7 +214,6 @@ TEST_P(BatchInvariance, LeavingAndReenteringAtALayerDoesNotMatter) {
         plan.positions.push_back(p);
         plan.enter.push_back(enter);
         plan.leave.push_back(leave);
-        plan.hidden_slots.push_back(kPrompt - 1 - p);
       }
       plan.sequences.push_back(harness->Entry(subject, 0, kPrompt));
       plan.sequences[0].logits = leave == layers ? LogitsWanted::kAll : LogitsWanted::kNone;
@@ -232,7 +232,7 @@ TEST_P(BatchInvariance, LeavingAndReenteringAtALayerDoesNotMatter) {
 
 // Half of the rows leave early, the others run through: a step with two row sets.
 TEST_P(BatchInvariance, RowsOfDifferentIntervalsShareAStep) {
-  auto harness = Load({.hidden_slots = 64});
+  auto harness = Load();
   const auto layers = static_cast<int16_t>(harness->config().layers);
   HarnessSequence alone = harness->NewSequence(Prompt(*harness, 40, 3));
   ASSERT_TRUE(harness->Generate(&alone, 40, 0).ok());
@@ -242,24 +242,24 @@ TEST_P(BatchInvariance, RowsOfDifferentIntervalsShareAStep) {
   ASSERT_TRUE(harness->Generate(&twin, 30, 2).ok());
   HarnessSequence split = harness->NewSequence(Prompt(*harness, 40, 3));
   harness->ReservePages(&split, 40);
+  harness->ReserveHidden(&split, 40);
   harness->ReservePages(&twin, twin.computed + 1);
   for (int16_t part = 0; part < 2; ++part) {
     StepPlan plan;
-    auto add = [&](TokenId token, int32_t position, int16_t enter, int16_t leave, int32_t slot) {
+    auto add = [&](TokenId token, int32_t position, int16_t enter, int16_t leave) {
       plan.tokens.push_back(token);
       plan.positions.push_back(position);
       plan.enter.push_back(enter);
       plan.leave.push_back(leave);
-      plan.hidden_slots.push_back(slot);
     };
     for (int32_t p = 0; p < 40; ++p) {
-      add(split.tokens[p], p, part == 0 ? 0 : 1, part == 0 ? 1 : layers, p);
+      add(split.tokens[p], p, part == 0 ? 0 : 1, part == 0 ? 1 : layers);
     }
     plan.sequences.push_back(harness->Entry(split, 0, 40));
     plan.sequences[0].logits = part == 0 ? LogitsWanted::kNone : LogitsWanted::kAll;
     plan.sequences[0].sample = part == 1;
     if (part == 0) {  // a plain decode row rides along
-      add(twin.tokens[twin.computed], twin.computed, 0, layers, 0);
+      add(twin.tokens[twin.computed], twin.computed, 0, layers);
       plan.sequences.push_back(harness->Entry(twin, 40, 1));
       plan.sequences[1].sample = true;
     }

@@ -28,8 +28,8 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   executor.page_tokens = options.page_tokens;
   executor.kv_pages = options.kv_pages;
   executor.kv_format = options.kv_format;
-  executor.hidden_slots = options.hidden_slots;
   executor.boundaries = options.boundaries;
+  executor.score_heads = options.score_heads;
   SKIM_ASSIGN_OR_RETURN(h.executor_,
                         Executor::Create(h.config_, h.weights_, h.ops_.get(), executor));
   h.executor_->SetLogitsProbe([&h](SeqId id, int32_t position, std::span<const float> logits) {
@@ -64,6 +64,15 @@ void EngineHarness::ReservePages(HarnessSequence* sequence, int32_t positions) {
   }
 }
 
+void EngineHarness::ReserveHidden(HarnessSequence* sequence, int32_t positions) {
+  const int32_t rows = executor_->kv_geometry().hidden_rows_per_page;
+  while (static_cast<int32_t>(sequence->hidden_pages.size()) * rows < positions) {
+    SKIM_CHECK(!free_pages_.empty());
+    sequence->hidden_pages.push_back(free_pages_.back());
+    free_pages_.pop_back();
+  }
+}
+
 PlanSequence EngineHarness::Entry(const HarnessSequence& sequence, int32_t row_begin,
                                   int32_t row_count) const {
   PlanSequence entry;
@@ -76,6 +85,7 @@ PlanSequence EngineHarness::Entry(const HarnessSequence& sequence, int32_t row_b
   entry.prompt_tokens = sequence.prompt_tokens;
   entry.weight_format = sequence.format;
   for (const auto& pages : sequence.pages) entry.segment_pages.emplace_back(pages);
+  entry.hidden_pages = sequence.hidden_pages;
   return entry;
 }
 

@@ -24,10 +24,10 @@ struct HarnessOptions {
   int32_t page_tokens = 32;
   int32_t kv_pages = 1024;
   KvFormat kv_format = KvFormat::kBf16;
-  int32_t hidden_slots = 0;
   int32_t max_rows = 512;
   std::vector<int32_t> boundaries = {};
   std::vector<WeightFormat> formats = {WeightFormat::kBf16};  // resident
+  ScoreHeads score_heads = {};
 };
 
 struct HarnessSequence {
@@ -38,6 +38,7 @@ struct HarnessSequence {
   SamplingParams sampling;
   WeightFormat format = WeightFormat::kBf16;
   std::vector<std::vector<PageId>> pages;  // per segment
+  std::vector<PageId> hidden_pages;
 };
 
 class EngineHarness {
@@ -61,6 +62,7 @@ class EngineHarness {
   void SharePrefix(const HarnessSequence& from, int32_t blocks, HarnessSequence* to);
   // For plans of a test's own making: the pages for `positions` positions, and the plan entry.
   void ReservePages(HarnessSequence* sequence, int32_t positions);
+  void ReserveHidden(HarnessSequence* sequence, int32_t positions);
   PlanSequence Entry(const HarnessSequence& sequence, int32_t row_begin, int32_t row_count) const;
 
   // Logits after `position` of sequence `id`, as last computed.

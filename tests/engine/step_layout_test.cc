@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <climits>
+
 namespace skim {
 namespace {
 
@@ -35,11 +37,16 @@ struct Fixture {
 
 const int32_t kBoundary[] = {4};
 
-StepLayout Build(const StepPlan& plan) {
-  StepLayout layout;
-  const LayerSegments segments(6, kBoundary);  // units of 2 layers: 2 + 1
-  EXPECT_TRUE(StepLayout::Build(plan, segments, kPage, &layout).ok());
-  return layout;
+const LayerSegments kSegments(6, kBoundary);  // units of 2 layers: 2 + 1
+
+// Two hidden rows a page, of three granules each.
+const LayoutContext kContext = {kSegments, kPage, {2, 3, 8}};
+
+StepLayout Build(const StepPlan& plan, int32_t first_layer = 0, int32_t end_layer = 6,
+                 const std::vector<Visibility>& visible = {}) {
+  const absl::Status status = StepLayout::Check(plan, kContext);
+  EXPECT_TRUE(status.ok()) << status;
+  return StepLayout::Build(plan, kContext, first_layer, end_layer, visible);
 }
 
 std::vector<int32_t> Slice(const StepLayout& layout, size_t begin, int64_t count) {
@@ -72,14 +79,16 @@ TEST(StepLayout, RowsThatLeaveEarlyAreGatheredOut) {
   Fixture f;
   f.plan.leave = {3, 3, 6, 6, 6};
   f.plan.enter[4] = 3;
-  f.plan.hidden_slots = {7, 8, 0, 0, 9};
+  const std::vector<PageId> hidden_a(16, 7), hidden_b = {kNoPage, kNoPage, 9};
+  f.plan.sequences[0].hidden_pages = hidden_a;
+  f.plan.sequences[1].hidden_pages = hidden_b;
   const StepLayout layout = Build(f.plan);
   ASSERT_EQ(layout.spans.size(), 3u);  // [0,3) [3,4) [4,6)
   EXPECT_THAT(Slice(layout, layout.spans[0].gather, 4), ElementsAre(0, 1, 2, 3));
   EXPECT_THAT(Slice(layout, layout.spans[1].gather, 3), ElementsAre(2, 3, 4));
   EXPECT_THAT(Slice(layout, layout.leave.step_rows, 2), ElementsAre(0, 1));
-  EXPECT_THAT(Slice(layout, layout.leave.hidden_slots, 2), ElementsAre(7, 8));
-  EXPECT_THAT(Slice(layout, layout.enter.hidden_slots, 1), ElementsAre(9));
+  EXPECT_THAT(Slice(layout, layout.leave.hidden_rows, 2), ElementsAre(56, 59));
+  EXPECT_THAT(Slice(layout, layout.enter.hidden_rows, 1), ElementsAre(75));
 }
 
 TEST(StepLayout, NeighboursOfOneWeightFormatAreOneRunOfRows) {
@@ -90,9 +99,103 @@ TEST(StepLayout, NeighboursOfOneWeightFormatAreOneRunOfRows) {
                                                           FormatRows{WeightFormat::kBf16, 4, 1}));
   // Counted in the rows of a span, not of the step.
   f.plan.leave = {3, 3, 3, 6, 6};
-  f.plan.hidden_slots.assign(5, 0);
+  const std::vector<PageId> hidden(17, 7);
+  f.plan.sequences[0].hidden_pages = hidden;
   EXPECT_THAT(Build(f.plan).spans[1].formats, ElementsAre(FormatRows{WeightFormat::kInt8, 0, 1},
                                                           FormatRows{WeightFormat::kBf16, 1, 1}));
+}
+
+// The first sequence holds three tokens above the boundary, out of order, and has a cut there.
+struct PrunedFixture : Fixture {
+  std::vector<int32_t> held = {0, 9, 4};
+  std::vector<PageId> hidden = std::vector<PageId>(17, 7);
+  PruneRules rules;
+
+  PrunedFixture() {
+    PlanSequence& a = plan.sequences[0];
+    a.dense_segments = 1;
+    a.slot_positions = {{}, held};
+    a.hidden_pages = hidden;
+    a.rules = &rules;
+  }
+  // A decode row at 33 that may revive two tokens.
+  void Decode() {
+    PlanSequence& a = plan.sequences[0];
+    a.cuts = {{.layer = 4, .choose = 5, .score_rows = 1, .revive = 2}};
+    plan.positions = {kReservedPosition, kReservedPosition, 32, 33, 5};
+    plan.enter = {4, 4, 0, 0, 0};
+    plan.leave = {4, 4, 6, 6, 6};
+  }
+};
+
+TEST(StepLayout, RowsOfAPrunedSegmentTakeTheSlotsBehindThoseInUse) {
+  PrunedFixture f;
+  const StepLayout layout = Build(f.plan);
+  const LayerSpan& dense = layout.spans[0];
+  EXPECT_EQ(dense.sequences[0].positions_begin, SequenceRows::kInOrder);
+  const LayerSpan& span = layout.spans[1];
+  EXPECT_EQ(span.sequences[0].slots, 7);
+  EXPECT_EQ(span.sequences[0].positions_begin, 0);
+  EXPECT_EQ(span.sequences[1].positions_begin, SequenceRows::kInOrder);
+  EXPECT_THAT(Slice(layout, span.slots, 5), ElementsAre(3, 4, 5, 6, 5));
+  EXPECT_THAT(Slice(layout, span.slot_positions, 7), ElementsAre(0, 9, 4, 30, 31, 32, 33));
+  EXPECT_EQ(span.blocks_per_unit, 2);  // one block each
+}
+
+TEST(StepLayout, ReservedRowsRunOnceATokenIsRevived) {
+  PrunedFixture f;
+  f.Decode();
+  EXPECT_EQ(Build(f.plan, 0, 4).spans[0].rows, 3);
+  f.plan.positions[1] = 11;
+  f.plan.leave[1] = 6;
+  const StepLayout layout =
+      StepLayout::Build(f.plan, kContext, 4, 6, std::vector<Visibility>(2));
+  ASSERT_EQ(layout.spans.size(), 1u);
+  EXPECT_THAT(Slice(layout, layout.spans[0].positions, 4), ElementsAre(11, 32, 33, 5));
+  EXPECT_THAT(Slice(layout, layout.spans[0].slots, 4), ElementsAre(3, 4, 5, 5));
+  EXPECT_EQ(layout.enter.rows, 1);
+}
+
+TEST(StepLayout, SlotsThatAreNotVisibleHoldNoPosition) {
+  PrunedFixture f;
+  std::vector<Visibility> visible(2);
+  visible[0].assign(34, 1);
+  visible[0][9] = 0;
+  const StepLayout layout = Build(f.plan, 4, 6, visible);
+  EXPECT_THAT(Slice(layout, layout.spans[0].slot_positions, 4), ElementsAre(0, INT32_MAX, 4, 30));
+}
+
+TEST(StepLayout, RefusesCutsThatCannotBeMade) {
+  using Damage = void (*)(PrunedFixture&);
+  const std::pair<const char*, Damage> cases[] = {
+      {"without rules", [](PrunedFixture& f) { f.plan.sequences[0].rules = nullptr; }},
+      {"no boundary", [](PrunedFixture& f) { f.plan.sequences[0].cuts[0].layer = 3; }},
+      {"chooses nobody", [](PrunedFixture& f) { f.plan.sequences[0].cuts[0].choose = 0; }},
+      {"into a dense segment", [](PrunedFixture& f) { f.plan.sequences[0].dense_segments = 2; }},
+      {"reserved row is taken", [](PrunedFixture& f) { f.plan.positions[0] = 3; }},
+      {"has no position", [](PrunedFixture& f) { f.plan.positions[2] = kReservedPosition; }},
+      {"another number of segments",
+       [](PrunedFixture& f) { f.plan.sequences[0].slot_positions.pop_back(); }},
+      {"no row but reserved", [](PrunedFixture& f) { f.plan.sequences[0].cuts[0].revive = 4; }},
+      {"too few KV pages", [](PrunedFixture& f) { f.plan.sequences[0].segment_pages[1] = {}; }},
+  };
+  for (const auto& [message, damage] : cases) {
+    PrunedFixture f;
+    f.Decode();
+    ASSERT_TRUE(StepLayout::Check(f.plan, kContext).ok());
+    damage(f);
+    EXPECT_THAT(std::string(StepLayout::Check(f.plan, kContext).message()), HasSubstr(message));
+  }
+}
+
+TEST(PruneRules, CountsForcedPositionsOnce) {
+  PruneRules rules;
+  rules.sinks = 4;
+  rules.window = 3;
+  EXPECT_EQ(rules.Forced(100), 7);
+  EXPECT_EQ(rules.Forced(5), 5);
+  rules.pinned = {{2, 8}, {6, 10}, {96, 100}};
+  EXPECT_EQ(rules.Forced(100), 10 + 4);
 }
 
 TEST(StepLayout, RefusesPlansThatContradictThemselves) {
@@ -107,16 +210,14 @@ TEST(StepLayout, RefusesPlansThatContradictThemselves) {
       {"no interval", [](StepPlan& p) { p.leave[0] = 0; }},
       {"no interval", [](StepPlan& p) { p.leave[0] = 7; }},
       {"no interval", [](StepPlan& p) { p.enter[0] = -1; }},
-      {"no hidden slot", [](StepPlan& p) { p.leave[0] = 3; }},
+      {"no hidden row", [](StepPlan& p) { p.leave[0] = 3; }},
       {"too few KV pages", [](StepPlan& p) { p.positions[3] = 64; }},
       {"number of segments", [](StepPlan& p) { p.sequences[0].segment_pages.pop_back(); }},
   };
   for (const auto& [message, damage] : cases) {
     Fixture f;
     damage(f.plan);
-    StepLayout layout;
-    const absl::Status status =
-        StepLayout::Build(f.plan, LayerSegments(6, kBoundary), kPage, &layout);
+    const absl::Status status = StepLayout::Check(f.plan, kContext);
     EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << message;
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   }

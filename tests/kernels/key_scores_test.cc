@@ -144,7 +144,7 @@ TEST(PoolScores, LeavesHiddenSlotsOut) {
 }
 
 std::vector<int32_t> Top(const std::vector<float>& scores, int64_t count,
-                         std::vector<RowRange> forced = {}, std::vector<uint8_t> allowed = {}) {
+                         std::vector<IndexRange> forced = {}, std::vector<uint8_t> allowed = {}) {
   TokenChoiceScratch scratch;
   std::vector<int32_t> out(count);
   TopRowsArgs args;

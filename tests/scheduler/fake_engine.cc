@@ -1,6 +1,8 @@
 #include "tests/scheduler/fake_engine.h"
 
+#include <algorithm>
 #include <new>
+#include <numeric>
 #include <utility>
 
 namespace skim {
@@ -34,63 +36,179 @@ void FakeEngine::Complain(const PlanSequence& sequence, const std::string& what)
   if (complaint_.empty()) complaint_ = "seq " + std::to_string(sequence.id) + ": " + what;
 }
 
-bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence) {
-  const int32_t begin = sequence.row_begin;
-  const int32_t end = begin + sequence.row_count;
+bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, Running* running) {
+  const int32_t end = sequence.row_begin + sequence.row_count;
   if (sequence.row_count < 1 || end > plan.rows()) {
     Complain(sequence, "rows outside the plan");
     return false;
   }
+  int32_t reserved = 0;
+  for (const PlanCut& cut : sequence.cuts) reserved += cut.revive;
+  const int32_t begin = sequence.row_begin + reserved;
   for (int32_t row = begin; row < end; ++row) {
     const int32_t position = plan.positions[row];
-    if (position != plan.positions[begin] + row - begin) Complain(sequence, "positions jump");
+    const bool pruned = sequence.dense_segments != PlanSequence::kAllDense;
+    if (!pruned && position != plan.positions[begin] + row - begin) {
+      Complain(sequence, "positions jump");
+    }
     if (plan.tokens[row] != sequence.tokens[position]) Complain(sequence, "another token");
-    if (plan.enter[row] != 0 || plan.leave[row] != geometry_.layers) {
+    if (!pruned && (plan.enter[row] != 0 || plan.leave[row] != geometry_.layers)) {
       Complain(sequence, "row does not go through all layers");
     }
+    running->rows.push_back({position, plan.enter[row], plan.leave[row]});
   }
   const size_t known = sequence.tokens.size();
   const size_t last = plan.positions[end - 1];
-  if (sequence.sample != (last + 1 == known)) Complain(sequence, "samples at the wrong row");
+  const bool at_end = last + 1 == known && plan.leave[end - 1] == geometry_.layers;
+  if (sequence.sample != at_end) Complain(sequence, "samples at the wrong row");
   if (sequence.sample && sequence.logits == LogitsWanted::kNone) Complain(sequence, "no logits");
   if (sequence.segment_pages.size() != geometry_.segment_units.size()) {
     Complain(sequence, "another number of segments");
     return false;
   }
-  for (size_t s = 0; s < sequence.segment_pages.size(); ++s) {
-    const size_t blocks = last / geometry_.page_tokens + 1;
-    if (sequence.segment_pages[s].size() < blocks * geometry_.segment_units[s]) {
-      Complain(sequence, "rows without pages");
-      return false;
-    }
+  running->slots.resize(sequence.segment_pages.size());
+  running->dense.resize(sequence.segment_pages.size(), 0);
+  for (size_t s = 0; s < sequence.slot_positions.size(); ++s) {
+    running->slots[s].assign(sequence.slot_positions[s].begin(), sequence.slot_positions[s].end());
   }
   return true;
 }
 
-void FakeEngine::VisitSlots(const PlanSequence& sequence, int32_t position,
-                            const std::function<void(Slot&, const Slot&)>& visit) {
-  const int32_t block = position / geometry_.page_tokens;
-  const uint64_t domain = domain_of(sequence.id);
-  for (size_t s = 0; s < sequence.segment_pages.size(); ++s) {
-    const int32_t units = geometry_.segment_units[s];
-    for (int32_t unit = 0; unit < units; ++unit) {
-      const PageId page = sequence.segment_pages[s][block * units + unit];
-      Slot& slot = slots_[page * geometry_.page_tokens + position % geometry_.page_tokens];
-      visit(slot, {sequence.tokens[position], position, domain, sequence.weight_format,
-                   static_cast<int32_t>(s), unit});
+FakeEngine::Slot FakeEngine::RightSlot(const PlanSequence& sequence, int32_t position) const {
+  return {sequence.tokens[position], position, domain_of(sequence.id), sequence.weight_format, 0, 0};
+}
+
+FakeEngine::Slot* FakeEngine::HiddenSlot(const PlanSequence& sequence, int32_t position) {
+  const int32_t rows = geometry_.hidden_rows_per_page;
+  const auto index = static_cast<size_t>(position / rows);
+  if (index >= sequence.hidden_pages.size() || sequence.hidden_pages[index] == kNoPage) {
+    Complain(sequence, "no hidden page for position " + std::to_string(position));
+    return nullptr;
+  }
+  return &slots_[sequence.hidden_pages[index] * geometry_.page_tokens + position % rows];
+}
+
+void FakeEngine::VisitSlot(const PlanSequence& sequence, int32_t s, int32_t index, int32_t position,
+                           const std::function<void(Slot&, const Slot&)>& visit) {
+  const int32_t units = geometry_.segment_units[s];
+  const int32_t block = index / geometry_.page_tokens;
+  if (static_cast<int32_t>(sequence.segment_pages[s].size()) < (block + 1) * units) {
+    Complain(sequence, "rows without pages");
+    return;
+  }
+  Slot right = RightSlot(sequence, position);
+  right.segment = s;
+  for (int32_t unit = 0; unit < units; ++unit) {
+    right.unit = unit;
+    const PageId page = sequence.segment_pages[s][block * units + unit];
+    visit(slots_[page * geometry_.page_tokens + index % geometry_.page_tokens], right);
+  }
+}
+
+void FakeEngine::CountOnce(const PlanSequence& sequence, int32_t s, int32_t position) {
+  std::vector<std::set<int32_t>>& computed = computed_[sequence.id];
+  if (s == 0 && position == 0) computed.clear();  // begins, or begins anew
+  computed.resize(geometry_.segment_units.size());
+  if (!computed[s].insert(position).second) {
+    Complain(sequence, "position " + std::to_string(position) + " is computed twice");
+  }
+}
+
+// Writes K/V of the rows that run the segment, and moves hidden rows at its ends.
+void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* running) {
+  const int32_t first = FirstLayer(s);
+  const int32_t end = s + 1 == Segments() ? geometry_.layers : FirstLayer(s + 1);
+  std::ranges::sort(running->rows, {}, &Row::position);
+  for (const Row& row : running->rows) {
+    if (row.enter > first || row.leave < end) continue;
+    if (row.enter == first && first > 0) {
+      const Slot* held = HiddenSlot(sequence, row.position);
+      Slot right = RightSlot(sequence, row.position);
+      right.segment = kHidden;
+      right.unit = first;
+      if (held != nullptr && *held != right) Complain(sequence, "another hidden row");
+    }
+    const bool sparse = s >= sequence.dense_segments;
+    const auto slot =
+        sparse ? static_cast<int32_t>(running->slots[s].size()) : row.position;
+    if (sparse) running->slots[s].push_back(row.position);
+    running->dense[s] = std::max(running->dense[s], row.position + 1);
+    VisitSlot(sequence, s, slot, row.position, [](Slot& held, const Slot& right) { held = right; });
+    if (sequence.dense_segments != PlanSequence::kAllDense) CountOnce(sequence, s, row.position);
+    if (row.leave == end && end < geometry_.layers) {
+      Slot* held = HiddenSlot(sequence, row.position);
+      if (held == nullptr) continue;
+      *held = RightSlot(sequence, row.position);
+      held->segment = kHidden;
+      held->unit = end;
     }
   }
 }
 
-void FakeEngine::CheckPrefix(const PlanSequence& sequence, int32_t positions) {
-  for (int32_t position = 0; position < positions; ++position) {
-    VisitSlots(sequence, position, [&](const Slot& held, const Slot& right) {
-      if (held != right) {
-        Complain(sequence, "position " + std::to_string(position) + " holds token " +
-                               std::to_string(held.token) + " of position " +
-                               std::to_string(held.position));
-      }
+// Chooses as the engine does, by a hash instead of attention.
+void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* running,
+                     CutResult* result) {
+  int32_t below = 0;
+  while (FirstLayer(below + 1) != cut.layer) ++below;
+  const int32_t length = running->rows.back().position + 1;
+  int32_t scoring = 0;
+  for (const Row& row : running->rows) scoring += row.enter < cut.layer && row.leave >= cut.layer;
+  if (scoring < cut.score_rows) Complain(sequence, "too few rows score");
+  const uint64_t seed = Hash(static_cast<uint64_t>(cut.layer), sequence.tokens.first(length));
+  std::vector<int32_t> present = running->slots[below];
+  if (below < sequence.dense_segments) {
+    present.resize(static_cast<size_t>(length));
+    std::iota(present.begin(), present.end(), 0);
+  }
+  const auto rank = [&](int32_t position) {
+    const PruneRules& rules = *sequence.rules;
+    bool forced = position < rules.sinks || position >= length - rules.window;
+    for (const IndexRange& range : rules.pinned) {
+      forced |= position >= range.begin && position < range.end;
+    }
+    return std::pair(!forced, Hash(seed, std::span(&position, 1)));
+  };
+  std::ranges::sort(present, {}, rank);
+  present.resize(std::min<size_t>(present.size(), cut.choose));
+  const std::vector<int32_t>& above = running->slots[below + 1];
+  for (const int32_t position : present) {
+    const bool runs_on = std::ranges::any_of(running->rows, [&](const Row& row) {
+      return row.position == position && row.leave > cut.layer;
     });
+    if (static_cast<int32_t>(result->revived.size()) < cut.revive && !runs_on &&
+        std::ranges::find(above, position) == above.end()) {
+      result->revived.push_back(position);
+    }
+  }
+  result->chosen = present;
+  std::ranges::sort(result->chosen);
+  std::ranges::sort(result->revived);
+  int32_t stop = geometry_.layers;
+  for (const PlanCut& other : sequence.cuts) {
+    if (other.layer > cut.layer) stop = std::min<int32_t>(stop, other.layer);
+  }
+  for (const int32_t position : result->revived) {
+    running->rows.push_back({position, cut.layer, stop});
+  }
+  std::ranges::sort(running->rows, {}, &Row::position);
+}
+
+// Every slot of a segment that ran holds what it should.
+void FakeEngine::CheckSlots(const PlanSequence& sequence, const Running& running) {
+  for (int32_t s = 0; s < Segments(); ++s) {
+    if (running.dense[s] == 0) continue;
+    const bool sparse = s >= sequence.dense_segments;
+    const auto slots = sparse ? static_cast<int32_t>(running.slots[s].size()) : running.dense[s];
+    for (int32_t slot = 0; slot < slots; ++slot) {
+      const int32_t position = sparse ? running.slots[s][slot] : slot;
+      VisitSlot(sequence, s, slot, position, [&](const Slot& held, const Slot& right) {
+        if (held != right) {
+          Complain(sequence, "position " + std::to_string(position) + " holds token " +
+                                 std::to_string(held.token) + " of position " +
+                                 std::to_string(held.position));
+        }
+      });
+    }
   }
 }
 
@@ -100,6 +218,7 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
 
   int32_t next_row = 0;
   std::set<WeightFormat> formats;
+  std::vector<Running> running;
   for (const PlanSequence& sequence : plan.sequences) {
     const bool neighbours = next_row > 0 && (&sequence)[-1].weight_format == sequence.weight_format;
     if (!neighbours && !formats.insert(sequence.weight_format).second) {
@@ -107,21 +226,30 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
     }
     if (sequence.row_begin != next_row) Complain(sequence, "rows overlap or leave a gap");
     next_row += sequence.row_count;
-    if (!CheckShape(plan, sequence)) return absl::InternalError(complaint_);
-    for (int32_t i = 0; i < sequence.row_count; ++i) {
-      VisitSlots(sequence, plan.positions[sequence.row_begin] + i,
-                 [](Slot& held, const Slot& right) { held = right; });
-    }
+    if (!CheckShape(plan, sequence, &running.emplace_back())) return absl::InternalError(complaint_);
   }
   if (next_row != plan.rows()) return absl::InternalError("rows without a sequence");
+  result->sequences.assign(plan.sequences.size(), SequenceResult());
+  for (int32_t s = 0; s < Segments(); ++s) {
+    for (size_t i = 0; i < running.size(); ++i) {
+      const PlanSequence& sequence = plan.sequences[i];
+      result->sequences[i].cuts.resize(sequence.cuts.size());
+      for (size_t c = 0; c < sequence.cuts.size(); ++c) {
+        if (s > 0 && sequence.cuts[c].layer == FirstLayer(s)) {
+          Cut(sequence, sequence.cuts[c], &running[i], &result->sequences[i].cuts[c]);
+        }
+      }
+      RunSegment(sequence, s, &running[i]);
+    }
+  }
 
   // Read only after all have written, so that two writers of one page are noticed.
-  result->sequences.clear();
-  for (const PlanSequence& sequence : plan.sequences) {
-    SequenceResult& out = result->sequences.emplace_back();
+  for (size_t i = 0; i < running.size(); ++i) {
+    const PlanSequence& sequence = plan.sequences[i];
+    SequenceResult& out = result->sequences[i];
     const int32_t begin = plan.positions[sequence.row_begin];
     const int32_t end = begin + sequence.row_count;
-    CheckPrefix(sequence, end);
+    CheckSlots(sequence, running[i]);
     if (broken.contains(sequence.id)) {
       out.status = absl::InternalError("broken on purpose");
       continue;
@@ -136,7 +264,15 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
     }
     if (!sequence.sample) continue;
     std::vector<TokenId> prefix(sequence.tokens.begin(), sequence.tokens.end());
-    for (int32_t left = run_length(sequence.id); left > 0; --left) {
+    for (const std::vector<int32_t>& slots : running[i].slots) {
+      prefix.insert(prefix.end(), slots.begin(), slots.end());
+    }
+    for (const CutResult& cut : out.cuts) {
+      prefix.insert(prefix.end(), cut.chosen.begin(), cut.chosen.end());
+    }
+    // What a pruned sequence draws next depends on slots that its drafts do not have yet.
+    const bool pruned = sequence.dense_segments != PlanSequence::kAllDense;
+    for (int32_t left = pruned ? 1 : run_length(sequence.id); left > 0; --left) {
       SampledToken sampled;
       sampled.token = model_(sequence, prefix);
       prefix.push_back(sampled.token);

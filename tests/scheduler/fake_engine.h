@@ -1,11 +1,13 @@
 // A StepExecutor without arithmetic, but with a memory: every row writes what it is into the
 // slots of its pages, and before a token is drawn the whole prefix is read back through the
-// block tables. So a lost, foreign or overwritten page shows at once, and since the model's
+// block tables. Hidden rows lie in the same pages. Cuts choose by a hash of the sequence alone,
+// and what a pruned sequence draws depends on all its slots, in order. So a lost, foreign or overwritten page shows at once, and since the model's
 // next token is a function of the whole prefix, any slip of the scheduler changes the output.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -42,25 +44,50 @@ class FakeEngine : public StepExecutor {
   const std::string& complaint() const { return complaint_; }
 
  private:
+  // What a slot of a page holds: K/V of a token in a unit of a segment, or its hidden row.
   struct Slot {
     TokenId token = kNoToken;
     int32_t position = -1;
     uint64_t domain = 0;
     WeightFormat format = WeightFormat::kBf16;
-    int32_t segment = -1;
-    int32_t unit = -1;
+    int32_t segment = -1;  // kHidden for hidden rows
+    int32_t unit = -1;     // of hidden rows: the layer they left before
     bool operator==(const Slot&) const = default;
+  };
+  static constexpr int32_t kHidden = -2;
+
+  struct Row {
+    int32_t position;
+    int32_t enter, leave;
+  };
+  // A sequence in this step: its rows, and its slots per segment as they grow.
+  struct Running {
+    std::vector<Row> rows;
+    std::vector<std::vector<int32_t>> slots;  // sparse segments: positions by slot
+    std::vector<int32_t> dense;               // dense segments: slots in use after the step
   };
 
   void Complain(const PlanSequence& sequence, const std::string& what);
-  bool CheckShape(const StepPlan& plan, const PlanSequence& sequence);
-  void VisitSlots(const PlanSequence& sequence, int32_t position,
-                  const std::function<void(Slot& held, const Slot& right)>& visit);
-  void CheckPrefix(const PlanSequence& sequence, int32_t positions);
+  bool CheckShape(const StepPlan& plan, const PlanSequence& sequence, Running* running);
+  int32_t FirstLayer(int32_t segment) const {
+    return segment == 0 ? 0 : geometry_.boundaries[segment - 1];
+  }
+  int32_t Segments() const { return static_cast<int32_t>(geometry_.segment_units.size()); }
+  Slot RightSlot(const PlanSequence& sequence, int32_t position) const;
+  Slot* HiddenSlot(const PlanSequence& sequence, int32_t position);
+  // Units of segment `s` at slot `index`.
+  void VisitSlot(const PlanSequence& sequence, int32_t s, int32_t index, int32_t position,
+                 const std::function<void(Slot& held, const Slot& right)>& visit);
+  void CountOnce(const PlanSequence& sequence, int32_t segment, int32_t position);
+  void RunSegment(const PlanSequence& sequence, int32_t segment, Running* running);
+  void Cut(const PlanSequence& sequence, const PlanCut& cut, Running* running, CutResult* result);
+  void CheckSlots(const PlanSequence& sequence, const Running& running);
 
   const KvGeometry geometry_;
   const FakeModel model_;
   std::vector<Slot> slots_;  // page * page_tokens + slot
+  // [segment] positions that a pruned sequence has computed since it last began.
+  std::map<SeqId, std::vector<std::set<int32_t>>> computed_;
   std::string complaint_;
 };
 

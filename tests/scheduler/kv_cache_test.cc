@@ -14,6 +14,7 @@ KvGeometry Geometry(int32_t pages, std::vector<int32_t> units = {1}) {
   return {.page_tokens = kPageTokens,
           .total_pages = pages,
           .segment_units = std::move(units),
+          .boundaries = {},
           .layers = 2};
 }
 
@@ -26,7 +27,7 @@ std::vector<TokenId> Count(int32_t tokens, TokenId first = 1) {
 // A sequence that has computed all of `tokens`, published and still held.
 KvHoldings Computed(KvCache* cache, const CacheDomain& domain, const std::vector<TokenId>& tokens) {
   KvHoldings kv;
-  cache->Grow(static_cast<int32_t>(cache->BlocksFor(static_cast<int64_t>(tokens.size()))), &kv);
+  cache->Grow(cache->FullExtent(static_cast<int64_t>(tokens.size())), &kv);
   cache->Publish(domain, tokens, static_cast<int32_t>(tokens.size()), &kv);
   return kv;
 }
@@ -85,8 +86,8 @@ TEST(KvCache, TwoThatComputedTheSameEndUpSharingIt) {
   KvCache cache(Geometry(8, {2, 1}), true);
   KvHoldings first;
   KvHoldings second;
-  cache.Grow(1, &first);
-  cache.Grow(1, &second);
+  cache.Grow(cache.FullExtent(4), &first);
+  cache.Grow(cache.FullExtent(4), &second);
   EXPECT_EQ(cache.ledger().owned(), 6);
   cache.Publish({}, Count(4), 4, &first);
   cache.Publish({}, Count(4), 4, &second);
@@ -121,10 +122,10 @@ TEST(KvCache, EvictsTheLeastRecentlyUsedAndEndsBeforeBeginnings) {
   EXPECT_EQ(cache.ledger().free(), 1);
 
   KvHoldings kv;
-  cache.Grow(2, &kv);  // needs one page more than there are free
+  cache.Grow(cache.FullExtent(8), &kv);  // needs one page more than there are free
   EXPECT_EQ(cache.Match({}, Count(9)).size(), 1u);
   EXPECT_EQ(cache.Match({}, Count(9, 100)).size(), 2u);
-  cache.Grow(4, &kv);
+  cache.Grow(cache.FullExtent(16), &kv);
   EXPECT_EQ(cache.Match({}, Count(9)).size(), 0u);
   EXPECT_EQ(cache.Match({}, Count(9, 100)).size(), 1u);
 }

@@ -8,7 +8,7 @@ class NullObserver : public ServingObserver {
  public:
   void OnStep(const StepStats&) override {}
   void OnState(const LoopState&) override {}
-  void OnFirstToken(Micros) override {}
+  void OnFirstToken(Micros, PrefillMode) override {}
   void OnToken(Micros) override {}
   void OnFinish(const Finish&) override {}
 };

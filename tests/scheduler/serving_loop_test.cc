@@ -23,7 +23,7 @@ namespace {
 constexpr int32_t kVocabulary = 50;
 
 KvGeometry Geometry(int32_t pages) {
-  return {.page_tokens = 4, .total_pages = pages, .segment_units = {1}, .layers = 2};
+  return {.page_tokens = 4, .total_pages = pages, .segment_units = {1}, .boundaries = {}, .layers = 2};
 }
 
 FakeModel Hashed() {

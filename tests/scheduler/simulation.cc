@@ -31,8 +31,13 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   geometry_.page_tokens = Pick(1, 5);
   geometry_.segment_units = kUnits[Pick(0, static_cast<int32_t>(kUnits.size()) - 1)];
   geometry_.layers = 4;
+  if (geometry_.segment_units.size() == 2) geometry_.boundaries = {3};
+  if (geometry_.segment_units.size() == 3) geometry_.boundaries = {1, 3};
+  geometry_.hidden_rows_per_page = Pick(1, geometry_.page_tokens);
   geometry_.total_pages = geometry_.PagesPerBlock() * Pick(3, 30) + Pick(0, 2);
   config_.max_rows_per_step = Pick(1, 24);
+  config_.max_revival_rows = Pick(8, 20);
+  if (Chance(50)) geometry_.max_rows = 2 * config_.max_rows_per_step + config_.max_revival_rows;
   config_.max_running = Pick(1, 8);
   config_.max_waiting = Pick(2, 20);
   config_.max_waiting_tokens = Pick(20, 400);
@@ -75,12 +80,32 @@ Request Simulation::RandomRequest(SeqId id) {
   request.sampling.max_tokens = Pick(1, 30);
   if (Chance(40)) request.sampling.stop_tokens = {Pick(0, vocabulary_ - 1)};
   request.sampling.prompt_logprobs = Chance(10);
+  if (!geometry_.boundaries.empty() && !request.sampling.prompt_logprobs && Chance(60)) {
+    request.prefill = RandomPolicy();
+  }
   request.priority = Pick(0, 2) == 0 ? Pick(-1, 1) : 0;
   request.tenant = std::string(1, static_cast<char>('a' + Pick(0, 3)));
   if (SaltOf(id) != 0) request.cache_salt = "salt" + std::to_string(SaltOf(id));
   if (Chance(15)) request.deadline = now_ + Pick(0, 300);
   if (Chance(50)) request.weight_format = static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
   return request;
+}
+
+PrefillPolicy Simulation::RandomPolicy() {
+  PrefillPolicy policy;
+  float keep = 1;
+  for (size_t b = 0; b < geometry_.boundaries.size(); ++b) {
+    if (Chance(80)) keep *= static_cast<float>(Pick(2, 10)) / 10;
+    policy.keep.push_back(keep);
+  }
+  policy.min_keep = Pick(1, 4);
+  policy.min_prompt = Pick(0, 8);
+  policy.rules.sinks = Pick(0, 2);
+  policy.rules.window = Pick(1, 1 + config_.max_rows_per_step / 3);
+  if (Chance(30)) policy.rules.pinned = {{2, 4}};
+  policy.decode = static_cast<DecodeMode>(Pick(0, 2));
+  policy.revival_budget = Pick(0, 4);
+  return policy;
 }
 
 void Simulation::Submit() {
@@ -197,6 +222,18 @@ void Simulation::CheckPages() {
   std::vector<int32_t> owners(ledger.total(), 0);
   for (const auto& sequence : scheduler_->running()) {
     const KvHoldings& kv = sequence->kv;
+    for (const PageId page : kv.hidden) {
+      if (page != kNoPage) ++owners[page];
+    }
+    if (sequence->lazy) {
+      CheckPruned(*sequence);
+      if (::testing::Test::HasFatalFailure()) return;
+      for (const KvSpan& span : kv.segments) {
+        for (const PageId page : span.pages) ++owners[page];
+      }
+      continue;
+    }
+    ASSERT_TRUE(kv.hidden.empty());
     ASSERT_GE(int64_t{kv.blocks} * geometry_.page_tokens, sequence->computed);
     for (size_t s = 0; s < kv.segments.size(); ++s) {
       ASSERT_EQ(kv.segments[s].pages.size(),
@@ -219,8 +256,54 @@ void Simulation::CheckPages() {
   ASSERT_EQ(ledger.cached(), cached);
 }
 
+// Slots of stage s = tokens of depth > s, once each; hidden rows = those of depth 1 .. S - 1.
+void Simulation::CheckPruned(const Sequence& sequence) {
+  const LazyProgress& lazy = *sequence.lazy;
+  const int32_t generated = std::max(0, sequence.computed - sequence.prompt_tokens());
+  std::vector<int32_t> deeper(lazy.stages() + 1, 0);
+  int32_t hidden = 0;
+  std::set<int32_t> hidden_pages;
+  for (int32_t t = 0; t < sequence.prompt_tokens(); ++t) {
+    for (int32_t d = 0; d < lazy.depth(t); ++d) ++deeper[d];
+    if (lazy.depth(t) == 0 || lazy.depth(t) == lazy.stages()) continue;
+    ++hidden;
+    hidden_pages.insert(t / geometry_.hidden_rows_per_page);
+  }
+  for (int32_t s = 1; s < lazy.stages(); ++s) {
+    const auto slots = lazy.slots(s);
+    ASSERT_EQ(static_cast<int32_t>(slots.size()), deeper[s] + generated);
+    const std::set<int32_t> once(slots.begin(), slots.end());
+    ASSERT_EQ(once.size(), slots.size());
+    for (const int32_t position : slots) {
+      if (position < sequence.prompt_tokens()) {
+        ASSERT_GT(lazy.depth(position), s);
+      }
+    }
+  }
+  const bool kept = lazy.hidden_rows() > 0;
+  if (kept) {
+    ASSERT_EQ(lazy.hidden_rows(), hidden);
+  }
+  for (size_t page = 0; page < sequence.kv.hidden.size(); ++page) {
+    const bool needed = kept && hidden_pages.contains(static_cast<int32_t>(page));
+    if (lazy.prompt_done()) {
+      ASSERT_EQ(sequence.kv.hidden[page] != kNoPage, needed) << "page " << page;
+    } else if (needed) {
+      ASSERT_NE(sequence.kv.hidden[page], kNoPage);
+    }
+  }
+}
+
 void Simulation::CheckPlan(const StepPlan& plan) {
-  ASSERT_LE(plan.rows(), config_.max_rows_per_step);
+  int64_t token_layers = 0, reserved = 0;
+  for (int32_t row = 0; row < plan.rows(); ++row) {
+    token_layers += plan.leave[row] - plan.enter[row];
+    reserved += plan.positions[row] == kReservedPosition;
+  }
+  ASSERT_LE(token_layers, int64_t{config_.max_rows_per_step} * geometry_.layers);
+  ASSERT_LE(reserved, config_.max_revival_rows);
+  ASSERT_LE(plan.rows() - reserved,
+            std::max(config_.max_rows_per_step, geometry_.max_rows - config_.max_revival_rows));
   ASSERT_LE(static_cast<int32_t>(scheduler_->running().size()), config_.max_running);
   const KvLedger& ledger = scheduler_->cache().ledger();
   std::set<SeqId> planned;
@@ -231,6 +314,12 @@ void Simulation::CheckPlan(const StepPlan& plan) {
     });
     ASSERT_NE(found, scheduler_->running().end());
     ASSERT_FALSE((*found)->paused());
+    if ((*found)->lazy) {
+      for (const auto& pages : entry.segment_pages) {
+        for (const PageId page : pages) ASSERT_EQ(ledger.owners(page), 1);
+      }
+      continue;
+    }
     ASSERT_EQ(plan.positions[entry.row_begin], (*found)->computed);
     for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
       const int32_t block = plan.positions[row] / geometry_.page_tokens;
@@ -254,12 +343,17 @@ void Simulation::CheckPlan(const StepPlan& plan) {
 void Simulation::CheckProgress(const StepPlan& plan) {
   const bool room = scheduler_->cache().Available() >= geometry_.PagesPerBlock() &&
                     plan.rows() < config_.max_rows_per_step;
+  int64_t token_layers = 0;
+  for (int32_t row = 0; row < plan.rows(); ++row) token_layers += plan.leave[row] - plan.enter[row];
+  const bool budget =
+      token_layers + geometry_.layers <= int64_t{config_.max_rows_per_step} * geometry_.layers;
   std::set<SeqId> planned;
   for (const PlanSequence& entry : plan.sequences) planned.insert(entry.id);
   bool somebody = false;
   for (const auto& sequence : scheduler_->running()) {
     somebody |= sequence->schedulable();
-    if (!room || !sequence->schedulable() || sequence->missing() != 1) continue;
+    if (!room || !budget || !sequence->schedulable() || sequence->missing() != 1) continue;
+    if (sequence->lazy) continue;  // they take turns
     ASSERT_TRUE(planned.contains(sequence->request.id)) << "a decode was starved";
   }
   for (const auto& sequence : scheduler_->waiting()) somebody |= sequence->schedulable();
@@ -285,6 +379,36 @@ FinishReason Simulation::Alone(const Request& request, std::vector<TokenId>* out
   }
 }
 
+FinishReason Simulation::AlonePruned(const Request& request, std::vector<TokenId>* out) {
+  KvGeometry geometry = geometry_;
+  geometry.total_pages = 1000;
+  SchedulerConfig config = config_;
+  config.max_rows_per_step = std::max(Pick(1, 40), 3 * request.prefill.rules.window);
+  config.prefix_cache = false;
+  config.channel_tokens = 1000;
+  config.max_waiting_tokens = 1000;
+  Intake intake(config.max_waiting, config.max_waiting_tokens);
+  Scheduler scheduler(config, geometry, &intake, &observer_);
+  FakeEngine engine(geometry, Model());
+  engine.domain_of = &SaltOf;
+  auto channel = std::make_shared<TokenChannel>(config.channel_tokens, std::function<void()>());
+  Request alone = request;
+  alone.deadline = kNever;
+  EXPECT_TRUE(intake.Submit({std::move(alone), channel, 0}).ok());
+  while (true) {
+    const StepPlan& plan = scheduler.BeginStep(1);
+    EXPECT_FALSE(plan.empty());
+    StepResult result;
+    const absl::Status executed = engine.Execute(plan, &result);
+    EXPECT_EQ(engine.complaint(), "") << ToString(plan);
+    scheduler.Commit(executed, std::move(result), 1);
+    TokenChannel::Drained got = channel->Drain();
+    for (const SampledToken& token : got.tokens) out->push_back(token.token);
+    if (got.finish.has_value()) return got.finish->reason;
+    if (plan.empty() && ::testing::Test::HasFailure()) return FinishReason::kError;
+  }
+}
+
 void Simulation::CheckFinished(SeqId id, Client& client) {
   SCOPED_TRACE("request " + std::to_string(id));
   --unfinished_;
@@ -293,7 +417,25 @@ void Simulation::CheckFinished(SeqId id, Client& client) {
   counts_->cached_tokens += finish.cached_tokens;
 
   std::vector<TokenId> right;
-  const FinishReason reason = Alone(client.request, &right);
+  const PrefillReport& prefill = finish.prefill;
+  const bool pruned = prefill.mode == PrefillMode::kLazy;
+  // What was not revived for lack of memory changes what follows.
+  const bool comparable = !prefill.hidden_dropped && !(pruned && finish.generated_tokens == 0);
+  FinishReason reason = finish.reason;
+  if (!pruned) {
+    reason = Alone(client.request, &right);
+  } else if (comparable) {
+    reason = AlonePruned(client.request, &right);
+    if (::testing::Test::HasFailure()) return;
+  } else {
+    for (const SampledToken& token : client.tokens) right.push_back(token.token);
+  }
+  if (pruned && finish.generated_tokens > 0) {
+    ++counts_->pruned;
+    counts_->pruned_preempted += finish.preemptions > 0;
+    counts_->revived += prefill.revived_tokens;
+    counts_->hidden_dropped += prefill.hidden_dropped;
+  }
   ASSERT_EQ(finish.generated_tokens, static_cast<int32_t>(client.tokens.size()));
   ASSERT_LE(client.tokens.size(), right.size());
   for (size_t i = 0; i < client.tokens.size(); ++i) {
@@ -322,6 +464,10 @@ void Simulation::CheckFinished(SeqId id, Client& client) {
         ASSERT_GE(client.tokens.size(), config_.channel_tokens);
         ++counts_->slow_readers;
       } else {
+        if (pruned) {  // what it needs is not told by its length alone
+          ++counts_->outgrown;
+          break;
+        }
         const auto known = static_cast<int64_t>(client.request.prompt.size()) +
                            static_cast<int64_t>(client.tokens.size());
         ASSERT_GT(scheduler_->cache().PagesFor(known), geometry_.total_pages);

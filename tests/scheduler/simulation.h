@@ -25,6 +25,10 @@ struct SimulationCounts {
   int64_t preemptions = 0;
   int64_t cached_tokens = 0;
   int64_t outgrown = 0;
+  int64_t pruned = 0;          // ended after their first token
+  int64_t pruned_preempted = 0;
+  int64_t revived = 0;
+  int64_t hidden_dropped = 0;
   int64_t slow_readers = 0;
   std::map<FinishReason, int64_t> finished;
 };
@@ -61,6 +65,10 @@ class Simulation {
   void CheckFinished(SeqId id, Client& client);
   // What the model generates for this request alone, and why it ends.
   FinishReason Alone(const Request& request, std::vector<TokenId>* out) const;
+  // The same for a pruned one: in a scheduler of its own, with room for everything.
+  FinishReason AlonePruned(const Request& request, std::vector<TokenId>* out);
+  PrefillPolicy RandomPolicy();
+  void CheckPruned(const Sequence& sequence);
   FakeModel Model() const;
 
   std::mt19937 random_;

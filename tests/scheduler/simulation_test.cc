@@ -30,6 +30,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
               counts.finished[FinishReason::kStopToken], counts.finished[FinishReason::kLength],
               counts.finished[FinishReason::kTimeLimit], counts.finished[FinishReason::kCancelled],
               counts.finished[FinishReason::kError], counts.slow_readers, counts.outgrown);
+  std::printf("pruned %ld of them preempted %ld revived tokens %ld hidden rows dropped %ld\n",
+              counts.pruned, counts.pruned_preempted, counts.revived, counts.hidden_dropped);
   // The schedules must have met what they are meant to test.
   EXPECT_GT(counts.steps, 50 * kSeeds);
   EXPECT_GT(counts.refused, kSeeds);
@@ -37,6 +39,10 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.cached_tokens, 10 * kSeeds);
   EXPECT_GT(counts.slow_readers, kSeeds / 10);
   EXPECT_GT(counts.outgrown, kSeeds / 10);
+  EXPECT_GT(counts.pruned, kSeeds);
+  EXPECT_GT(counts.pruned_preempted, kSeeds / 10);
+  EXPECT_GT(counts.revived, kSeeds);
+  EXPECT_GT(counts.hidden_dropped, kSeeds / 10);
   for (const auto& [reason, count] : counts.finished) EXPECT_GT(count, kSeeds / 10);
   EXPECT_EQ(counts.finished.size(), 5u);
 }

@@ -130,7 +130,11 @@ class Runner {
     geometry.page_tokens = static_cast<int32_t>(words.Number("page_tokens", 4));
     geometry.total_pages = static_cast<int32_t>(words.Number("pages", 16));
     geometry.layers = 2;
-    if (words.Has("units")) geometry.segment_units = words.List("units");
+    if (words.Has("units")) {
+      geometry.segment_units = words.List("units");
+      geometry.layers = static_cast<int16_t>(geometry.segment_units.size());
+      for (int16_t layer = 1; layer < geometry.layers; ++layer) geometry.boundaries.push_back(layer);
+    }
     SchedulerConfig config;
     config.max_rows_per_step = static_cast<int32_t>(words.Number("rows", 8));
     config.max_running = static_cast<int32_t>(words.Number("running", 4));

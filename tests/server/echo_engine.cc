@@ -11,7 +11,7 @@ namespace {
 
 TokenId Echo(const PlanSequence& sequence, std::span<const TokenId> prefix) {
   const int32_t prompt_tokens = sequence.prompt_tokens;
-  const int32_t generated = static_cast<int32_t>(prefix.size()) - prompt_tokens;
+  const auto generated = static_cast<int32_t>(sequence.tokens.size()) - prompt_tokens;
   const int32_t at = generated % (prompt_tokens + 1);
   const TokenId token = at == prompt_tokens ? kEndToken : prefix[at];
   const bool banned = generated < sequence.sampling->min_tokens &&
@@ -19,11 +19,27 @@ TokenId Echo(const PlanSequence& sequence, std::span<const TokenId> prefix) {
   return banned ? TokenId{'#'} : token;
 }
 
+KvGeometry Plain(int32_t total_pages) {
+  KvGeometry geometry;
+  geometry.page_tokens = 16;
+  geometry.total_pages = total_pages;
+  geometry.layers = 1;
+  return geometry;
+}
+
+KvGeometry Pruned(int32_t total_pages) {
+  KvGeometry geometry = Plain(total_pages);
+  geometry.segment_units = {1, 1};
+  geometry.boundaries = {1};
+  geometry.layers = 2;
+  geometry.hidden_rows_per_page = 8;
+  return geometry;
+}
+
 }  // namespace
 
-EchoEngine::EchoEngine(int32_t total_pages)
-    : fake_({.page_tokens = 16, .total_pages = total_pages, .segment_units = {1}, .layers = 1},
-            Echo) {}
+EchoEngine::EchoEngine(int32_t total_pages, bool boundary)
+    : fake_(boundary ? Pruned(total_pages) : Plain(total_pages), Echo) {}
 
 absl::Status EchoEngine::Execute(const StepPlan& plan, StepResult* result) {
   {

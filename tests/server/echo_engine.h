@@ -14,7 +14,8 @@ namespace skim {
 
 class EchoEngine final : public StepExecutor {
  public:
-  explicit EchoEngine(int32_t total_pages);
+  // With `boundary`, a model of two layers whose prompts can be pruned between them.
+  explicit EchoEngine(int32_t total_pages, bool boundary = false);
 
   absl::Status Execute(const StepPlan& plan, StepResult* result) override;
   const KvGeometry& kv_geometry() const override { return fake_.kv_geometry(); }

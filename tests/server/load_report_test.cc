@@ -51,7 +51,7 @@ TEST(LoadMonitor, PassesOnWhatItHearsAndKeepsStateAndRates) {
   state.kv_pages_total = 90;
   state.kv_pages_owned = 45;
   monitor.OnState(state);
-  monitor.OnFirstToken(1000);
+  monitor.OnFirstToken(1000, PrefillMode::kExact);
   for (int i = 0; i < 49; ++i) monitor.OnToken(1000);
   StepStats step;
   step.prefix_queries = 100;

@@ -55,7 +55,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
                    .kv_pages_total = 40,
                    .kv_pages_owned = 10,
                    .kv_pages_cached = 5});
-  metrics.OnFirstToken(7000);
+  metrics.OnFirstToken(7000, PrefillMode::kExact);
   metrics.OnToken(900);
   metrics.OnFinish({.reason = FinishReason::kLength,
                     .status = {},
@@ -118,7 +118,7 @@ TEST(Metrics, AreShownUnderTheNamesOfVllmAsWellWhereAsked) {
                    .kv_pages_total = 40,
                    .kv_pages_owned = 10,
                    .kv_pages_cached = 5});
-  metrics.OnFirstToken(7000);
+  metrics.OnFirstToken(7000, PrefillMode::kExact);
   metrics.OnOutcome(v1::FINISH_REASON_CANCELLED);
   const auto exposer = MetricsExposer::Start({"127.0.0.1", 0}, metrics);
   ASSERT_TRUE(exposer.ok()) << exposer.status();

@@ -66,7 +66,7 @@ TestServer::TestServer(TestServerOptions options)
     : options_(std::move(options)),
       log_("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log_text_)),
       tokenizer_(MakeByteTokenizer()),
-      engine_(options_.total_pages) {
+      engine_(options_.total_pages, options_.prunes) {
   info_.architecture = "echo";
   info_.vocabulary = kTestVocabulary;
   info_.max_context = options_.scheduler.max_context;
@@ -76,6 +76,12 @@ TestServer::TestServer(TestServerOptions options)
   info_.common_weight_bytes = 300;
   info_.kv_format = KvFormat::kFp8;
   info_.kv_cache_tokens = 12345;
+  if (options_.prunes) {
+    info_.lazy.boundaries = {1};
+    info_.lazy.profiles = {{"fast", {0.5f}, DecodeMode::kLazy, 4, 1}};
+    info_.kv_page_bytes = 1024;
+    options_.limits.min_lazy_tokens = 100;
+  }
   ServingStack::Options stack = options_.stack;
   stack.rpc.listen = {"127.0.0.1", 0};
   stack.worker_listen = ListenAddress{"127.0.0.1", 0};

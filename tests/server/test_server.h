@@ -50,6 +50,7 @@ struct TestServerOptions {
   ServingStack::Options stack;
   RequestLimits limits;
   std::string model_directory;
+  bool prunes = false;  // one boundary, and the profile "fast" that keeps half
   bool serve = true;  // else it stays as while loading
 };
 

@@ -1,0 +1,245 @@
+#include "engine/lazy_config.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/json_file.h"
+
+namespace skim {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxFileBytes = 1 << 20;
+constexpr int32_t kMaxBoundaries = 16;
+constexpr size_t kMaxHeads = 256;
+constexpr int32_t kMaxBudget = 1024;
+constexpr int32_t kMaxWindow = 64;
+
+// Where default profiles cut, as shares of the depth, and what goes on there.
+struct DefaultProfile {
+  const char* name;
+  std::vector<std::pair<double, float>> cuts;
+  DecodeMode decode;
+  int32_t revival_budget;
+};
+
+const std::vector<DefaultProfile>& DefaultProfiles() {
+  static const std::vector<DefaultProfile> kProfiles = {
+      {"safe", {{.60, .5f}, {.77, .2f}}, DecodeMode::kLazy, 8},
+      {"fast", {{.60, .3f}, {.77, .1f}}, DecodeMode::kLazy, 8},
+      {"aggressive", {{.60, .15f}, {.77, .05f}}, DecodeMode::kLazy, 32},
+      // LazyLLM's layout: three cuts after equal parts of the layers, and its decoding.
+      {"paper", {{.30, .5f}, {.60, .25f}, {.90, .125f}}, DecodeMode::kStrict, 64},
+  };
+  return kProfiles;
+}
+
+int32_t LayerAt(double depth, int32_t layers) {
+  return static_cast<int32_t>(std::lround(depth * layers));
+}
+
+// The union of all cuts of the default profiles.
+std::vector<int32_t> DefaultBoundaries(int32_t layers) {
+  std::vector<int32_t> boundaries;
+  for (const DefaultProfile& profile : DefaultProfiles()) {
+    for (const auto& [depth, keep] : profile.cuts) {
+      const int32_t layer = LayerAt(depth, layers);
+      if (layer > 0 && layer < layers) boundaries.push_back(layer);
+    }
+  }
+  std::ranges::sort(boundaries);
+  boundaries.erase(std::unique(boundaries.begin(), boundaries.end()), boundaries.end());
+  return boundaries;
+}
+
+// The default profiles that these boundaries can serve: each cut needs one near its place.
+std::vector<PruneProfile> ProfilesFor(const std::vector<int32_t>& boundaries, int32_t layers) {
+  std::vector<PruneProfile> profiles;
+  for (const DefaultProfile& from : DefaultProfiles()) {
+    PruneProfile profile{from.name, std::vector<float>(boundaries.size(), 1), from.decode,
+                         from.revival_budget, 1};
+    bool fits = !boundaries.empty();
+    for (const auto& [depth, keep] : from.cuts) {
+      const int32_t wanted = LayerAt(depth, layers);
+      if (wanted <= 0 || wanted >= layers) continue;
+      const auto nearest = std::ranges::min_element(
+          boundaries, {}, [wanted](int32_t boundary) { return std::abs(boundary - wanted); });
+      if (nearest == boundaries.end() || std::abs(*nearest - wanted) * 20 > layers) {
+        fits = false;
+        break;
+      }
+      std::fill(profile.keep.begin() + (nearest - boundaries.begin()), profile.keep.end(), keep);
+    }
+    if (fits) profiles.push_back(std::move(profile));
+  }
+  return profiles;
+}
+
+absl::Status CheckBoundaries(const std::vector<int32_t>& boundaries, int32_t layers,
+                             const std::string& name) {
+  if (boundaries.size() > kMaxBoundaries) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " has more than ", kMaxBoundaries, " entries"));
+  }
+  int32_t before = 0;
+  for (const int32_t boundary : boundaries) {
+    if (boundary <= before || boundary >= layers) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " must ascend and lie between the layers, 1 to ", layers - 1));
+    }
+    before = boundary;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckKeys(const json& object, std::initializer_list<const char*> known,
+                       const std::string& where) {
+  for (const auto& [key, value] : object.items()) {
+    if (std::ranges::find(known, key) == known.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(where, ": \"", key, "\" is unknown"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> ReadBoundaries(const JsonFields& fields, int32_t layers,
+                                                    const std::string& path) {
+  const json* list = fields.Get("boundaries");
+  if (list == nullptr) return fields.Error("boundaries", "is missing");
+  if (!list->is_array() || list->empty()) return fields.Error("boundaries", "is no list of layers");
+  std::vector<int32_t> boundaries;
+  for (const json& entry : *list) {
+    if (!entry.is_number_integer() || entry < 0 || entry > layers) {
+      return fields.Error("boundaries", "holds something that is no layer");
+    }
+    boundaries.push_back(entry.get<int32_t>());
+  }
+  SKIM_RETURN_IF_ERROR(CheckBoundaries(boundaries, layers, path + ": boundaries"));
+  return boundaries;
+}
+
+absl::StatusOr<ScoreHeads> ReadScoreHeads(const JsonFields& fields, const ModelConfig& model,
+                                          const std::vector<int32_t>& boundaries) {
+  ScoreHeads heads;
+  const json* list = fields.Get("score_heads");
+  if (list == nullptr) return heads;
+  if (!list->is_array() || list->size() != boundaries.size()) {
+    return fields.Error("score_heads", "needs a list for each boundary");
+  }
+  for (size_t b = 0; b < boundaries.size(); ++b) {
+    const json& pairs = (*list)[b];
+    const int32_t below = b == 0 ? 0 : boundaries[b - 1];
+    std::vector<ScoreHead>& out = heads.emplace_back();
+    if (!pairs.is_array() || pairs.size() > kMaxHeads) {
+      return fields.Error("score_heads", "holds something that is no list of heads");
+    }
+    for (const json& pair : pairs) {
+      if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_integer() ||
+          !pair[1].is_number_integer()) {
+        return fields.Error("score_heads", "holds something that is not [layer, head]");
+      }
+      const auto layer = pair[0].get<int64_t>(), head = pair[1].get<int64_t>();
+      if (layer < below || layer >= boundaries[b]) {
+        return fields.Error("score_heads", absl::StrCat("names layer ", layer, " for boundary ",
+                                                        boundaries[b], ", not one of ", below,
+                                                        " to ", boundaries[b] - 1));
+      }
+      if (head < 0 || head >= model.heads) {
+        return fields.Error("score_heads", absl::StrCat("names head ", head, " of ", model.heads));
+      }
+      out.push_back({static_cast<int32_t>(layer), static_cast<int32_t>(head)});
+    }
+  }
+  return heads;
+}
+
+absl::StatusOr<PruneProfile> ReadProfile(const std::string& name, const json& object,
+                                         size_t boundaries, const std::string& path) {
+  const std::string where = absl::StrCat(path, ": profiles: ", name);
+  if (name.empty() || name.size() > 64) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": profiles: a name is empty or too long"));
+  }
+  if (!object.is_object()) return absl::InvalidArgumentError(where + " is not an object");
+  SKIM_RETURN_IF_ERROR(
+      CheckKeys(object, {"keep", "decode", "revival_budget", "score_window"}, where));
+  const JsonFields fields(object, where);
+  PruneProfile profile;
+  profile.name = name;
+  const json* keep = fields.Get("keep");
+  if (keep == nullptr || !keep->is_array() || keep->size() != boundaries) {
+    return fields.Error("keep", "needs a share for each boundary");
+  }
+  float before = 1;
+  for (const json& share : *keep) {
+    const double value = share.is_number() ? share.get<double>() : -1;
+    if (!(value > 0 && static_cast<float>(value) <= before)) {
+      return fields.Error("keep", "must be in (0, 1] and not rise");
+    }
+    before = static_cast<float>(value);
+    profile.keep.push_back(before);
+  }
+  SKIM_ASSIGN_OR_RETURN(const std::string decode, fields.String("decode", "lazy"));
+  constexpr std::array kModes = {"static", "lazy", "strict"};
+  const auto mode = std::ranges::find(kModes, decode);
+  if (mode == kModes.end()) return fields.Error("decode", "must be static, lazy or strict");
+  profile.decode = static_cast<DecodeMode>(mode - kModes.begin());
+  SKIM_ASSIGN_OR_RETURN(const int64_t budget, fields.Int("revival_budget", 8, 0, kMaxBudget));
+  profile.revival_budget = static_cast<int32_t>(budget);
+  SKIM_ASSIGN_OR_RETURN(const int64_t window, fields.Int("score_window", 1, 1, kMaxWindow));
+  profile.window = static_cast<int32_t>(window);
+  return profile;
+}
+
+absl::StatusOr<LazyConfig> ReadFile(const json& object, const std::string& path,
+                                    const ModelConfig& model) {
+  SKIM_RETURN_IF_ERROR(
+      CheckKeys(object, {"version", "layers", "boundaries", "score_heads", "profiles"}, path));
+  const JsonFields fields(object, path);
+  SKIM_RETURN_IF_ERROR(fields.Int("version", {}, 1, 1).status());
+  SKIM_RETURN_IF_ERROR(fields.Int("layers", {}, model.layers, model.layers).status());
+  LazyConfig config;
+  SKIM_ASSIGN_OR_RETURN(config.boundaries, ReadBoundaries(fields, model.layers, path));
+  SKIM_ASSIGN_OR_RETURN(config.score_heads, ReadScoreHeads(fields, model, config.boundaries));
+  config.profiles = ProfilesFor(config.boundaries, model.layers);
+  const json* profiles = fields.Get("profiles");
+  if (profiles == nullptr) return config;
+  if (!profiles->is_object()) return fields.Error("profiles", "is not an object");
+  for (const auto& [name, value] : profiles->items()) {
+    SKIM_ASSIGN_OR_RETURN(PruneProfile profile,
+                          ReadProfile(name, value, config.boundaries.size(), path));
+    std::erase_if(config.profiles, [&](const PruneProfile& p) { return p.name == profile.name; });
+    config.profiles.push_back(std::move(profile));
+  }
+  return config;
+}
+
+}  // namespace
+
+const PruneProfile* LazyConfig::Find(const std::string& name) const {
+  const auto found = std::ranges::find(profiles, name, &PruneProfile::name);
+  return found == profiles.end() ? nullptr : &*found;
+}
+
+absl::StatusOr<LazyConfig> LoadLazyConfig(const std::string& model_dir, const ModelConfig& model,
+                                          const std::optional<std::vector<int32_t>>& boundaries) {
+  LazyConfig config;
+  if (boundaries.has_value()) {
+    SKIM_RETURN_IF_ERROR(CheckBoundaries(*boundaries, model.layers, "--lazy-boundaries"));
+    config.boundaries = *boundaries;
+  } else {
+    const std::string path = model_dir + "/skim_lazy.json";
+    absl::StatusOr<json> object = ReadJsonObject(path, kMaxFileBytes);
+    if (object.ok()) return ReadFile(*object, path, model);
+    if (!absl::IsNotFound(object.status())) return object.status();
+    config.boundaries = DefaultBoundaries(model.layers);
+  }
+  config.profiles = ProfilesFor(config.boundaries, model.layers);
+  return config;
+}
+
+}  // namespace skim

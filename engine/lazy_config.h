@@ -1,0 +1,50 @@
+// Where a model's prompts can be pruned, who scores, and the named settings: defaults for any
+// number of layers, or skim_lazy.json beside the model:
+//
+//   {"version": 1,
+//    "layers": 30,                          the model's, so that a file of another is noticed
+//    "boundaries": [18, 23],                ascending in (0, layers)
+//    "score_heads": [[[17, 3]], []],        optional: per boundary [layer, query head] pairs,
+//                                           layers from the boundary below on; empty: the mean
+//                                           over all heads of the last layer
+//    "profiles": {                          optional: replaces profiles of these names
+//      "fast": {"keep": [0.3, 0.1],         share of the prompt above each boundary
+//               "decode": "lazy",           static, lazy or strict; default lazy
+//               "revival_budget": 8,        tokens per cut and step; default 8
+//               "score_window": 1}}}        last rows that score; default 1
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/decode_mode.h"
+#include "engine/model_config.h"
+#include "engine/token_pruner.h"
+
+namespace skim {
+
+struct PruneProfile {
+  std::string name;
+  std::vector<float> keep;  // per boundary, (0, 1], not rising
+  DecodeMode decode = DecodeMode::kLazy;
+  int32_t revival_budget = 8;
+  int32_t window = 1;
+};
+
+struct LazyConfig {
+  std::vector<int32_t> boundaries;  // none: prompts cannot be pruned
+  ScoreHeads score_heads;           // empty, or per boundary
+  std::vector<PruneProfile> profiles;
+
+  const PruneProfile* Find(const std::string& name) const;
+};
+
+// `boundaries` given: those, and the file is not looked at. Else the file, else the defaults.
+// Errors name file and field.
+absl::StatusOr<LazyConfig> LoadLazyConfig(const std::string& model_dir, const ModelConfig& model,
+                                          const std::optional<std::vector<int32_t>>& boundaries);
+
+}  // namespace skim

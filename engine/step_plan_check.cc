@@ -1,0 +1,145 @@
+// What a StepPlan must fulfil before anything is written for it.
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/step_layout.h"
+
+namespace skim {
+namespace {
+
+class SequenceCheck {
+ public:
+  SequenceCheck(const StepPlan& plan, const PlanSequence& sequence, const LayoutContext& context)
+      : plan_(plan), sequence_(sequence), context_(context) {}
+
+  absl::Status Run() {
+    if (sequence_.segment_pages.size() != context_.segments.segments().size()) {
+      return Broken("pages for another number of segments");
+    }
+    const bool sparse =
+        sequence_.dense_segments < static_cast<int32_t>(sequence_.segment_pages.size());
+    if (sparse && sequence_.slot_positions.size() != sequence_.segment_pages.size()) {
+      return Broken("slot positions for another number of segments");
+    }
+    SKIM_RETURN_IF_ERROR(CheckCuts());
+    SKIM_RETURN_IF_ERROR(CheckRows());
+    return CheckPages();
+  }
+
+ private:
+  absl::Status Broken(const char* what) const {
+    return absl::InternalError(absl::StrCat("step plan: ", what, " (sequence ", sequence_.id, ")"));
+  }
+
+  int32_t end_row() const { return sequence_.row_begin + sequence_.row_count; }
+
+  absl::Status CheckCuts() {
+    if (sequence_.cuts.empty()) return absl::OkStatus();
+    if (sequence_.rules == nullptr) return Broken("cuts without rules");
+    int32_t before = 0;
+    for (const PlanCut& cut : sequence_.cuts) {
+      if (cut.layer <= before || !context_.segments.IsBoundary(cut.layer)) {
+        return Broken("a cut is no boundary, or cuts do not ascend");
+      }
+      if (cut.choose < 1 || cut.revive < 0 || cut.score_rows < 1) return Broken("a cut chooses nobody");
+      const int32_t above = context_.segments.SegmentOf(cut.layer);
+      if (cut.revive > 0 && above < sequence_.dense_segments) {
+        return Broken("tokens are revived into a dense segment");
+      }
+      before = cut.layer;
+      reserved_ += cut.revive;
+    }
+    if (reserved_ >= sequence_.row_count) return Broken("no row but reserved ones");
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckRows() const {
+    int32_t row = sequence_.row_begin;
+    for (const PlanCut& cut : sequence_.cuts) {
+      for (int32_t i = 0; i < cut.revive; ++i, ++row) {
+        if (plan_.positions[row] != kReservedPosition || plan_.enter[row] != cut.layer ||
+            plan_.leave[row] != cut.layer) {
+          return Broken("a reserved row is taken");
+        }
+      }
+    }
+    for (const int32_t first = row; row < end_row(); ++row) {
+      if (plan_.positions[row] < 0) return Broken("a row has no position");
+      if (row > first && plan_.positions[row] <= plan_.positions[row - 1]) {
+        return Broken("positions do not ascend");
+      }
+      if (plan_.enter[row] < 0 || plan_.enter[row] >= plan_.leave[row] ||
+          plan_.leave[row] > context_.segments.layers()) {
+        return Broken("a row's layers are no interval");
+      }
+      const bool transfers = plan_.enter[row] > 0 || plan_.leave[row] < context_.segments.layers();
+      if (transfers && !HasHiddenRow(plan_.positions[row])) return Broken("a row has no hidden row");
+    }
+    return absl::OkStatus();
+  }
+
+  bool HasHiddenRow(int32_t position) const {
+    const int32_t rows = context_.hidden.rows_per_page;
+    return rows > 0 && position / rows < static_cast<int32_t>(sequence_.hidden_pages.size()) &&
+           sequence_.hidden_pages[position / rows] >= 0;
+  }
+
+  // Every segment has the pages that its rows may come to need.
+  absl::Status CheckPages() const {
+    const auto& all = context_.segments.segments();
+    for (size_t s = 0; s < all.size(); ++s) {
+      const int32_t first_layer = all[s].first_layer, end_layer = first_layer + all[s].layers;
+      int64_t rows = 0, last = -1;
+      // All who pass the last cut below count as its revived, wherever they came from.
+      for (const PlanCut& cut : sequence_.cuts) {
+        if (cut.layer <= first_layer) rows = cut.revive;
+      }
+      for (int32_t row = sequence_.row_begin; row < end_row(); ++row) {
+        if (plan_.enter[row] >= end_layer || plan_.leave[row] <= first_layer) continue;
+        if (plan_.positions[row] == kReservedPosition) continue;
+        ++rows;
+        last = std::max<int64_t>(last, plan_.positions[row]);
+      }
+      if (rows == 0) continue;
+      const bool dense = static_cast<int32_t>(s) < sequence_.dense_segments;
+      const int64_t slots =
+          dense ? last + 1 : static_cast<int64_t>(sequence_.slot_positions[s].size()) + rows;
+      const int64_t blocks = (slots + context_.page_tokens - 1) / context_.page_tokens;
+      if (static_cast<int64_t>(sequence_.segment_pages[s].size()) <
+          blocks * context_.segments.units()[s]) {
+        return Broken("too few KV pages");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const StepPlan& plan_;
+  const PlanSequence& sequence_;
+  const LayoutContext& context_;
+  int32_t reserved_ = 0;
+};
+
+}  // namespace
+
+absl::Status StepLayout::Check(const StepPlan& plan, const LayoutContext& context) {
+  const size_t rows = plan.tokens.size();
+  if (plan.positions.size() != rows || plan.enter.size() != rows || plan.leave.size() != rows) {
+    return absl::InternalError("step plan: arrays of different length");
+  }
+  int32_t next_row = 0;
+  for (const PlanSequence& sequence : plan.sequences) {
+    if (sequence.row_begin != next_row || sequence.row_count <= 0 ||
+        sequence.row_count > plan.rows() - next_row) {
+      return absl::InternalError(absl::StrCat("step plan: rows are not consecutive (sequence ",
+                                              sequence.id, ")"));
+    }
+    next_row += sequence.row_count;
+    SKIM_RETURN_IF_ERROR(SequenceCheck(plan, sequence, context).Run());
+  }
+  return next_row == plan.rows() ? absl::OkStatus()
+                                 : absl::InternalError("step plan: rows without a sequence");
+}
+
+}  // namespace skim

@@ -1,0 +1,305 @@
+#include "scheduler/lazy_progress.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace skim {
+namespace {
+
+absl::Status WrongChoice(const char* what) {
+  return absl::InternalError(absl::StrCat("the engine's choice of tokens is wrong: ", what));
+}
+
+// A share of n in whole tokens. Shares come as float: .3f of 1000 is 300, not 301.
+int32_t ShareOf(float share, int32_t n) {
+  return static_cast<int32_t>(std::ceil(static_cast<double>(share) * n - 1e-3));
+}
+
+bool Ascends(const std::vector<int32_t>& values) {
+  return std::ranges::adjacent_find(values, std::greater_equal<>()) == values.end();
+}
+
+}  // namespace
+
+LazyProgress::LazyProgress(const KvGeometry& geometry, const PrefillPolicy& policy,
+                           int32_t prompt_tokens)
+    : geometry_(geometry), policy_(policy), prompt_tokens_(prompt_tokens) {
+  SKIM_CHECK(policy.keep.size() == geometry.boundaries.size());
+  SKIM_CHECK(geometry.hidden_rows_per_page > 0);
+  Stage stage = {0, geometry.layers, 0, static_cast<int32_t>(geometry.segment_units.size()), 1,
+                 prompt_tokens};
+  for (size_t b = 0; b < policy.keep.size(); ++b) {
+    if (policy.keep[b] >= stage.keep) continue;  // as many go on: no cut
+    const auto segment = static_cast<int32_t>(b) + 1;
+    Stage below = stage;
+    below.end_layer = geometry.boundaries[b];
+    below.end_segment = segment;
+    stages_.push_back(below);
+    stage.first_layer = geometry.boundaries[b];
+    stage.first_segment = segment;
+    stage.keep = policy.keep[b];
+    const int32_t share = std::max({policy.min_keep, ShareOf(stage.keep, prompt_tokens),
+                                    policy.rules.Forced(prompt_tokens)});
+    stage.run_tokens = std::min(below.run_tokens, share);
+  }
+  stages_.push_back(stage);
+  SKIM_CHECK(stages() > 1);
+  kept_.resize(stages_.size());
+  slots_before_.assign(stages_.size(), 0);
+  Restart();
+}
+
+void LazyProgress::Restart() {
+  for (int32_t s = 1; s < static_cast<int32_t>(slots_.size()); ++s) {
+    slots_before_[s] = std::max(slots_before_[s], static_cast<int32_t>(slots_[s].size()));
+  }
+  stage_ = done_ = in_order_ = revived_ = 0;
+  slots_.assign(stages_.size(), {});
+  depth_.assign(static_cast<size_t>(prompt_tokens_), 0);
+  at_depth_.assign(stages_.size() + 1, 0);
+  at_depth_[0] = prompt_tokens_;
+  hidden_kept_ = true;
+  useless_.clear();
+  const int32_t rows = geometry_.hidden_rows_per_page;
+  hidden_live_.assign(static_cast<size_t>((prompt_tokens_ + rows - 1) / rows), rows);
+  if (prompt_tokens_ % rows != 0) hidden_live_.back() = prompt_tokens_ % rows;
+}
+
+// --- prefill ---
+
+int32_t LazyProgress::TileRows(int32_t most) const {
+  const int32_t left = stages_[stage_].run_tokens - done_;
+  if (left <= most) return left;
+  if (stage_ + 1 == stages()) return most;
+  // The rows that score must run together.
+  return std::max(0, std::min(most, left - policy_.rules.window));
+}
+
+KvExtent LazyProgress::Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows) const {
+  KvExtent extent;
+  for (int32_t s = 0; s < stages(); ++s) {
+    extent.slots.resize(static_cast<size_t>(stages_[s].end_segment), stage_slots[s]);
+  }
+  const int32_t rows = geometry_.hidden_rows_per_page;
+  extent.hidden_pages = (hidden_rows + rows - 1) / rows;
+  return extent;
+}
+
+KvExtent LazyProgress::AfterTile(int32_t rows) const {
+  std::vector<int32_t> slots(stages_.size(), 0);
+  for (int32_t s = 0; s < stage_; ++s) slots[s] = stages_[s].run_tokens;
+  slots[stage_] = done_ + rows;
+  return Extent(slots, stage_ == 0 ? done_ + rows : prompt_tokens_);
+}
+
+void LazyProgress::FillEntry(PlanSequence* entry) const {
+  entry->dense_segments = stages_[1].first_segment;
+  for (int32_t s = 0; s < stages(); ++s) {
+    entry->slot_positions.resize(static_cast<size_t>(stages_[s].end_segment), slots_[s]);
+  }
+  entry->rules = &policy_.rules;
+}
+
+void LazyProgress::AddTile(int32_t rows, std::span<const TokenId> tokens, PlanSequence* entry,
+                           StepPlan* plan) const {
+  FillEntry(entry);
+  const Stage& stage = stages_[stage_];
+  for (int32_t i = done_; i < done_ + rows; ++i) {
+    const int32_t position = stage_ == 0 ? i : kept_[stage_][i];
+    plan->tokens.push_back(tokens[position]);
+    plan->positions.push_back(position);
+    plan->enter.push_back(stage.first_layer);
+    plan->leave.push_back(stage.end_layer);
+  }
+  const bool ends_stage = done_ + rows == stage.run_tokens;
+  if (ends_stage && stage_ + 1 < stages() && kept_[stage_ + 1].empty()) {
+    entry->cuts.push_back(
+        {stage.end_layer, stages_[stage_ + 1].run_tokens, policy_.rules.window, /*revive=*/0});
+  }
+}
+
+absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> cuts) {
+  const Stage& stage = stages_[stage_];
+  if (!cuts.empty()) {
+    const std::vector<int32_t>& chosen = cuts[0].chosen;
+    const std::vector<int32_t>& among = kept_[stage_];
+    if (static_cast<int32_t>(chosen.size()) != stages_[stage_ + 1].run_tokens) {
+      return WrongChoice("another number of tokens goes on");
+    }
+    if (!Ascends(chosen) || chosen.front() < 0 || chosen.back() >= prompt_tokens_ ||
+        (stage_ > 0 && !std::ranges::includes(among, chosen))) {
+      return WrongChoice("tokens go on that are not there");
+    }
+    kept_[stage_ + 1] = chosen;
+  }
+  for (int32_t i = done_; i < done_ + rows; ++i) {
+    const int32_t position = stage_ == 0 ? i : kept_[stage_][i];
+    if (stage_ == 0) {
+      ++in_order_;
+    } else {
+      slots_[stage_].push_back(position);
+    }
+    Deepen(position);
+  }
+  done_ += rows;
+  if (done_ < stage.run_tokens) return absl::OkStatus();
+  ++stage_;
+  done_ = 0;
+  if (!prompt_done()) return absl::OkStatus();
+  const bool dropped = dropped_at_ >= 0 && dropped_at_ <= prompt_tokens_;
+  if (policy_.decode == DecodeMode::kStatic || dropped) ForgetHidden();
+  return absl::OkStatus();
+}
+
+// --- decoding ---
+
+bool LazyProgress::Chooses() const { return policy_.decode == DecodeMode::kStrict || revives(); }
+
+int32_t LazyProgress::Choice(int32_t stage, int32_t length) const {
+  return std::max({policy_.min_keep, ShareOf(stages_[stage].keep, length),
+                   policy_.rules.Forced(length)});
+}
+
+// A token of depth s can be revived into stage s, and so can one that this very step brings
+// to depth s.
+std::vector<int32_t> LazyProgress::Reserves() const {
+  std::vector<int32_t> reserves(stages_.size(), 0);
+  if (!revives()) return reserves;
+  for (int32_t s = 1; s < stages(); ++s) {
+    reserves[s] = std::min(policy_.revival_budget, at_depth_[s] + reserves[s - 1]);
+  }
+  return reserves;
+}
+
+int32_t LazyProgress::ReservedRows() const {
+  int32_t rows = 0;
+  for (const int32_t reserve : Reserves()) rows += reserve;
+  return rows;
+}
+
+KvExtent LazyProgress::AfterDecode(int32_t position, int32_t rows) const {
+  std::vector<int32_t> slots = Reserves();
+  slots[0] = position + rows;
+  for (int32_t s = 1; s < stages(); ++s) slots[s] += static_cast<int32_t>(slots_[s].size()) + rows;
+  return Extent(slots, 0);
+}
+
+void LazyProgress::AddDecode(int32_t position, int32_t rows, std::span<const TokenId> tokens,
+                             PlanSequence* entry, StepPlan* plan) const {
+  FillEntry(entry);
+  if (Chooses()) {
+    const std::vector<int32_t> reserves = Reserves();
+    for (int32_t s = 1; s < stages(); ++s) {
+      const int16_t layer = stages_[s].first_layer;
+      entry->cuts.push_back({layer, Choice(s, position + 1), /*score_rows=*/1, reserves[s]});
+      plan->tokens.insert(plan->tokens.end(), static_cast<size_t>(reserves[s]), 0);
+      plan->positions.insert(plan->positions.end(), static_cast<size_t>(reserves[s]),
+                             kReservedPosition);
+      plan->enter.insert(plan->enter.end(), static_cast<size_t>(reserves[s]), layer);
+      plan->leave.insert(plan->leave.end(), static_cast<size_t>(reserves[s]), layer);
+    }
+  }
+  for (int32_t p = position; p < position + rows; ++p) {
+    plan->tokens.push_back(tokens[p]);
+    plan->positions.push_back(p);
+    plan->enter.push_back(0);
+    plan->leave.push_back(geometry_.layers);
+  }
+}
+
+absl::Status LazyProgress::CommitDecode(int32_t position, int32_t rows,
+                                        std::span<const CutResult> cuts) {
+  const std::vector<int32_t> reserves = Reserves();
+  for (size_t c = 0; c < cuts.size(); ++c) {
+    const auto stage = static_cast<int32_t>(c) + 1;
+    const std::vector<int32_t>& revived = cuts[c].revived;
+    if (static_cast<int32_t>(revived.size()) > reserves[stage] || !Ascends(revived)) {
+      return WrongChoice("too many tokens are revived, or one twice");
+    }
+    for (const int32_t token : revived) {
+      if (token < 0 || token >= prompt_tokens_ || depth_[token] != stage) {
+        return WrongChoice("a token is revived that is not there");
+      }
+      slots_[stage].push_back(token);
+      Deepen(token);
+    }
+    revived_ += static_cast<int32_t>(revived.size());
+  }
+  in_order_ = position + rows;
+  for (int32_t s = 1; s < stages(); ++s) {
+    for (int32_t p = position; p < position + rows; ++p) slots_[s].push_back(p);
+  }
+  if (dropped_at_ >= 0 && dropped_at_ <= position + rows) ForgetHidden();
+  return absl::OkStatus();
+}
+
+// --- memory ---
+
+KvExtent LazyProgress::CaughtUp(int32_t total, int32_t computed) const {
+  std::vector<int32_t> slots(stages_.size());
+  slots[0] = total;
+  const bool may_revive = policy_.decode != DecodeMode::kStatic && dropped_at_ < 0;
+  for (int32_t s = 1; s < stages(); ++s) {
+    slots[s] = prompt_done() ? static_cast<int32_t>(slots_[s].size()) + total - computed
+                             : stages_[s].run_tokens + total - prompt_tokens_;
+    slots[s] = std::max(slots[s], slots_before_[s] + 1);
+    // The first step after that must find its room too.
+    if (may_revive) slots[s] += policy_.revival_budget;
+  }
+  return Extent(slots, prompt_done() ? 0 : prompt_tokens_);
+}
+
+void LazyProgress::Deepen(int32_t position) {
+  --at_depth_[depth_[position]];
+  ++at_depth_[++depth_[position]];
+  if (depth_[position] < stages() || !hidden_kept_) return;
+  const int32_t page = position / geometry_.hidden_rows_per_page;
+  if (--hidden_live_[page] == 0) useless_.push_back(page);
+}
+
+void LazyProgress::ForgetHidden() {
+  if (!hidden_kept_) return;
+  hidden_kept_ = false;
+  for (size_t page = 0; page < hidden_live_.size(); ++page) {
+    if (hidden_live_[page] > 0) useless_.push_back(static_cast<int32_t>(page));
+  }
+}
+
+void LazyProgress::DropHidden(int32_t position) {
+  dropped_at_ = position;
+  ForgetHidden();
+}
+
+std::vector<int32_t> LazyProgress::TakeUselessHiddenPages() { return std::exchange(useless_, {}); }
+
+// --- report ---
+
+std::vector<int32_t> LazyProgress::SegmentTokens() const {
+  std::vector<int32_t> tokens;
+  int32_t deeper = prompt_tokens_;
+  for (int32_t s = 0; s < stages(); ++s) {
+    deeper -= at_depth_[s];
+    tokens.resize(static_cast<size_t>(stages_[s].end_segment), deeper);
+  }
+  return tokens;
+}
+
+int32_t LazyProgress::kept() const { return stages_.back().run_tokens; }
+
+int32_t LazyProgress::hidden_rows() const {
+  return hidden_kept_ ? prompt_tokens_ - at_depth_.back() - at_depth_[0] : 0;
+}
+
+int64_t LazyProgress::token_layers() const {
+  int64_t sum = 0;
+  for (int32_t d = 1; d <= stages(); ++d) {
+    sum += int64_t{at_depth_[d]} * stages_[d - 1].end_layer;
+  }
+  return sum;
+}
+
+}  // namespace skim

@@ -1,0 +1,122 @@
+// How far a pruned sequence has come: which of its tokens have K/V in which layers, in which
+// slots, and whose hidden state is kept.
+//
+// The cuts of a sequence divide the layers into stages. In the prefill a stage runs all the
+// tokens that the cut below it kept, in tiles; the scores of the prompt's last rows then
+// choose who runs the next stage. One number per prompt token says it all: depth(t), the
+// number of stages whose K/V exists. It never decreases, so each (token, layer) is computed at
+// most once. Slots of stage s = tokens of depth > s; hidden rows = prompt tokens of depth < S,
+// each in the page that its position names. Generated tokens run all layers in one step.
+//
+// After a preemption the same tokens take the same slots: the kept sets are saved, and what
+// decoding revives is a function of the sequence alone. Loop thread only.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/step_plan.h"
+#include "scheduler/kv_cache.h"
+#include "scheduler/prefill_policy.h"
+
+namespace skim {
+
+class LazyProgress {
+ public:
+  // `policy` has a share per boundary, none above the one before and at least one below 1, and
+  // outlives this.
+  LazyProgress(const KvGeometry& geometry, const PrefillPolicy& policy, int32_t prompt_tokens);
+
+  int32_t stages() const { return static_cast<int32_t>(stages_.size()); }
+  bool prompt_done() const { return stage_ == stages(); }
+  bool revives() const { return hidden_kept_ && policy_.decode != DecodeMode::kStatic; }
+
+  // --- prefill: the next tile ---
+  // Rows of it, at most `most`; 0 if so few make no tile (the rows that score stay together).
+  int32_t TileRows(int32_t most) const;
+  int32_t tile_layers() const { return stages_[stage_].end_layer - stages_[stage_].first_layer; }
+  KvExtent AfterTile(int32_t rows) const;
+  bool EndsPrompt(int32_t rows) const {
+    return stage_ + 1 == stages() && done_ + rows == stages_[stage_].run_tokens;
+  }
+  // Fills in what `rows` rows are; appends them to the plan.
+  void AddTile(int32_t rows, std::span<const TokenId> tokens, PlanSequence* entry,
+               StepPlan* plan) const;
+
+  // --- decoding: rows at the positions from `position` on ---
+  // Rows that can run in one step, at most `most`: one where each step chooses anew.
+  int32_t DecodeRows(int32_t most) const { return Chooses() ? 1 : most; }
+  int32_t ReservedRows() const;
+  KvExtent AfterDecode(int32_t position, int32_t rows) const;
+  void AddDecode(int32_t position, int32_t rows, std::span<const TokenId> tokens,
+                 PlanSequence* entry, StepPlan* plan) const;
+
+  // What the sequence holds once all `total` known tokens, of which `computed` are, have run.
+  KvExtent CaughtUp(int32_t total, int32_t computed) const;
+
+  // --- after the step ---
+  // INTERNAL if the engine did not choose as it was told to. Either may make hidden pages
+  // useless: see UselessHiddenPages.
+  absl::Status CommitTile(int32_t rows, std::span<const CutResult> cuts);
+  absl::Status CommitDecode(int32_t position, int32_t rows, std::span<const CutResult> cuts);
+  // Indices of hidden pages that no token needs any more, each told once.
+  std::vector<int32_t> TakeUselessHiddenPages();
+
+  // Under pressure, once nothing that was delivered depends on it (`missing` known tokens
+  // lack K/V): revival ends for good, and all hidden pages are useless.
+  bool CanDropHidden(int32_t missing) const { return prompt_done() && revives() && missing <= 1; }
+  void DropHidden(int32_t position);
+  // All K/V and hidden rows are gone; the choices stay.
+  void Restart();
+
+  // --- report ---
+  int32_t depth(int32_t position) const { return depth_[position]; }
+  std::span<const int32_t> slots(int32_t stage) const { return slots_[stage]; }
+  // Prompt tokens that ran each segment of the model.
+  std::vector<int32_t> SegmentTokens() const;
+  int32_t kept() const;  // prompt tokens that the prefill ran through all layers
+  int32_t revived() const { return revived_; }  // stages that revived tokens ran
+  int32_t hidden_rows() const;
+  int64_t token_layers() const;  // of the prompt, computed in this life
+  bool dropped_hidden() const { return dropped_at_ >= 0; }
+
+ private:
+  struct Stage {
+    int16_t first_layer, end_layer;
+    int32_t first_segment, end_segment;
+    float keep;          // share of the tokens that run it
+    int32_t run_tokens;  // of the prompt
+  };
+
+  bool Chooses() const;
+  // Tokens to choose of `length` for stage `stage`.
+  int32_t Choice(int32_t stage, int32_t length) const;
+  std::vector<int32_t> Reserves() const;  // [stages] rows that may be revived into each
+  KvExtent Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows) const;
+  void FillEntry(PlanSequence* entry) const;
+  void Deepen(int32_t position);
+  void ForgetHidden();
+
+  const KvGeometry& geometry_;
+  const PrefillPolicy& policy_;
+  const int32_t prompt_tokens_;
+  std::vector<Stage> stages_;
+
+  int32_t stage_ = 0;       // of the prefill
+  int32_t done_ = 0;        // tokens that have run it
+  int32_t in_order_ = 0;    // slots in use in stage 0: slot i holds position i
+  std::vector<std::vector<int32_t>> kept_;   // [stages] who runs it; [0]: everybody, not listed
+  std::vector<std::vector<int32_t>> slots_;  // [stages] positions by slot; [0]: not listed
+  std::vector<uint8_t> depth_;               // [prompt tokens]
+  std::vector<int32_t> at_depth_;            // [stages + 1] prompt tokens of each depth
+  bool hidden_kept_ = true;
+  std::vector<int32_t> hidden_live_;  // [hidden pages] tokens that need it
+  std::vector<int32_t> useless_;
+  int32_t dropped_at_ = -1;            // position from which on nothing is revived
+  std::vector<int32_t> slots_before_;  // [stages] when it was preempted
+  int32_t revived_ = 0;
+};
+
+}  // namespace skim

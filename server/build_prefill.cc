@@ -1,0 +1,153 @@
+#include "server/build_prefill.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/status_macros.h"
+#include "server/rpc_status.h"
+
+namespace skim {
+namespace {
+
+constexpr uint32_t kMaxScoreWindow = 64;
+constexpr int kMaxPinned = 64;
+
+std::string ProfileNames(const LazyConfig& config) {
+  std::string names;
+  for (const PruneProfile& profile : config.profiles) {
+    names += (names.empty() ? "" : ", ") + profile.name;
+  }
+  return names.empty() ? "none" : names;
+}
+
+// Keep ratios, decode mode, budget and window of the profile, or those of no profile.
+absl::Status FillFromProfile(const v1::PrefillPolicy::Lazy& lazy, const LazyConfig& config,
+                             PrefillPolicy* policy) {
+  if (lazy.profile().empty()) {
+    if (!lazy.keep_ratio().empty()) return absl::OkStatus();
+    return InvalidField("prefill.lazy.profile",
+                        "give a profile or keep_ratio; the profiles are " + ProfileNames(config));
+  }
+  const PruneProfile* profile = config.Find(lazy.profile());
+  if (profile == nullptr) {
+    return InvalidField("prefill.lazy.profile",
+                        "is not served for this model; the profiles are " + ProfileNames(config));
+  }
+  policy->keep = profile->keep;
+  policy->decode = profile->decode;
+  policy->revival_budget = profile->revival_budget;
+  policy->rules.window = profile->window;
+  return absl::OkStatus();
+}
+
+absl::Status FillKeepRatio(const v1::PrefillPolicy::Lazy& lazy, const LazyConfig& config,
+                           PrefillPolicy* policy) {
+  if (lazy.keep_ratio().empty()) return absl::OkStatus();
+  if (lazy.keep_ratio_size() != static_cast<int>(config.boundaries.size())) {
+    return InvalidField("prefill.lazy.keep_ratio",
+                        "needs one value for each of the model's " +
+                            std::to_string(config.boundaries.size()) + " boundaries");
+  }
+  float before = 1;
+  for (const float keep : lazy.keep_ratio()) {
+    if (!(keep > 0 && keep <= 1)) {
+      return InvalidField("prefill.lazy.keep_ratio", "must be in (0, 1]");
+    }
+    if (keep > before) {
+      return InvalidField("prefill.lazy.keep_ratio",
+                          "must not rise: what was cut below is not there above");
+    }
+    before = keep;
+  }
+  policy->keep.assign(lazy.keep_ratio().begin(), lazy.keep_ratio().end());
+  return absl::OkStatus();
+}
+
+absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits& limits,
+                        PrefillPolicy* policy) {
+  switch (lazy.decode_mode()) {
+    case v1::PrefillPolicy::DECODE_MODE_UNSPECIFIED:
+      break;
+    case v1::PrefillPolicy::DECODE_MODE_STATIC:
+      policy->decode = DecodeMode::kStatic;
+      break;
+    case v1::PrefillPolicy::DECODE_MODE_LAZY:
+      policy->decode = DecodeMode::kLazy;
+      break;
+    case v1::PrefillPolicy::DECODE_MODE_STRICT:
+      policy->decode = DecodeMode::kStrict;
+      break;
+    default:
+      return InvalidField("prefill.lazy.decode_mode",
+                          "unknown value " + std::to_string(lazy.decode_mode()));
+  }
+  int64_t cuts = 0;
+  float before = 1;
+  for (const float keep : policy->keep) {
+    cuts += keep < before;
+    before = keep;
+  }
+  const int64_t most = limits.max_revival_rows / std::max<int64_t>(1, cuts);
+  if (lazy.has_revival_budget()) {
+    if (policy->decode == DecodeMode::kStatic && lazy.revival_budget() > 0) {
+      return InvalidField("prefill.lazy.revival_budget", "nothing is revived in static mode");
+    }
+    if (lazy.revival_budget() > most) {
+      return InvalidField("prefill.lazy.revival_budget", "must be at most " + std::to_string(most));
+    }
+    policy->revival_budget = static_cast<int32_t>(lazy.revival_budget());
+  }
+  policy->revival_budget = static_cast<int32_t>(std::min<int64_t>(policy->revival_budget, most));
+  return absl::OkStatus();
+}
+
+absl::Status FillPinned(const v1::PrefillPolicy::Lazy& lazy, int32_t prompt_tokens,
+                        PrefillPolicy* policy) {
+  if (lazy.pinned_size() > kMaxPinned) {
+    return InvalidField("prefill.lazy.pinned",
+                        "at most " + std::to_string(kMaxPinned) + " spans can be pinned");
+  }
+  std::vector<IndexRange>& pinned = policy->rules.pinned;
+  for (int i = 0; i < lazy.pinned_size(); ++i) {
+    const v1::PrefillPolicy::Span& span = lazy.pinned(i);
+    if (span.begin() >= span.end() || span.end() > static_cast<uint32_t>(prompt_tokens)) {
+      return InvalidField("prefill.lazy.pinned[" + std::to_string(i) + "]",
+                          "is no span of the prompt's " + std::to_string(prompt_tokens) + " tokens");
+    }
+    pinned.push_back({static_cast<int32_t>(span.begin()), static_cast<int32_t>(span.end())});
+  }
+  std::ranges::sort(pinned, {}, &IndexRange::begin);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<PrefillPolicy> BuildPrefill(const v1::GenerateRequest& request,
+                                           const ServedModel& model, int32_t prompt_tokens) {
+  PrefillPolicy policy;
+  if (!request.prefill().has_lazy()) return policy;
+  const v1::PrefillPolicy::Lazy& lazy = request.prefill().lazy();
+  const LazyConfig& config = model.info->lazy;
+  if (config.boundaries.empty()) {
+    return FieldError(absl::StatusCode::kUnimplemented, "prefill.lazy",
+                      "this server does not prune prompts");
+  }
+  if (request.output().prompt_logprobs()) {
+    return InvalidField("output.prompt_logprobs", "a pruned prompt has no log-probabilities");
+  }
+  SKIM_RETURN_IF_ERROR(FillFromProfile(lazy, config, &policy));
+  SKIM_RETURN_IF_ERROR(FillKeepRatio(lazy, config, &policy));
+  SKIM_RETURN_IF_ERROR(FillDecode(lazy, model.limits, &policy));
+  SKIM_RETURN_IF_ERROR(FillPinned(lazy, prompt_tokens, &policy));
+  if (lazy.has_score_window()) {
+    if (lazy.score_window() < 1 || lazy.score_window() > kMaxScoreWindow) {
+      return InvalidField("prefill.lazy.score_window",
+                          "must be in [1, " + std::to_string(kMaxScoreWindow) + "]");
+    }
+    policy.rules.window = static_cast<int32_t>(lazy.score_window());
+  }
+  policy.min_prompt = model.limits.min_lazy_tokens;
+  return policy;
+}
+
+}  // namespace skim

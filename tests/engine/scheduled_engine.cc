@@ -1,0 +1,83 @@
+#include "tests/engine/scheduled_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace skim {
+
+ScheduledEngine::ScheduledEngine(EngineHarness* harness, SchedulerConfig config)
+    : harness_(*harness), config_(config) {
+  config_.max_context = harness->config().max_positions;
+  config_.channel_tokens = 4096;
+  intake_ = std::make_unique<Intake>(config_.max_waiting, config_.max_waiting_tokens);
+  scheduler_ = std::make_unique<Scheduler>(config_, harness->executor().kv_geometry(),
+                                           intake_.get(), &observer_);
+}
+
+SeqId ScheduledEngine::Submit(std::vector<TokenId> prompt, int32_t max_tokens,
+                              const PrefillPolicy& prefill) {
+  Request request;
+  request.id = next_id_++;
+  request.prompt = std::move(prompt);
+  request.sampling.temperature = 0;
+  request.sampling.max_tokens = max_tokens;
+  request.prefill = prefill;
+  const SeqId id = request.id;
+  Held& held = clients_[id];
+  held.channel = std::make_shared<TokenChannel>(config_.channel_tokens, std::function<void()>());
+  EXPECT_TRUE(intake_->Submit({std::move(request), held.channel, now_}).ok());
+  return id;
+}
+
+bool ScheduledEngine::Step() {
+  const StepPlan& plan = scheduler_->BeginStep(++now_);
+  const bool worked = !plan.empty();
+  if (worked) {
+    StepResult result;
+    const absl::Status status = harness_.executor().Execute(plan, &result);
+    EXPECT_TRUE(status.ok()) << status << "\n" << ToString(plan);
+    for (size_t i = 0; i < plan.sequences.size() && status.ok(); ++i) {
+      if (!result.sequences[i].cuts.empty()) {
+        clients_.at(plan.sequences[i].id).seen.cuts.push_back(result.sequences[i].cuts);
+      }
+    }
+    Count(plan, result);
+    scheduler_->Commit(status, std::move(result), ++now_);
+  }
+  for (auto& [id, held] : clients_) {
+    TokenChannel::Drained got = held.channel->Drain();
+    for (const SampledToken& token : got.tokens) held.seen.tokens.push_back(token.token);
+    if (got.finish.has_value()) held.seen.finish = std::move(got.finish);
+  }
+  return worked;
+}
+
+void ScheduledEngine::Count(const StepPlan& plan, const StepResult& result) {
+  const auto layers = plan.leave.empty() ? 0 : *std::ranges::max_element(plan.leave);
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlanSequence& sequence = plan.sequences[i];
+    if (sequence.dense_segments == PlanSequence::kAllDense) continue;
+    const auto run = [&](int32_t position, int32_t enter, int32_t leave) {
+      for (int32_t layer = enter; layer < leave; ++layer) {
+        most_runs_ = std::max(most_runs_, ++runs_[{sequence.id, position, layer}]);
+      }
+    };
+    for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
+      const int32_t position = plan.positions[row];
+      if (position == kReservedPosition) continue;
+      if (position == 0 && plan.enter[row] == 0) {  // begins, or begins anew
+        std::erase_if(runs_, [&](const auto& run) { return std::get<0>(run.first) == sequence.id; });
+      }
+      run(position, plan.enter[row], plan.leave[row]);
+    }
+    const std::vector<CutResult>& cuts = result.sequences[i].cuts;
+    for (size_t c = 0; c < cuts.size(); ++c) {
+      const int32_t stop = c + 1 < cuts.size() ? sequence.cuts[c + 1].layer : layers;
+      for (const int32_t position : cuts[c].revived) run(position, sequence.cuts[c].layer, stop);
+    }
+  }
+}
+
+}  // namespace skim

@@ -1,0 +1,64 @@
+// The real scheduler on the real engine, one step at a time: what a request is told, what each
+// cut chose, and the logits behind every token it drew.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "scheduler/scheduler.h"
+#include "tests/engine/harness.h"
+#include "tests/scheduler/null_observer.h"
+
+namespace skim {
+
+class ScheduledEngine {
+ public:
+  struct Client {
+    std::vector<TokenId> tokens;
+    std::optional<Finish> finish;
+    std::vector<std::vector<CutResult>> cuts;  // of every step that chose, in order
+  };
+
+  // Borrows `harness`.
+  ScheduledEngine(EngineHarness* harness, SchedulerConfig config);
+
+  // Greedy; logits are found under the returned id.
+  SeqId Submit(std::vector<TokenId> prompt, int32_t max_tokens, const PrefillPolicy& prefill = {});
+  // False when there was nothing to do.
+  bool Step();
+  void RunToEnd() {
+    while (Step()) {
+    }
+  }
+
+  const Client& client(SeqId id) const { return clients_.at(id).seen; }
+  const std::vector<float>& Logits(SeqId id, int32_t position) const {
+    return harness_.Logits(id, position);
+  }
+  const Scheduler& scheduler() const { return *scheduler_; }
+  // Rows times layers that pruned sequences ran, by (sequence, position, layer).
+  int64_t most_runs_of_a_token_layer() const { return most_runs_; }
+
+ private:
+  struct Held {
+    Client seen;
+    std::shared_ptr<TokenChannel> channel;
+  };
+
+  void Count(const StepPlan& plan, const StepResult& result);
+
+  EngineHarness& harness_;
+  SchedulerConfig config_;
+  NullObserver observer_;
+  std::unique_ptr<Intake> intake_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::map<SeqId, Held> clients_;
+  SeqId next_id_ = 1;
+  Micros now_ = 1;
+  std::map<std::tuple<SeqId, int32_t, int32_t>, int64_t> runs_;
+  int64_t most_runs_ = 0;
+};
+
+}  // namespace skim

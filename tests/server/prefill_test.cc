@@ -1,0 +1,141 @@
+// Prompt pruning as a client sees it: what is refused by which field, and what the final
+// message and the metrics tell.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "tests/server/test_server.h"
+
+namespace skim {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+v1::GenerateRequest Ask(int32_t prompt_tokens, const std::string& profile) {
+  v1::GenerateRequest request;
+  request.set_text(std::string(static_cast<size_t>(prompt_tokens), 'x'));
+  request.mutable_sampling()->set_temperature(0);
+  request.mutable_sampling()->set_max_tokens(5);
+  request.mutable_prefill()->mutable_lazy()->set_profile(profile);
+  return request;
+}
+
+TEST(Prefill, TheFinalMessageSaysWhatWasSaved) {
+  TestServer server({.prunes = true});
+  const Outcome outcome = server.Generate(Ask(200, "fast"));
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.only().text, "xxxxx");
+  const v1::PrefillOutcome& prefill = outcome.only().final.prefill();
+  EXPECT_EQ(prefill.mode(), v1::PrefillOutcome::MODE_LAZY);
+  EXPECT_EQ(prefill.decode_mode(), v1::PrefillPolicy::DECODE_MODE_LAZY);
+  EXPECT_EQ(prefill.kept_tokens(), 100u);
+  EXPECT_EQ(prefill.segment_tokens(0), 200u);
+  EXPECT_EQ(prefill.segment_tokens(1), 100u + prefill.revived_tokens());
+  EXPECT_GT(prefill.revived_tokens(), 0u);
+  EXPECT_EQ(prefill.token_layers_saved(), 100u - prefill.revived_tokens());
+  EXPECT_GT(prefill.hidden_bytes(), 0u);
+}
+
+TEST(Prefill, WhatIsTooShortRunsExactAndSaysSo) {
+  TestServer server({.prunes = true});
+  const Outcome outcome = server.Generate(Ask(99, "fast"));
+  ASSERT_TRUE(outcome.status.ok());
+  EXPECT_EQ(outcome.only().final.prefill().mode(), v1::PrefillOutcome::MODE_EXACT_TOO_SHORT);
+  EXPECT_EQ(outcome.only().final.prefill().kept_tokens(), 0u);
+}
+
+TEST(Prefill, ACachedBeginningThatLeavesLittleIsTaken) {
+  TestServer server({.prunes = true});
+  v1::GenerateRequest exact = Ask(200, "fast");
+  exact.clear_prefill();
+  const Outcome first = server.Generate(exact);
+  EXPECT_FALSE(first.only().final.has_prefill());
+  const Outcome outcome = server.Generate(Ask(200, "fast"));
+  EXPECT_EQ(outcome.only().final.prefill().mode(), v1::PrefillOutcome::MODE_EXACT_TOO_SHORT);
+  EXPECT_EQ(outcome.only().final.usage().cached_tokens(), 192u);
+}
+
+TEST(Prefill, KeepingAllIsExact) {
+  TestServer server({.prunes = true});
+  v1::GenerateRequest request = Ask(200, "");
+  request.mutable_prefill()->mutable_lazy()->add_keep_ratio(1);
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok());
+  EXPECT_EQ(outcome.only().final.prefill().mode(), v1::PrefillOutcome::MODE_EXACT);
+}
+
+TEST(Prefill, ChoicesOfOneCallArePrunedEach) {
+  TestServer server({.prunes = true});
+  v1::GenerateRequest request = Ask(200, "fast");
+  request.mutable_sampling()->set_n(3);
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok());
+  ASSERT_EQ(outcome.choices.size(), 3u);
+  for (const auto& [index, choice] : outcome.choices) {
+    EXPECT_EQ(choice.final.prefill().mode(), v1::PrefillOutcome::MODE_LAZY);
+  }
+}
+
+TEST(Prefill, RefusalsNameTheField) {
+  TestServer server({.prunes = true});
+  using Lazy = v1::PrefillPolicy::Lazy;
+  using Damage = void (*)(Lazy*);
+  const std::pair<const char*, Damage> cases[] = {
+      {"prefill.lazy.profile", [](Lazy* l) { l->set_profile("paper"); }},
+      {"prefill.lazy.profile", [](Lazy* l) { l->clear_profile(); }},
+      {"prefill.lazy.keep_ratio", [](Lazy* l) { l->add_keep_ratio(0); }},
+      {"prefill.lazy.keep_ratio", [](Lazy* l) { l->add_keep_ratio(1.01f); }},
+      {"prefill.lazy.keep_ratio", [](Lazy* l) { l->add_keep_ratio(NAN); }},
+      {"prefill.lazy.keep_ratio",
+       [](Lazy* l) {
+         l->add_keep_ratio(0.5f);
+         l->add_keep_ratio(0.5f);
+       }},
+      {"prefill.lazy.score_window", [](Lazy* l) { l->set_score_window(0); }},
+      {"prefill.lazy.score_window", [](Lazy* l) { l->set_score_window(65); }},
+      {"prefill.lazy.revival_budget", [](Lazy* l) { l->set_revival_budget(100000); }},
+      {"prefill.lazy.revival_budget",
+       [](Lazy* l) {
+         l->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STATIC);
+         l->set_revival_budget(1);
+       }},
+      {"prefill.lazy.decode_mode",
+       [](Lazy* l) { l->set_decode_mode(static_cast<v1::PrefillPolicy::DecodeMode>(9)); }},
+      {"prefill.lazy.pinned[0]",
+       [](Lazy* l) {
+         l->add_pinned()->set_begin(5);
+         l->mutable_pinned(0)->set_end(5);
+       }},
+      {"prefill.lazy.pinned[1]",
+       [](Lazy* l) {
+         l->add_pinned()->set_end(5);
+         l->add_pinned()->set_end(201);
+       }},
+  };
+  for (const auto& [field, damage] : cases) {
+    v1::GenerateRequest request = Ask(200, "fast");
+    damage(request.mutable_prefill()->mutable_lazy());
+    const Outcome outcome = server.Generate(request);
+    EXPECT_EQ(outcome.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << field;
+    EXPECT_THAT(outcome.status.error_message(), HasSubstr(field));
+  }
+  v1::GenerateRequest scores = Ask(200, "fast");
+  scores.mutable_output()->set_logprobs(1);
+  scores.mutable_output()->set_prompt_logprobs(true);
+  EXPECT_THAT(server.Generate(scores).status.error_message(), HasSubstr("output.prompt_logprobs"));
+}
+
+TEST(Prefill, ModelTellsBoundariesAndProfiles) {
+  TestServer server({.prunes = true});
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_THAT(model.prefill_boundaries(), ElementsAre(1u));
+  EXPECT_THAT(model.prefill_profiles(), ElementsAre("fast"));
+}
+
+}  // namespace
+}  // namespace skim

@@ -1,0 +1,217 @@
+"""LazyLLM from its formulas (Fu et al. 2024, arXiv 2407.14057), on a tiny Llama in NumPy: the
+oracle of the tests of prompt pruning. One token at a time has a set of layers whose keys and
+values exist; nothing here is paged, tiled or batched.
+
+Sums are float64; values are rounded to bfloat16 where the engine stores bfloat16, so that both
+choose the same tokens unless two scores are almost equal. `margin` says how near to that a run
+came.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import load_file
+
+
+def bf16(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x, np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+@dataclass
+class Policy:
+    boundaries: list[int]
+    keep: list[float]  # share of the prompt above each boundary
+    min_keep: int = 8
+    sinks: int = 4
+    window: int = 1
+    pool_radius: int = 3
+    decode: str = "lazy"  # static, lazy, strict
+    budget: int = 8
+    heads: list[list[tuple[int, int]]] | None = None  # per boundary (layer, head); None: the mean
+
+
+@dataclass
+class Step:
+    """What one prefill or decode step chose at each cut."""
+
+    chosen: list[list[int]] = field(default_factory=list)
+    revived: list[list[int]] = field(default_factory=list)
+    logits: np.ndarray | None = None
+
+
+class Model:
+    def __init__(self, directory: Path) -> None:
+        self.config = json.loads((directory / "config.json").read_text())
+        tensors = load_file(directory / "model.safetensors")
+        self.w = {name: np.asarray(t, np.float64) for name, t in tensors.items()}
+        self.layers = self.config["num_hidden_layers"]
+        self.heads = self.config["num_attention_heads"]
+        self.kv_heads = self.config["num_key_value_heads"]
+        self.head_dim = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
+        self.frequencies = self._frequencies()
+
+    def _frequencies(self) -> np.ndarray:
+        half = np.arange(self.head_dim // 2)
+        f = self.config["rope_theta"] ** (-2.0 * half / self.head_dim)
+        scaling = self.config.get("rope_scaling")
+        if not scaling:
+            return f
+        turns = scaling["original_max_position_embeddings"] * f / (2 * math.pi)
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        keep = np.clip((turns - low) / (high - low), 0, 1)
+        return (1 - keep) * f / scaling["factor"] + keep * f
+
+    def norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        scale = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
+        return bf16(x * scale * self.w[name])
+
+    def rotate(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        angle = positions[:, None, None] * self.frequencies
+        a, b = np.split(x, 2, axis=-1)
+        cos, sin = np.cos(angle), np.sin(angle)
+        return bf16(np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1))
+
+    def embed(self, tokens: list[int]) -> np.ndarray:
+        return self.w["model.embed_tokens.weight"][tokens]
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        head = self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])
+        return self.norm(x, "model.norm.weight") @ head.T
+
+
+class Sequence:
+    """A sequence under a policy. depth[t] = stages whose keys and values token t has."""
+
+    def __init__(self, model: Model, policy: Policy, prompt: list[int]) -> None:
+        self.model, self.policy = model, policy
+        self.tokens = list(prompt)
+        self.prompt = len(prompt)
+        cuts = [0, *policy.boundaries, model.layers]
+        self.stages = list(zip(cuts[:-1], cuts[1:]))
+        self.keys = [{} for _ in range(model.layers)]  # position -> [kv heads, head dim]
+        self.values = [{} for _ in range(model.layers)]
+        self.depth = [0] * self.prompt
+        self.hidden: dict[int, np.ndarray] = {}
+        self.margin = math.inf
+
+    def layer(
+        self, l: int, x: np.ndarray, rows: list[int], seen: set[int] | None
+    ) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """One layer for the tokens `rows`, which see the cached tokens at or before their
+        position (of `seen`, if given). Returns x, probabilities [rows, heads, cached]."""
+        m, p = self.model, f"model.layers.{l}"
+        positions = np.array(rows)
+        n = m.norm(x, f"{p}.input_layernorm.weight")
+        shape = (len(rows), -1, m.head_dim)
+        q = m.rotate((n @ m.w[f"{p}.self_attn.q_proj.weight"].T).reshape(shape), positions)
+        k = m.rotate((n @ m.w[f"{p}.self_attn.k_proj.weight"].T).reshape(shape), positions)
+        v = bf16((n @ m.w[f"{p}.self_attn.v_proj.weight"].T).reshape(shape))
+        for i, row in enumerate(rows):
+            self.keys[l][row], self.values[l][row] = k[i], v[i]
+        cached = sorted(t for t in self.keys[l] if seen is None or t in seen)
+        keys = np.stack([self.keys[l][t] for t in cached]).repeat(m.heads // m.kv_heads, axis=1)
+        values = np.stack([self.values[l][t] for t in cached]).repeat(m.heads // m.kv_heads, axis=1)
+        scores = np.einsum("rhd,chd->rhc", q, keys) / math.sqrt(m.head_dim)
+        scores = np.where(np.array(cached) > positions[:, None, None], -np.inf, scores)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        rounded = bf16(weights)
+        total = rounded.sum(-1, keepdims=True)
+        out = bf16(np.einsum("rhc,chd->rhd", rounded, values) / total[..., :1])
+        x = x + out.reshape(len(rows), -1) @ m.w[f"{p}.self_attn.o_proj.weight"].T
+        n = m.norm(x, f"{p}.post_attention_layernorm.weight")
+        gate = n @ m.w[f"{p}.mlp.gate_proj.weight"].T
+        up = n @ m.w[f"{p}.mlp.up_proj.weight"].T
+        x = x + bf16(gate / (1 + np.exp(-gate)) * up) @ m.w[f"{p}.mlp.down_proj.weight"].T
+        return x, weights / total, cached
+
+    def run_stage(
+        self, s: int, x: np.ndarray, rows: list[int], seen: set[int] | None, window: int
+    ) -> tuple[np.ndarray, dict[int, float]]:
+        """The layers of stage s. The last `window` rows score the tokens they see (equation 1)."""
+        first, end = self.stages[s]
+        heads = self.policy.heads[s] if self.policy.heads and s + 1 < len(self.stages) else None
+        arrays = []
+        for l in range(first, end):
+            x, probabilities, cached = self.layer(l, x, rows, seen)
+            rows_mean = probabilities[-window:].mean(0)
+            if heads is None and l == end - 1:
+                arrays.append(rows_mean.mean(0))
+            for _, head in [h for h in heads or [] if h[0] == l]:
+                arrays.append(rows_mean[head] / rows_mean[head].max())
+        return x, dict(zip(cached, sum(arrays))) if arrays else {}
+
+    def pooled(self, scores: dict[int, float]) -> dict[int, float]:
+        r = self.policy.pool_radius
+        return {t: max(scores[u] for u in range(t - r, t + r + 1) if u in scores) for t in scores}
+
+    def best(self, scores: dict[int, float], count: int, forced: set[int]) -> list[int]:
+        order = sorted(scores, key=lambda t: (t not in forced, -scores[t], t))
+        if 0 < count < len(order):
+            threshold = scores[order[count - 1]]
+            for t in order:
+                if t not in forced and scores[t] != threshold:
+                    self.margin = min(self.margin, abs(scores[t] / threshold - 1))
+        return sorted(order[:count])
+
+    def forced(self, length: int) -> set[int]:
+        tail = range(max(0, length - self.policy.window), length)
+        return set(range(min(self.policy.sinks, length))) | set(tail)
+
+    def count(self, cut: int, length: int) -> int:
+        share = math.ceil(self.policy.keep[cut] * length - 1e-3)
+        return max(self.policy.min_keep, share, len(self.forced(length)))
+
+    def prefill(self) -> Step:
+        step = Step()
+        rows = list(range(self.prompt))
+        x = self.model.embed(self.tokens)
+        for s in range(len(self.stages)):
+            x, scores = self.run_stage(s, x, rows, None, self.policy.window)
+            for i, t in enumerate(rows):
+                self.depth[t] = s + 1
+                self.hidden[t] = x[i]
+            if s + 1 == len(self.stages):
+                step.logits = self.model.logits(x[-1])
+                break
+            count = min(len(rows), self.count(s, self.prompt))
+            rows = self.best(self.pooled(scores), count, self.forced(self.prompt))
+            step.chosen.append(rows)
+            x = np.stack([self.hidden[t] for t in rows])
+        return step
+
+    def decode(self, token: int) -> Step:
+        step = Step()
+        position = len(self.tokens)
+        self.tokens.append(token)
+        row = self.model.embed([token])
+        rows, x = [position], row
+        seen = None
+        revived: list[int] = []
+        for s in range(len(self.stages)):
+            x, scores = self.run_stage(s, x, rows, seen, 1)
+            for i, t in enumerate(rows[:-1]):
+                self.depth[t] = s + 1
+                self.hidden[t] = x[i]
+            if s + 1 == len(self.stages):
+                step.logits = self.model.logits(x[-1])
+                break
+            revived = []
+            if self.policy.decode != "static":
+                pooled = self.pooled(scores)
+                count = min(len(pooled), self.count(s, position + 1))
+                chosen = self.best(pooled, count, self.forced(position + 1))
+                missing = {t: pooled[t] for t in chosen if t < self.prompt and self.depth[t] == s + 1}
+                revived = self.best(missing, min(len(missing), self.policy.budget), set())
+                step.chosen.append(chosen)
+                step.revived.append(revived)
+                if self.policy.decode == "strict":
+                    above = {t for t in range(self.prompt) if self.depth[t] > s + 1}
+                    above |= set(range(self.prompt, position + 1)) | set(revived)
+                    seen = set(chosen) & above
+            rows = [*revived, position]
+            x = np.stack([*[self.hidden[t] for t in revived], x[-1]])
+        return step
