@@ -220,11 +220,6 @@ absl::StatusOr<LazyConfig> ReadFile(const json& object, const std::string& path,
 
 }  // namespace
 
-const PruneProfile* LazyConfig::Find(const std::string& name) const {
-  const auto found = std::ranges::find(profiles, name, &PruneProfile::name);
-  return found == profiles.end() ? nullptr : &*found;
-}
-
 absl::StatusOr<LazyConfig> LoadLazyConfig(const std::string& model_dir, const ModelConfig& model,
                                           const std::optional<std::vector<int32_t>>& boundaries) {
   LazyConfig config;

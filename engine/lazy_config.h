@@ -39,7 +39,13 @@ struct LazyConfig {
   ScoreHeads score_heads;           // empty, or per boundary
   std::vector<PruneProfile> profiles;
 
-  const PruneProfile* Find(const std::string& name) const;
+  // Null if there is none. Inline: the RPC layer does not link the engine.
+  const PruneProfile* Find(const std::string& name) const {
+    for (const PruneProfile& profile : profiles) {
+      if (profile.name == name) return &profile;
+    }
+    return nullptr;
+  }
 };
 
 // `boundaries` given: those, and the file is not looked at. Else the file, else the defaults.

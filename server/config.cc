@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "server/version.h"
 
 namespace skim {
@@ -105,7 +106,7 @@ void AddPruningFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
 // Strictly "18,23": what it must fulfil beyond that depends on the model.
 std::optional<std::vector<int32_t>> ParseLayers(const std::string& text) {
   std::vector<int32_t> layers;
-  for (const std::string_view part : absl::StrSplit(text, ',')) {
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
     int32_t layer = 0;
     if (!absl::SimpleAtoi(part, &layer)) return std::nullopt;
     layers.push_back(layer);

@@ -14,6 +14,13 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+TestServerOptions Pruning() {
+  TestServerOptions options;
+  options.prunes = true;
+  options.limits.min_lazy_tokens = 100;
+  return options;
+}
+
 v1::GenerateRequest Ask(int32_t prompt_tokens, const std::string& profile) {
   v1::GenerateRequest request;
   request.set_text(std::string(static_cast<size_t>(prompt_tokens), 'x'));
@@ -24,7 +31,7 @@ v1::GenerateRequest Ask(int32_t prompt_tokens, const std::string& profile) {
 }
 
 TEST(Prefill, TheFinalMessageSaysWhatWasSaved) {
-  TestServer server({.prunes = true});
+  TestServer server(Pruning());
   const Outcome outcome = server.Generate(Ask(200, "fast"));
   ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
   EXPECT_EQ(outcome.only().text, "xxxxx");
@@ -40,7 +47,7 @@ TEST(Prefill, TheFinalMessageSaysWhatWasSaved) {
 }
 
 TEST(Prefill, WhatIsTooShortRunsExactAndSaysSo) {
-  TestServer server({.prunes = true});
+  TestServer server(Pruning());
   const Outcome outcome = server.Generate(Ask(99, "fast"));
   ASSERT_TRUE(outcome.status.ok());
   EXPECT_EQ(outcome.only().final.prefill().mode(), v1::PrefillOutcome::MODE_EXACT_TOO_SHORT);
@@ -48,7 +55,7 @@ TEST(Prefill, WhatIsTooShortRunsExactAndSaysSo) {
 }
 
 TEST(Prefill, ACachedBeginningThatLeavesLittleIsTaken) {
-  TestServer server({.prunes = true});
+  TestServer server(Pruning());
   v1::GenerateRequest exact = Ask(200, "fast");
   exact.clear_prefill();
   const Outcome first = server.Generate(exact);
@@ -59,7 +66,7 @@ TEST(Prefill, ACachedBeginningThatLeavesLittleIsTaken) {
 }
 
 TEST(Prefill, KeepingAllIsExact) {
-  TestServer server({.prunes = true});
+  TestServer server(Pruning());
   v1::GenerateRequest request = Ask(200, "");
   request.mutable_prefill()->mutable_lazy()->add_keep_ratio(1);
   const Outcome outcome = server.Generate(request);
@@ -68,7 +75,7 @@ TEST(Prefill, KeepingAllIsExact) {
 }
 
 TEST(Prefill, ChoicesOfOneCallArePrunedEach) {
-  TestServer server({.prunes = true});
+  TestServer server(Pruning());
   v1::GenerateRequest request = Ask(200, "fast");
   request.mutable_sampling()->set_n(3);
   const Outcome outcome = server.Generate(request);
@@ -80,7 +87,7 @@ TEST(Prefill, ChoicesOfOneCallArePrunedEach) {
 }
 
 TEST(Prefill, RefusalsNameTheField) {
-  TestServer server({.prunes = true});
+  TestServer server(Pruning());
   using Lazy = v1::PrefillPolicy::Lazy;
   using Damage = void (*)(Lazy*);
   const std::pair<const char*, Damage> cases[] = {
@@ -129,7 +136,7 @@ TEST(Prefill, RefusalsNameTheField) {
 }
 
 TEST(Prefill, ModelTellsBoundariesAndProfiles) {
-  TestServer server({.prunes = true});
+  TestServer server(Pruning());
   grpc::ClientContext context;
   v1::GetModelResponse model;
   ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());

@@ -80,7 +80,6 @@ TestServer::TestServer(TestServerOptions options)
     info_.lazy.boundaries = {1};
     info_.lazy.profiles = {{"fast", {0.5f}, DecodeMode::kLazy, 4, 1}};
     info_.kv_page_bytes = 1024;
-    options_.limits.min_lazy_tokens = 100;
   }
   ServingStack::Options stack = options_.stack;
   stack.rpc.listen = {"127.0.0.1", 0};
