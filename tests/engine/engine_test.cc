@@ -41,16 +41,16 @@ TEST(Engine, AContextIsNoLongerThanWhatTheKvCacheHolds) {
   ASSERT_TRUE(roomy.ok()) << roomy.status();
   const ModelInfo& model = (*roomy)->model();
   const KvGeometry& geometry = (*roomy)->executor().kv_geometry();
-  const auto page_bytes =
-      static_cast<int64_t>(model.kv_cache_bytes) / geometry.total_pages;
+  const int64_t block_bytes = static_cast<int64_t>(model.kv_cache_bytes) / geometry.total_pages *
+                              geometry.PagesPerBlock();
 
   EngineOptions options = Tiny();
-  options.kv_cache_bytes = 2 * page_bytes + 1;
+  options.kv_cache_bytes = 2 * block_bytes + 1;
   auto tight = Engine::Load(options, {});
   ASSERT_TRUE(tight.ok()) << tight.status();
   EXPECT_EQ((*tight)->model().max_context, 2 * geometry.page_tokens);
 
-  options.kv_cache_bytes = page_bytes - 1;
+  options.kv_cache_bytes = block_bytes - 1;
   EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kResourceExhausted);
 }
 

@@ -334,7 +334,17 @@ TEST(Vllm, IsHealthyOnlyWhileItServes) {
   vllm::GenerateResponse response;
   ASSERT_TRUE(reader->Read(&response));
   std::thread drain([&] { server.stack().Drain(60'000'000); });
-  while (healthy("")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  // The answers change one after the other: only then are they compared.
+  const auto health = grpc::health::v1::Health::NewStub(server.NewWorkerChannel());
+  const auto anything_serves = [&] {
+    grpc::ClientContext worker_context, health_context;
+    vllm::HealthCheckResponse worker;
+    grpc::health::v1::HealthCheckResponse status;
+    EXPECT_TRUE(server.worker_stub().HealthCheck(&worker_context, {}, &worker).ok());
+    EXPECT_TRUE(health->Check(&health_context, {}, &status).ok());
+    return worker.healthy() || status.status() == grpc::health::v1::HealthCheckResponse::SERVING;
+  };
+  while (anything_serves()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_FALSE(healthy("shutting down"));
   server.engine().Resume();
   while (reader->Read(&response)) {
