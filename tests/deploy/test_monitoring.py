@@ -83,6 +83,8 @@ class ScrapeTest(unittest.TestCase):
         )
         cls.addClassCleanup(cls.prometheus.kill)
         wait_until("prometheus answers", lambda: get(cls.url + "/-/ready"))
+        # Rates see the load only as a change from what was scraped before it.
+        wait_until("a scrape", lambda: cls.query("skim_build_info"))
         subprocess.run(
             [BIN / "skim-load", "--server", cls.daemon.grpc, "--concurrency", "4"]
             + ["--requests", "60", "--prompt-tokens", "64", "--output-tokens", "24"]
