@@ -27,7 +27,7 @@ void Finish() { AmxTiles::Release(); }
 const GemmKernels kGemmAmx = {
     .formats = {Format(Tile<AmxProduct::kBf16>, nullptr),
                 Format(Tile<AmxProduct::kBf16>, ExpandFp8Avx512),
-                Format(Tile<AmxProduct::kInt8>, nullptr), FormatAvx512(TileInt4Avx512)},
+                Format(Tile<AmxProduct::kInt8>, nullptr), kInt4FormatAvx512},
     .scale = ScaleAvx512,
     .store_linear = StoreLinearAvx512,
     .store_swiglu = StoreSwiGluAvx512,

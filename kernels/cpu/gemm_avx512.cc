@@ -239,7 +239,7 @@ void TileInt4Avx512(const GemmTile& t) { AnyTile<NibbleTile>(t); }
 const GemmKernels kGemmAvx512 = {
     .formats = {FormatAvx512(AnyTile<LinesTile<Bf16Lines>>),
                 FormatAvx512(AnyTile<LinesTile<Fp8Lines>>),
-                FormatAvx512(AnyTile<LinesTile<Int8Lines>>), FormatAvx512(TileInt4Avx512)},
+                FormatAvx512(AnyTile<LinesTile<Int8Lines>>), kInt4FormatAvx512},
     .scale = ScaleAvx512,
     .store_linear = StoreLinearAvx512,
     .store_swiglu = StoreSwiGluAvx512,

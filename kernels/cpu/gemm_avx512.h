@@ -19,13 +19,19 @@ inline constexpr int kAvx512TileRows = 6;
 
 namespace {
 
-[[maybe_unused]] constexpr FormatKernels FormatAvx512(void (*tile)(const GemmTile&)) {
+[[maybe_unused]] constexpr FormatKernels FormatAvx512(void (*tile)(const GemmTile&),
+                                                      int prefetch_from_rows = kAvx512TileRows) {
   return {.max_rows = kAvx512TileRows,
           .even_tiles = true,
-          .prefetch_from_rows = kAvx512TileRows,
+          .prefetch_from_rows = prefetch_from_rows,
           .tile = tile,
           .expand = nullptr};
 }
+
+// A line of int4 weights takes longer to multiply than to read even for one row, and with
+// four rows or more a group is walked twice: the hardware's streams come too late.
+[[maybe_unused]] constexpr FormatKernels kInt4FormatAvx512 =
+    FormatAvx512(TileInt4Avx512, /*prefetch_from_rows=*/1);
 
 }  // namespace
 }  // namespace skim
