@@ -66,6 +66,14 @@ struct Int8Lines {
 struct Prefetcher {
   const char* next;
   [[gnu::always_inline]] void Lines(const GemmTile& t) {
+    if (t.prefetch_lines == 4 && next + 256 <= t.prefetch_end) {  // one tile of rows
+      _mm_prefetch(next, _MM_HINT_T1);
+      _mm_prefetch(next + 64, _MM_HINT_T1);
+      _mm_prefetch(next + 128, _MM_HINT_T1);
+      _mm_prefetch(next + 192, _MM_HINT_T1);
+      next += 256;
+      return;
+    }
     for (int i = 0; i < t.prefetch_lines && next < t.prefetch_end; ++i, next += 64) {
       _mm_prefetch(next, _MM_HINT_T1);
     }
