@@ -150,6 +150,7 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   std::ranges::sort(stops);
   stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
   visible_.assign(stops.size() > 1 ? plan.sequences.size() : 0, Visibility());
+  layouts_.clear();
   StepPlan rows = plan;
   int32_t first_layer = 0;
   for (const int32_t stop : stops) {
@@ -167,8 +168,9 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
 
 absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, StepPlan* plan,
                                StepResult* result) {
-  const StepLayout layout = StepLayout::Build(
-      *plan, {segments_, options_.page_tokens, hidden_}, first_layer, end_layer, visible_);
+  // Uploads are only enqueued: what they read has to outlive the step.
+  const StepLayout& layout = layouts_.emplace_back(StepLayout::Build(
+      *plan, {segments_, options_.page_tokens, hidden_}, first_layer, end_layer, visible_));
   const size_t index_bytes = layout.index.size() * sizeof(int32_t);
   if (!index_ || index_->size() < index_bytes) {
     SKIM_ASSIGN_OR_RETURN(index_, ops_.Allocate(2 * index_bytes));

@@ -80,6 +80,7 @@ class Executor final : public StepExecutor {
   std::unique_ptr<TokenPruner> pruner_;
   HiddenGeometry hidden_;
   std::vector<Visibility> visible_;  // of the step at hand, per sequence
+  std::vector<StepLayout> layouts_;  // of its parts
   SampleRows sample_rows_;
   LogitsProbe probe_;
 };
