@@ -28,8 +28,8 @@ namespace {
           .expand = nullptr};
 }
 
-// A line of int4 weights takes longer to multiply than to read even for one row, and with
-// four rows or more a group is walked twice: the hardware's streams come too late.
+// Scales are read after the codes they belong to, and with four rows or more a group is walked
+// twice: the hardware's stream detection, which follows ascending lines, comes too late.
 [[maybe_unused]] constexpr FormatKernels kInt4FormatAvx512 =
     FormatAvx512(TileInt4Avx512, /*prefetch_from_rows=*/1);
 
