@@ -55,7 +55,8 @@ absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& co
 absl::Status Executor::Allocate() {
   const size_t hidden = static_cast<size_t>(config_.hidden_size);
   const KvLayout layout = LayoutOf(config_, options_);
-  SKIM_ASSIGN_OR_RETURN(kv_pool_, ops_.Allocate(static_cast<size_t>(layout.PageBytes()) * options_.kv_pages));
+  const auto page_bytes = static_cast<size_t>(layout.PageBytes());
+  SKIM_ASSIGN_OR_RETURN(kv_pool_, ops_.Allocate(page_bytes * options_.kv_pages));
   SKIM_ASSIGN_OR_RETURN(head_hidden_, ops_.Allocate(kHeadRows * hidden * sizeof(float)));
   SKIM_ASSIGN_OR_RETURN(head_normed_, ops_.Allocate(kHeadRows * hidden * sizeof(Bf16)));
   SKIM_ASSIGN_OR_RETURN(head_index_, ops_.Allocate(kHeadRows * sizeof(int32_t)));
@@ -171,12 +172,12 @@ absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, StepPlan*
   // Uploads are only enqueued: what they read has to outlive the step.
   const StepLayout& layout = layouts_.emplace_back(StepLayout::Build(
       *plan, {segments_, options_.page_tokens, hidden_}, first_layer, end_layer, visible_));
+  if (layout.spans.empty()) return absl::OkStatus();
   const size_t index_bytes = layout.index.size() * sizeof(int32_t);
   if (!index_ || index_->size() < index_bytes) {
     SKIM_ASSIGN_OR_RETURN(index_, ops_.Allocate(2 * index_bytes));
   }
   ops_.Upload(index_->data(), layout.index.data(), index_bytes);
-  if (layout.spans.empty()) return absl::OkStatus();
   SKIM_ASSIGN_OR_RETURN(const std::span<const ScoreRequest> scores,
                         pruner_->Requests(*plan, layout));
   transformer_->Run(layout, index_->As<int32_t>(), scores);

@@ -8,6 +8,7 @@
 
 #include "base/fp8.h"
 #include "kernels/cpu/hadamard.h"
+#include "kernels/cpu/packed_weight.h"
 
 namespace skim {
 namespace {
@@ -146,15 +147,15 @@ void PlaceInt8(std::span<const uint8_t> codes, int column, uint8_t* lines, int64
 
 void PlaceInt4(std::span<const uint8_t> codes, std::span<const Int4Group> groups, int column,
                uint8_t* lines, int64_t stride) {
-  constexpr int kStepK = 64, kStepLines = 10;
+  constexpr WeightStep kStep = StepOf(WeightFormat::kInt4);
   for (size_t g = 0; g < groups.size(); ++g) {
-    uint8_t* step = lines + g / 2 * kStepLines * stride;
+    uint8_t* step = lines + g / 2 * kStep.lines * stride;
     const size_t lane = g % 2 * 16 + column;
     reinterpret_cast<uint16_t*>(step)[lane] = groups[g].scale.bits;
     reinterpret_cast<uint16_t*>(step + stride)[lane] = groups[g].offset.bits;
   }
   for (size_t k = 0; k < codes.size(); ++k) {
-    const size_t line = k / kStepK * kStepLines + 2 + k % kStepK / 8;
+    const size_t line = k / kStep.k * kStep.lines + 2 + k % kStep.k / 8;
     uint8_t& byte = lines[line * stride + 4 * column + k % 4];
     byte |= static_cast<uint8_t>(codes[k] << (k % 8 < 4 ? 0 : 4));
   }
