@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench_peers.errors import BenchError, NotServed
+from first_line import NotReady
+from first_line import first_line as read_first_line
 
 LAST_WORDS = 3
 STOP_LIMIT_S = 20
@@ -94,14 +95,7 @@ def last_words(log: Path) -> str:
 
 def first_line(child: subprocess.Popen, log: Path, limit_s: float, what: str) -> str:
     """Waits for the first line of its stdout."""
-    os.set_blocking(child.stdout.fileno(), False)
-    deadline = time.monotonic() + limit_s
-    text = b""
-    while b"\n" not in text:
-        if child.poll() is not None:
-            raise BenchError(f"{what} ended while starting; {last_words(log)}")
-        if time.monotonic() > deadline:
-            raise BenchError(f"{what} was not ready after {limit_s:.0f} s; {last_words(log)}")
-        text += child.stdout.read() or b""
-        time.sleep(0.05)
-    return text.split(b"\n", 1)[0].decode(errors="replace")
+    try:
+        return read_first_line(child, limit_s, what)
+    except NotReady as error:
+        raise BenchError(f"{error}; {last_words(log)}") from error

@@ -2,14 +2,13 @@
 
 import contextlib
 import hashlib
-import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eval.errors import EvalError
+from first_line import NotReady, first_line
 
 START_LIMIT_S = 180
 STOP_LIMIT_S = 60
@@ -46,17 +45,10 @@ def started(skimd: Path, model: Path, arguments: Sequence[str]) -> Iterator[str]
 
 
 def _first_line(child: subprocess.Popen, log: Path) -> str:
-    os.set_blocking(child.stdout.fileno(), False)
-    deadline = time.monotonic() + START_LIMIT_S
-    text = b""
-    while b"\n" not in text:
-        if child.poll() is not None:
-            raise EvalError(f"skimd ended while starting: {_last_line(log)}")
-        if time.monotonic() > deadline:
-            raise EvalError(f"skimd was not ready after {START_LIMIT_S} s: {_last_line(log)}")
-        text += child.stdout.read() or b""
-        time.sleep(0.05)
-    return text.split(b"\n", 1)[0].decode(errors="replace")
+    try:
+        return first_line(child, START_LIMIT_S, "skimd")
+    except NotReady as error:
+        raise EvalError(f"{error}: {_last_line(log)}") from error
 
 
 def _last_line(log: Path) -> str:
