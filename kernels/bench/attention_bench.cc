@@ -6,6 +6,7 @@
 #include <random>
 #include <span>
 
+#include "kernels/bench/timing.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/memory.h"
 
@@ -96,9 +97,8 @@ class AttentionScene {
 
 }  // namespace
 
-std::vector<AttentionShare> MeasureAttention(
-    ThreadPool& pool, Isa isa, double flops, double bytes_per_s,
-    const std::function<double(const std::function<void()>&)>& seconds) {
+std::vector<AttentionShare> MeasureAttention(ThreadPool& pool, Isa isa, double flops,
+                                             ReadProbe& probe) {
   std::vector<AttentionShare> shares;
   for (const Shape& shape : kShapes) {
     for (KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8}) {
@@ -106,16 +106,16 @@ std::vector<AttentionShare> MeasureAttention(
       const size_t layer_bytes = size_t{kContext / kPageTokens} * page.PageBytes();
       const int layers = static_cast<int>(kColdBytes / layer_bytes);
       AttentionScene decode(shape, format, 1, layers);
-      const double decode_seconds = seconds([&] {
+      const double bytes = static_cast<double>(layer_bytes) * layers;
+      const ReadTiming read = TimeReading(probe, bytes, [&] {
         for (int layer = 0; layer < layers; ++layer) decode.RunLayer(pool, isa, layer);
       });
-      const double read = static_cast<double>(layer_bytes) * layers / decode_seconds;
-      shares.push_back({"attention_decode_share", read / bytes_per_s, read, format, shape.heads,
-                        shape.kv_heads, shape.head_dim, kContext});
+      shares.push_back({"attention_decode_share", read.share, bytes / read.seconds, format,
+                        shape.heads, shape.kv_heads, shape.head_dim, kContext});
 
       AttentionScene prefill(shape, format, kContext, 1);
       const double products = kContext * (kContext + 1.0) / 2 * shape.heads * shape.head_dim;
-      const double rate = 4 * products / seconds([&] { prefill.RunLayer(pool, isa, 0); });
+      const double rate = 4 * products / MedianSeconds([&] { prefill.RunLayer(pool, isa, 0); });
       shares.push_back({"attention_prefill_share", rate / flops, rate, format, shape.heads,
                         shape.kv_heads, shape.head_dim, kContext});
     }

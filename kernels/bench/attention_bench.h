@@ -1,10 +1,10 @@
 // Attention at model shapes as shares of the machine's roofs.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
+#include "kernels/bench/roofs.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/kv_layout.h"
@@ -20,9 +20,8 @@ struct AttentionShare {
   int heads, kv_heads, head_dim, context;
 };
 
-// `seconds` times a piece of work.
-std::vector<AttentionShare> MeasureAttention(
-    ThreadPool& pool, Isa isa, double flops, double bytes_per_s,
-    const std::function<double(const std::function<void()>&)>& seconds);
+// `flops` is the bf16 peak.
+std::vector<AttentionShare> MeasureAttention(ThreadPool& pool, Isa isa, double flops,
+                                             ReadProbe& probe);
 
 }  // namespace skim

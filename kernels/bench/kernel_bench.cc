@@ -2,7 +2,6 @@
 // in the same run. One JSON object per line; see docs/benchmarks.md for the names.
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -13,6 +12,7 @@
 
 #include "kernels/bench/attention_bench.h"
 #include "kernels/bench/roofs.h"
+#include "kernels/bench/timing.h"
 #include "kernels/cpu/cores.h"
 #include "kernels/cpu/gemm.h"
 
@@ -33,15 +33,15 @@ constexpr size_t kColdBytes = size_t{512} << 20;
 
 class KernelBench {
  public:
-  KernelBench(Isa isa, int threads) : isa_(isa), pool_(threads, true), gemm_(&pool_, Kernels()) {}
+  KernelBench(Isa isa, int threads)
+      : isa_(isa), pool_(threads, true), probe_(&pool_), gemm_(&pool_, Kernels()) {}
 
   void Run() {
     flops_ = MeasureBf16Flops(pool_, isa_);
     Print("roof_bf16_flops", flops_, "flop/s", Json::object());
     int8_ops_ = MeasureInt8Ops(pool_, isa_);
     Print("roof_int8_ops", int8_ops_, "op/s", Json::object());
-    bandwidth_ = MeasureReadBandwidth(pool_);
-    Print("roof_read_bytes_per_s", bandwidth_, "byte/s", Json::object());
+    Print("roof_read_bytes_per_s", MeasureReadBandwidth(pool_), "byte/s", Json::object());
     for (int f = 0; f < kWeightFormats; ++f) {
       format_ = static_cast<WeightFormat>(f);
       for (int64_t m : {256, 512}) {
@@ -74,21 +74,6 @@ class KernelBench {
     std::fflush(stdout);
   }
 
-  // Median of the repetitions; the first, which warms up, does not count.
-  static double MedianSeconds(const std::function<void()>& work) {
-    std::vector<double> seconds;
-    double total = 0;
-    for (int i = 0; i < 3 || (i < 9 && total < 2) || (i < 500 && total < 0.3); ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      work();
-      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      if (i > 0) seconds.push_back(took.count());
-      total += took.count();
-    }
-    std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
-    return seconds[seconds.size() / 2];
-  }
-
   std::unique_ptr<CpuPackedWeight> Weight(const Product& p) {
     std::vector<Bf16> values(p.n * p.k);
     for (size_t i = 0; i < values.size(); ++i) values[i] = ToBf16((i % 251) * 0.01f - 1.25f);
@@ -96,65 +81,66 @@ class KernelBench {
     return *CpuPackedWeight::Pack(pool_, weight, format_, WeightShape::kPlain);
   }
 
-  double LinearSeconds(Gemm& gemm, int64_t m, const Product& p,
-                       const std::vector<std::unique_ptr<CpuPackedWeight>>& weights) {
-    std::vector<Bf16> x(m * p.k, ToBf16(0.5f));
-    std::vector<float> y(m * p.n);
-    return MedianSeconds([&] {
-             for (const auto& w : weights) {
-               gemm.Linear({x.data(), m, p.k, p.k}, *w, nullptr, false, {y.data(), m, p.n, p.n});
-             }
-           }) /
-           weights.size();
+  using Weights = std::vector<std::unique_ptr<CpuPackedWeight>>;
+
+  // One product with each of the weights.
+  static std::function<void()> Products(Gemm& gemm, int64_t m, const Product& p,
+                                        const Weights& weights) {
+    auto x = std::make_shared<std::vector<Bf16>>(m * p.k, ToBf16(0.5f));
+    auto y = std::make_shared<std::vector<float>>(m * p.n);
+    return [=, &gemm, &weights] {
+      for (const auto& w : weights) {
+        gemm.Linear({x->data(), m, p.k, p.k}, *w, nullptr, false, {y->data(), m, p.n, p.n});
+      }
+    };
   }
 
   void GemmShare(int64_t m, const Product& p) {
-    std::vector<std::unique_ptr<CpuPackedWeight>> weights;
+    Weights weights;
     weights.push_back(Weight(p));
-    const double ops = 2.0 * m * p.n * p.k / LinearSeconds(gemm_, m, p, weights);
+    const double ops = 2.0 * m * p.n * p.k / MedianSeconds(Products(gemm_, m, p, weights));
     Print("gemm_share", ops / Roof(), "ratio",
           {{"format", WeightFormatName(format_)}, {"m", m}, {"n", p.n}, {"k", p.k}, {"ops", ops}},
           ops / Roof());
   }
 
   void FewRows() {
-    std::vector<std::unique_ptr<CpuPackedWeight>> weights;
-    for (size_t bytes = 0; bytes < kColdBytes; bytes += weights.back()->bytes()) {
-      weights.push_back(Weight(kLarge));
-    }
-    const double one = LinearSeconds(gemm_, 1, kLarge, weights);
-    const double rate = weights[0]->bytes() / one;
+    Weights weights;
+    size_t bytes = 0;
+    for (; bytes < kColdBytes; bytes += weights.back()->bytes()) weights.push_back(Weight(kLarge));
     const Json shape = {{"format", WeightFormatName(format_)}, {"n", kLarge.n}, {"k", kLarge.k}};
-    Json params = shape;
-    params["m"] = 1;
-    params["bytes_per_s"] = rate;
-    Print("gemv_share", rate / bandwidth_, "ratio", params, rate / bandwidth_);
-    for (int64_t m = 2; m <= 16; ++m) {
-      params = shape;
+    double one = 0;
+    for (int64_t m = 1; m <= 16; ++m) {
+      const ReadTiming timing = TimeReading(probe_, bytes, Products(gemm_, m, kLarge, weights));
+      Json params = shape;
       params["m"] = m;
-      const double seconds = LinearSeconds(gemm_, m, kLarge, weights);
+      params["bytes_per_s"] = bytes / timing.seconds;
+      if (m == 1) {
+        one = timing.seconds;
+        Print("gemv_share", timing.share, "ratio", params, timing.share);
+        continue;
+      }
       // The roof: reading the weights once, or the arithmetic, whichever takes longer.
-      const double least =
-          std::max(weights[0]->bytes() / bandwidth_, 2.0 * m * kLarge.n * kLarge.k / Roof());
-      Print("time_over_one_row", seconds / one, "ratio", params, least / seconds);
+      const double arithmetic = 2.0 * m * kLarge.n * kLarge.k * weights.size() / Roof();
+      Print("time_over_one_row", timing.seconds / one, "ratio", params,
+            std::max(timing.share, arithmetic / timing.seconds));
     }
   }
 
   void ThreadScaling() {
     const int64_t m = 512;
-    std::vector<std::unique_ptr<CpuPackedWeight>> weights;
+    Weights weights;
     weights.push_back(Weight(kLarge));
     ThreadPool single(1, true);
     Gemm alone(&single, Kernels());
-    const double one = LinearSeconds(alone, m, kLarge, weights);
-    const double all = LinearSeconds(gemm_, m, kLarge, weights);
+    const double one = MedianSeconds(Products(alone, m, kLarge, weights));
+    const double all = MedianSeconds(Products(gemm_, m, kLarge, weights));
     Print("thread_scaling", one / all, "ratio",
           {{"format", WeightFormatName(format_)}, {"m", m}, {"n", kLarge.n}, {"k", kLarge.k}});
   }
 
   void Attention() {
-    for (const AttentionShare& a :
-         MeasureAttention(pool_, isa_, flops_, bandwidth_, MedianSeconds)) {
+    for (const AttentionShare& a : MeasureAttention(pool_, isa_, flops_, probe_)) {
       Print(a.name.c_str(), a.share, "ratio",
             {{"kv_format", KvFormatName(a.kv_format)},
              {"heads", a.heads},
@@ -168,11 +154,11 @@ class KernelBench {
 
   const Isa isa_;
   ThreadPool pool_;
+  ReadProbe probe_;
   Gemm gemm_;
   WeightFormat format_ = WeightFormat::kBf16;
   double flops_ = 0;
   double int8_ops_ = 0;
-  double bandwidth_ = 0;
 };
 
 int Main(int argc, char** argv) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <vector>
+#include <utility>
 
 #include "base/check.h"
 #include "kernels/bench/roof_loops.h"
@@ -12,6 +12,7 @@ namespace skim {
 namespace {
 
 constexpr int kRuns = 7;
+constexpr int64_t kGrain = 512;  // words: whole pages
 
 double SecondsNow() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -74,23 +75,30 @@ double MeasureInt8Ops(ThreadPool& pool, Isa isa) {
   return Peak(pool, kInt8Plain);
 }
 
-double MeasureReadBandwidth(ThreadPool& pool, size_t bytes) {
-  constexpr int64_t kGrain = 512;  // whole pages
-  const int64_t words = static_cast<int64_t>(bytes / sizeof(int64_t)) / kGrain * kGrain;
-  auto memory = AlignedMemory::Allocate(words * sizeof(int64_t));
+ReadProbe::ReadProbe(ThreadPool* pool, size_t bytes)
+    : pool_(pool), words_(static_cast<int64_t>(bytes / sizeof(int64_t)) / kGrain * kGrain) {
+  auto memory = AlignedMemory::Allocate(words_ * sizeof(int64_t));
   SKIM_CHECK(memory.ok());
-  auto* data = reinterpret_cast<int64_t*>(memory->data());
-  pool.Split(words, kGrain, [&](int64_t begin, int64_t end) {
+  memory_ = *std::move(memory);
+  auto* data = reinterpret_cast<int64_t*>(memory_.data());
+  pool_->Split(words_, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) data[i] = i;
   });
-  double best = 1e30;
-  for (int run = 0; run < kRuns; ++run) {
-    const double start = SecondsNow();
-    pool.Split(words, kGrain,
+}
+
+double ReadProbe::BytesPerSecond() {
+  const auto* data = reinterpret_cast<const int64_t*>(memory_.data());
+  const double start = SecondsNow();
+  pool_->Split(words_, kGrain,
                [&](int64_t begin, int64_t end) { Consume(Sum(data + begin, end - begin)); });
-    best = std::min(best, SecondsNow() - start);
-  }
-  return words * sizeof(int64_t) / best;
+  return words_ * sizeof(int64_t) / (SecondsNow() - start);
+}
+
+double MeasureReadBandwidth(ThreadPool& pool) {
+  ReadProbe probe(&pool);
+  double best = 0;
+  for (int run = 0; run < kRuns; ++run) best = std::max(best, probe.BytesPerSecond());
+  return best;
 }
 
 }  // namespace skim

@@ -12,10 +12,11 @@ namespace {
 constexpr int64_t kRowBlock = 192;
 // Lines of a block per chunk. A group's chunk (256 bytes a line) is read once from memory
 // and then, for every further tile of rows, from the L1 or L2 cache. Few rows take short
-// chunks, so that fetching the next one hides behind little work; many take long ones, so
-// that accumulators travel less.
-constexpr int64_t kShortChunkLines = 128;
+// chunks (FormatKernels::chunk_lines), two of which fit the L1 cache: the one in use and the
+// one being fetched. Many take long ones, so that accumulators travel less.
 constexpr int64_t kLongChunkLines = 512;
+// A single tile of rows reads each line once: there, the lines so much further on are fetched.
+constexpr int64_t kAheadBytes = 8192;
 constexpr int64_t kFewRows = 16;
 // Quantising so many elements takes no longer than waiting for the other threads.
 constexpr int64_t kQuantizeAloneElements = 16384;
@@ -36,6 +37,13 @@ void Reserve(AlignedMemory& memory, size_t bytes) {
 
 bool QuantizesInput(WeightFormat format) {
   return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
+}
+
+// Bytes to fetch per line of a tile for the next chunk to be there when the last of the tiles
+// is through with this one.
+int PrefetchPace(const FormatKernels& kernels, int64_t tiles) {
+  const int64_t over = std::max<int64_t>(1, tiles / kernels.prefetch_early);
+  return static_cast<int>(CeilDiv(kGroupBlocks * kLineBytes, over));
 }
 
 // Threads along the rows (the rest go along the columns) with the least work for the
@@ -252,8 +260,11 @@ void Gemm::RunShare(const Share& share, const Input& x, const CpuPackedWeight& w
   auto* const expanded = reinterpret_cast<uint8_t*>(expanded_.data()) +
                          thread * 2 * kLongChunkLines * kGroupBlocks * kLineBytes;
   const int64_t share_rows = share.row_end - share.row_begin;
+  const bool expand = kernels.expand != nullptr && share_rows >= kernels.expand_from_rows;
   const bool prefetch = share_rows >= kernels.prefetch_from_rows;
-  const int64_t chunk_lines = share_rows <= kFewRows ? kShortChunkLines : kLongChunkLines;
+  const int64_t chunk_lines = share_rows <= kFewRows ? kernels.chunk_lines : kLongChunkLines;
+  const char* const end =
+      reinterpret_cast<const char*>(weight.Lines(share.block_end - 1, weight.steps()));
   const ChunkWalk walk{weight, share.block_end, chunk_lines / step.lines};
   int configured_rows = 0;
   for (int64_t row0 = share.row_begin; row0 < share.row_end; row0 += kRowBlock) {
@@ -278,15 +289,19 @@ void Gemm::RunShare(const Share& share, const Input& x, const CpuPackedWeight& w
                     .x_groups_stride = x.groups_stride,
                     .prefetch = nullptr,
                     .prefetch_end = nullptr,
-                    .prefetch_lines = static_cast<int>(CeilDiv(kGroupBlocks, tiles)),
+                    .prefetch_pace = static_cast<int>(PrefetchPace(kernels, tiles)),
                     .configured_rows = &configured_rows};
-      if (kernels.expand != nullptr) {
+      if (expand) {
         kernels.expand({tile.w, tile.w_stride, tile.lines, tile.width, expanded});
         tile.w = expanded;
         tile.w_stride = tile.width * kLineBytes;
         tile.lines *= 2;
+        tile.prefetch_pace /= 2;
       }
-      if (prefetch && next.block < share.block_end) {
+      if (prefetch && tiles == 1) {
+        tile.prefetch = reinterpret_cast<const char*>(tile.w) + kAheadBytes;
+        tile.prefetch_end = end;
+      } else if (prefetch && next.block < share.block_end) {
         tile.prefetch = reinterpret_cast<const char*>(weight.Lines(next.block, next.step));
         tile.prefetch_end = reinterpret_cast<const char*>(weight.Lines(next.block, next.step_end));
       }
@@ -299,10 +314,10 @@ void Gemm::RunShare(const Share& share, const Input& x, const CpuPackedWeight& w
         tile.x_groups = x.GroupsAt(row, k);
         if (!whole_k) tile.acc = acc + from * kTileColumns;
         tile.rows = static_cast<int>(to - from);
-        kernels.tile(tile);
+        (expand ? kernels.expanded_tile : kernels.tile)(tile);
         if (tile.prefetch != nullptr) {
-          tile.prefetch =
-              std::min(tile.prefetch + tile.lines * tile.prefetch_lines * 64, tile.prefetch_end);
+          tile.prefetch = std::min(tile.prefetch + tile.lines * tile.prefetch_pace / 64 * 64,
+                                   tile.prefetch_end);
         }
         if (!last) continue;
         if (const float* scales = weight.column_scales(); scales != nullptr) {

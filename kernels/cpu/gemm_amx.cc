@@ -11,12 +11,14 @@ void Tile(const GemmTile& t) {
   AmxTileKernel<AmxTiles, kProduct>(tiles, t).Run();
 }
 
-constexpr FormatKernels Format(void (*tile)(const GemmTile&), void (*expand)(const ExpandLines&)) {
+constexpr FormatKernels Format(void (*tile)(const GemmTile&), void (*expand)(const ExpandLines&) = nullptr) {
   return {.max_rows = kMaxTileRows,
           .even_tiles = false,
           .prefetch_from_rows = kAmxTileRows + 1,
-          .tile = tile,
-          .expand = expand};
+          .tile = expand == nullptr ? tile : nullptr,
+          .expand = expand,
+          .expand_from_rows = 1,
+          .expanded_tile = tile};
 }
 
 // Idle tile state makes every context switch of the thread dearer.
@@ -25,9 +27,9 @@ void Finish() { AmxTiles::Release(); }
 }  // namespace
 
 const GemmKernels kGemmAmx = {
-    .formats = {Format(Tile<AmxProduct::kBf16>, nullptr),
+    .formats = {Format(Tile<AmxProduct::kBf16>),
                 Format(Tile<AmxProduct::kBf16>, ExpandFp8Avx512),
-                Format(Tile<AmxProduct::kInt8>, nullptr), kInt4FormatAvx512},
+                Format(Tile<AmxProduct::kInt8>), Int4FormatAvx512()},
     .scale = ScaleAvx512,
     .store_linear = StoreLinearAvx512,
     .store_swiglu = StoreSwiGluAvx512,

@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/amx_tile.h"
 #include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/gemm_prefetch.h"
 
 namespace skim {
 namespace {
@@ -33,7 +34,8 @@ enum class AmxProduct { kBf16, kInt8 };
 template <class Tiles, AmxProduct kProduct>
 class AmxTileKernel {
  public:
-  AmxTileKernel(Tiles& tiles, const GemmTile& t) : tiles_(tiles), t_(t), prefetch_(t.prefetch) {}
+  AmxTileKernel(Tiles& tiles, const GemmTile& t)
+      : tiles_(tiles), t_(t), prefetch_(t, t.rows > kAmxTileRows ? (t.width + 1) / 2 : 1) {}
 
   void Run() {
     if (*t_.configured_rows != t_.rows) {
@@ -92,13 +94,6 @@ class AmxTileKernel {
     tiles_.template Store<kTile>(Acc(row, block), kAccBytes);
   }
 
-  void Prefetch() {
-    const int lines = kAmxLines * t_.prefetch_lines;
-    for (int i = 0; i < lines && prefetch_ < t_.prefetch_end; ++i, prefetch_ += 64) {
-      __builtin_prefetch(prefetch_, 0, 2);
-    }
-  }
-
   template <int kBlocks>
   void TwoByTwo(int block) {
     Begin<0>(0, block);
@@ -108,7 +103,7 @@ class AmxTileKernel {
       Begin<3>(kAmxTileRows, block + 1);
     }
     for (int64_t l = 0; l < t_.lines; l += kAmxLines) {
-      Prefetch();
+      prefetch_.Lines(kAmxLines);
       tiles_.template Load<4>(X(l, 0), XBytes());
       tiles_.template Load<5>(X(l, kAmxTileRows), XBytes());
       tiles_.template Load<6>(Lines(l, block), t_.w_stride);
@@ -142,7 +137,7 @@ class AmxTileKernel {
     if constexpr (kBlocks > 2) Begin<2>(0, 2);
     if constexpr (kBlocks > 3) Begin<3>(0, 3);
     for (int64_t l = 0; l < t_.lines; l += kAmxLines) {
-      Prefetch();
+      prefetch_.Lines(kAmxLines);
       tiles_.template Load<4>(X(l, 0), XBytes());
       Product<0>(l);
       if constexpr (kBlocks > 1) Product<1>(l);
@@ -157,7 +152,7 @@ class AmxTileKernel {
 
   Tiles& tiles_;
   const GemmTile& t_;
-  const char* prefetch_;
+  WeightPrefetch prefetch_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/gemm_prefetch.h"
 #include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/simd_exp.h"
 
@@ -70,14 +71,8 @@ struct Fp8Lines {
   return four;
 }
 
-[[gnu::always_inline]] inline void Prefetch(const GemmTile& t, const char*& next) {
-  for (int i = 0; i < t.prefetch_lines && next < t.prefetch_end; ++i, next += 64) {
-    _mm_prefetch(next, _MM_HINT_T1);
-  }
-}
-
 template <int R, int C, class Lines>
-void Block(const GemmTile& t, int block, const char*& prefetch) {
+void Block(const GemmTile& t, int block, WeightPrefetch& prefetch) {
   __m256 acc[R][C][2];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
@@ -91,7 +86,7 @@ void Block(const GemmTile& t, int block, const char*& prefetch) {
   const uint8_t* line = t.w + block * 64;
   const auto* x = static_cast<const uint16_t*>(t.x);
   for (int64_t l = 0; l < t.lines; ++l, line += t.w_stride) {
-    Prefetch(t, prefetch);
+    prefetch.Lines();
 #pragma GCC unroll 2
     for (int pair = 0; pair < Lines::kPairs; ++pair, x += 2) {
 #pragma GCC unroll 4
@@ -124,7 +119,7 @@ void Block(const GemmTile& t, int block, const char*& prefetch) {
 // At least eight accumulators hide the latency of FMA; sixteen registers allow no more.
 template <int R, int C, class Lines>
 void Blocks(const GemmTile& t) {
-  const char* prefetch = t.prefetch;
+  WeightPrefetch prefetch(t, t.width / C + t.width % C);
   int block = 0;
   for (; block + C <= t.width; block += C) Block<R, C, Lines>(t, block, prefetch);
   for (; block < t.width; ++block) Block<R, 1, Lines>(t, block, prefetch);
@@ -147,14 +142,14 @@ void FloatTile(const GemmTile& t) {
 // Columns [8 half, 8 half + 8) of a block. VPMADDUBSW would saturate with unsigned weights
 // above 128, so both factors are widened to 16 bits and summed in pairs, two to a column.
 template <int R>
-void Int8Half(const GemmTile& t, int block, int half, const char*& prefetch) {
+void Int8Half(const GemmTile& t, int block, int half, WeightPrefetch& prefetch) {
   __m256i pairs[R][2];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) pairs[r][0] = pairs[r][1] = _mm256_setzero_si256();
   const uint8_t* line = t.w + block * 64 + half * 32;
   const auto* x = static_cast<const int8_t*>(t.x);
   for (int64_t l = 0; l < t.lines; ++l, x += 4, line += t.w_stride) {
-    if (half == 0) Prefetch(t, prefetch);
+    prefetch.Lines();
     const __m256i bytes = LoadBytes(line);
     const __m256i w0 = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(bytes));
     const __m256i w1 = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(bytes, 1));
@@ -182,7 +177,7 @@ void Int8Half(const GemmTile& t, int block, int half, const char*& prefetch) {
 
 // Columns [8 half, 8 half + 8) of a block. Codes up to 15 leave VPMADDUBSW far from saturating.
 template <int R>
-void Int4Half(const GemmTile& t, int block, int half, const char*& prefetch) {
+void Int4Half(const GemmTile& t, int block, int half, WeightPrefetch& prefetch) {
   constexpr int kGroupLines = kInt4Group / 8;
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
   __m256 acc[R];
@@ -198,12 +193,13 @@ void Int4Half(const GemmTile& t, int block, int half, const char*& prefetch) {
     const uint8_t* scales = line + half * 16;
     const uint8_t* offsets = scales + t.w_stride;
     line += 2 * t.w_stride;
+    prefetch.Lines(2);
     for (int group = 0; group < 2; ++group, scales += 32, offsets += 32, ++x_group) {
       __m256i sum[R];
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) sum[r] = _mm256_setzero_si256();
       for (int i = 0; i < kGroupLines; ++i, x += 8, line += t.w_stride) {
-        if (half == 0) Prefetch(t, prefetch);
+        prefetch.Lines();
         const __m256i codes = LoadBytes(line + half * 32);
         const __m256i first = _mm256_and_si256(codes, low);
         const __m256i second = _mm256_and_si256(_mm256_srli_epi16(codes, 4), low);
@@ -235,20 +231,20 @@ void Int4Half(const GemmTile& t, int block, int half, const char*& prefetch) {
 
 struct Int8Halves {
   template <int R>
-  static void Run(const GemmTile& t, int block, int half, const char*& prefetch) {
+  static void Run(const GemmTile& t, int block, int half, WeightPrefetch& prefetch) {
     Int8Half<R>(t, block, half, prefetch);
   }
 };
 struct Int4Halves {
   template <int R>
-  static void Run(const GemmTile& t, int block, int half, const char*& prefetch) {
+  static void Run(const GemmTile& t, int block, int half, WeightPrefetch& prefetch) {
     Int4Half<R>(t, block, half, prefetch);
   }
 };
 
 template <class Halves>
 void IntegerTile(const GemmTile& t) {
-  const char* prefetch = t.prefetch;
+  WeightPrefetch prefetch(t, 2 * t.width);
   for (int half = 0; half < 2 * t.width; ++half) {
     switch (t.rows) {
       case 1:
@@ -444,8 +440,7 @@ constexpr FormatKernels Format(void (*tile)(const GemmTile&)) {
   return {.max_rows = kMaxRows,
           .even_tiles = true,
           .prefetch_from_rows = kMaxRows + 1,
-          .tile = tile,
-          .expand = nullptr};
+          .tile = tile};
 }
 
 void Finish() {}

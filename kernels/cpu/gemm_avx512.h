@@ -24,14 +24,17 @@ namespace {
   return {.max_rows = kAvx512TileRows,
           .even_tiles = true,
           .prefetch_from_rows = prefetch_from_rows,
-          .tile = tile,
-          .expand = nullptr};
+          .tile = tile};
 }
 
-// Scales are read after the codes they belong to, and with four rows or more a group is walked
-// twice: the hardware's stream detection, which follows ascending lines, comes too late.
-[[maybe_unused]] constexpr FormatKernels kInt4FormatAvx512 =
-    FormatAvx512(TileInt4Avx512, /*prefetch_from_rows=*/1);
+// A line of int4 holds twice the products of other formats, so the processor itself looks only
+// half as far ahead: lines are always prefetched by instruction, and early.
+[[maybe_unused]] constexpr FormatKernels Int4FormatAvx512() {
+  FormatKernels format = FormatAvx512(TileInt4Avx512, /*prefetch_from_rows=*/1);
+  format.chunk_lines = 128;
+  format.prefetch_early = 2;
+  return format;
+}
 
 }  // namespace
 }  // namespace skim

@@ -48,11 +48,11 @@ struct GemmTile {
   // int4: [rows][x_groups_stride], from this chunk's first group on; else null.
   const InputGroup* x_groups;
   int64_t x_groups_stride;
-  // The weights to be read next, fetched into the cache meanwhile: this many 64-byte lines
-  // per line of this block, up to prefetch_end.
+  // The weights to be read next, fetched into the cache meanwhile: this many bytes per line of
+  // this tile, up to prefetch_end.
   const char* prefetch;
   const char* prefetch_end;
-  int prefetch_lines;
+  int prefetch_pace;
   int* configured_rows;  // AMX: what the tiles of this thread are set up for, 0 = nothing
 };
 
@@ -130,9 +130,13 @@ struct FormatKernels {
   // From this many rows on, weights are prefetched by instruction. With fewer, reading them is
   // all that takes time, and the processor's own stream detection does that better.
   int prefetch_from_rows;
+  int chunk_lines = 64;    // of a block, for few rows
+  int prefetch_early = 1;  // the next chunk is fetched during the first 1 / so many of the tiles
   void (*tile)(const GemmTile&);
-  // Null, or: the tile function reads what this makes of a chunk.
-  void (*expand)(const ExpandLines&);
+  // Null, or: from this many rows on, expanded_tile reads what this makes of a chunk.
+  void (*expand)(const ExpandLines&) = nullptr;
+  int expand_from_rows = 1;
+  void (*expanded_tile)(const GemmTile&) = nullptr;
 };
 
 struct GemmKernels {

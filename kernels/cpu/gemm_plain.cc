@@ -195,8 +195,7 @@ constexpr FormatKernels Format(void (*tile)(const GemmTile&)) {
   return {.max_rows = 4,
           .even_tiles = false,
           .prefetch_from_rows = 1 << 30,
-          .tile = tile,
-          .expand = nullptr};
+          .tile = tile};
 }
 
 }  // namespace

@@ -31,21 +31,23 @@ void ExpandFp8(const ExpandLines& e) {
   }
 }
 
-FormatKernels Format(void (*tile)(const GemmTile&), void (*expand)(const ExpandLines&)) {
+FormatKernels Format(void (*tile)(const GemmTile&), void (*expand)(const ExpandLines&) = nullptr) {
   return {.max_rows = kMaxTileRows,
           .even_tiles = false,
           .prefetch_from_rows = 2,
-          .tile = tile,
-          .expand = expand};
+          .tile = expand == nullptr ? tile : nullptr,
+          .expand = expand,
+          .expand_from_rows = 1,
+          .expanded_tile = tile};
 }
 
 }  // namespace
 
 const GemmKernels& EmulatedAmxKernels() {
   static const GemmKernels kernels = {
-      .formats = {Format(EmulatedTile<AmxProduct::kBf16>, nullptr),
+      .formats = {Format(EmulatedTile<AmxProduct::kBf16>),
                   Format(EmulatedTile<AmxProduct::kBf16>, ExpandFp8),
-                  Format(EmulatedTile<AmxProduct::kInt8>, nullptr),
+                  Format(EmulatedTile<AmxProduct::kInt8>),
                   kGemmPlain.Of(WeightFormat::kInt4)},
       .scale = kGemmPlain.scale,
       .store_linear = kGemmPlain.store_linear,
