@@ -8,9 +8,8 @@ namespace {
 
 // A page holds too few consecutive lines of a head for the hardware to see a stream, and
 // decoding is bound by memory: the first rows of a tile bring the next block nearer, spread
-// over all the work on this one. Into the second level: the first stalls on its few miss
-// buffers.
-inline void Fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+// over all the work on this one.
+inline void Fetch(const void* line) { __builtin_prefetch(line, 0, 3); }
 
 constexpr int kLine = 64;  // bytes
 // The values fetched during the softmax; the rest is fetched while values are weighed.
