@@ -1,26 +1,34 @@
 #include "kernels/cpu/cpu_ops.h"
 
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/norm.h"
 #include "kernels/cpu/packed_weight.h"
+#include "kernels/cpu/populate.h"
 #include "kernels/cpu/rope.h"
 #include "kernels/cpu/rows.h"
 
 namespace skim {
 namespace {
 
+// Smaller ones are soon touched anyway.
+constexpr size_t kPopulateFromBytes = size_t{64} << 20;
+
 class CpuBuffer final : public Buffer {
  public:
-  explicit CpuBuffer(AlignedMemory memory) : memory_(std::move(memory)) {}
+  explicit CpuBuffer(AlignedMemory memory) : memory_(std::move(memory)) {
+    if (size() >= kPopulateFromBytes) populate_ = PopulateInBackground(data(), size());
+  }
   std::byte* data() const override { return memory_.data(); }
   size_t size() const override { return memory_.size(); }
 
  private:
   AlignedMemory memory_;
+  std::jthread populate_;  // ends before the memory does
 };
 
 // Only this backend's own weights come back to it.
