@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/errors.h"
 #include "loadtest/load_runner.h"
+#include "loadtest/token_gaps.h"
 
 namespace skim {
 namespace {
@@ -20,17 +21,7 @@ void AddLatencies(const StreamRecord& record, LoadReport* report) {
   const std::vector<Micros>& times = record.token_times;
   if (times.empty()) return;
   report->ttft_ms.Add(Milliseconds(times.front() - record.planned));
-  // Tokens of one message share their arrival time; spread the wait over them.
-  for (size_t i = 0; i < times.size();) {
-    const auto next =
-        std::upper_bound(times.begin() + static_cast<ptrdiff_t>(i), times.end(), times[i]);
-    const auto group = static_cast<size_t>(next - times.begin()) - i;
-    for (size_t k = 0; i > 0 && k < group; ++k) {
-      report->inter_token_ms.Add(Milliseconds(times[i] - times[i - 1]) /
-                                 static_cast<double>(group));
-    }
-    i += group;
-  }
+  for (const TokenGap& gap : TokenGaps(times)) report->inter_token_ms.Add(gap.ms);
 }
 
 void AddOutcome(const StreamRecord& record, LoadReport* report) {

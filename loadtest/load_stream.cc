@@ -17,7 +17,7 @@ void LoadStream::Start(const Connection& connection, const Clock& clock, Planned
   stream->AddHold();
   stream->StartRead(&stream->response_);
   if (stream->planned_.behaviour == Behaviour::kCancel &&
-      stream->planned_.cancel_after_tokens == 0) {
+      stream->planned_.cancel_after_tokens == 0 && !stream->planned_.stays) {
     stream->AddHold();  // for the alarm, likewise
     stream->cancel_due_.Set(
         std::chrono::system_clock::now() + std::chrono::microseconds(stream->planned_.cancel_after),
@@ -50,10 +50,9 @@ void LoadStream::OnReadDone(bool ok) {
   record_.token_times.insert(record_.token_times.end(),
                              static_cast<size_t>(response_.delta().token_ids_size()), now);
   audit_.OnResponse(response_);
-  if (planned_.cancel_after_tokens > 0 &&
-      record_.token_times.size() >= planned_.cancel_after_tokens) {
-    Cancel();
-  }
+  const size_t tokens = record_.token_times.size();
+  if (planned_.cancel_after_tokens > 0 && tokens >= planned_.cancel_after_tokens) Cancel();
+  if (planned_.stays && !planned_.stays(tokens)) Cancel();
   ReadNext();
 }
 

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "cli/connection_flags.h"
 #include "cli/errors.h"
@@ -156,7 +157,11 @@ int Run(Flags* flags) {
     ProgressBar bar;
     records = runner.Run(
         flags->load, [&] { return workload->Next(); }, stop,
-        [&bar](const LoadProgress& progress) { bar.Show(progress); });
+        [&bar](const LoadProgress& progress) {
+          bar.Show(progress.share,
+                   absl::StrFormat("%d started, %d ended, %d failed", progress.started,
+                                   progress.ended, progress.failed));
+        });
   }
   const LoadReport report = MakeReport(records);
   std::cout << (flags->json ? ToJson(report).dump(2) + "\n" : ToTable(report));

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "base/types.h"
 #include "skim/v1/inference.pb.h"
@@ -23,6 +24,9 @@ struct PlannedRequest {
   Micros cancel_after = 0;
   Micros read_delay = 0;
   size_t malformed_kind = 0;  // which way of BreakRequest
+  // Asked after every message, on a gRPC thread, with the number of tokens so far; false: the
+  // client goes away. Must not block for long: the stream is not read meanwhile.
+  std::function<bool(size_t tokens)> stays;
 };
 
 }  // namespace skim

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <iostream>
-#include <string>
 
 #include "absl/strings/str_format.h"
 
@@ -21,14 +20,12 @@ ProgressBar::~ProgressBar() {
   if (is_terminal_) std::cerr << kClearLine << std::flush;
 }
 
-void ProgressBar::Show(const LoadProgress& progress) {
+void ProgressBar::Show(double share, const std::string& text) {
   if (!is_terminal_) return;
-  const auto filled = static_cast<size_t>(progress.share * kWidth);
+  const auto filled = static_cast<size_t>(share * kWidth);
   std::cerr << kClearLine
-            << absl::StreamFormat("[%s%s] %3.0f%%  %d started, %d ended, %d failed",
-                                  std::string(filled, '#'), std::string(kWidth - filled, '.'),
-                                  progress.share * 100, progress.started, progress.ended,
-                                  progress.failed)
+            << absl::StreamFormat("[%s%s] %3.0f%%  %s", std::string(filled, '#'),
+                                  std::string(kWidth - filled, '.'), share * 100, text)
             << std::flush;
 }
 

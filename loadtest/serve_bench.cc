@@ -1,15 +1,13 @@
 #include "loadtest/serve_bench.h"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "cli/weight_format_name.h"
+#include "loadtest/bench_figure.h"
 #include "loadtest/load_report.h"
-#include "loadtest/load_runner.h"
 #include "loadtest/samples.h"
-#include "loadtest/workload.h"
 
 namespace skim {
 namespace {
@@ -23,24 +21,7 @@ constexpr int64_t kBatchTokens = 128;
 
 double Seconds(Micros time) { return static_cast<double>(time) * 1e-6; }
 
-double FirstTokenSeconds(const StreamRecord& record) {
-  return Seconds(record.token_times.front() - record.started);
-}
-
-LengthDistribution Fixed(int64_t tokens) {
-  return *LengthDistribution::Parse(std::to_string(tokens));
-}
-
 }  // namespace
-
-nlohmann::ordered_json Figure(const std::string& name, double value, const std::string& unit,
-                              nlohmann::ordered_json params, std::optional<double> roof_share) {
-  nlohmann::ordered_json line = {
-      {"suite", "serve"}, {"name", name}, {"value", value}, {"unit", unit}};
-  if (roof_share) line["roof_share"] = *roof_share;
-  line["params"] = std::move(params);
-  return line;
-}
 
 absl::StatusOr<double> DecodeRate(const std::vector<StreamRecord>& records) {
   Micros begin = 0;
@@ -61,12 +42,11 @@ absl::StatusOr<double> DecodeRate(const std::vector<StreamRecord>& records) {
   return static_cast<double>(tokens) / Seconds(end - begin);
 }
 
-ServeBench::ServeBench(const Connection* connection, const v1::GetModelResponse& model,
-                       v1::WeightFormat weights, const Roofs& roofs, int repetitions, Emit emit)
-    : connection_(connection),
-      model_(model),
+ServeBench::ServeBench(BenchClient* client, v1::WeightFormat weights, const Roofs& roofs,
+                       int repetitions, Emit emit)
+    : client_(client),
       weights_(weights),
-      cost_(model, weights),
+      cost_(client->model(), weights),
       roofs_(roofs),
       repetitions_(repetitions),
       emit_(std::move(emit)) {}
@@ -74,28 +54,10 @@ ServeBench::ServeBench(const Connection* connection, const v1::GetModelResponse&
 absl::StatusOr<std::vector<StreamRecord>> ServeBench::Streams(int64_t streams,
                                                               int64_t prompt_tokens,
                                                               int64_t output_tokens) {
-  WorkloadOptions options;
-  options.prompt_tokens = Fixed(prompt_tokens);
-  options.output_tokens = Fixed(output_tokens);
-  options.vocabulary = model_.vocabulary();
-  options.max_context = model_.max_context();
-  options.seed = seed_++;
-  options.weights = {weights_};
-  SKIM_ASSIGN_OR_RETURN(auto workload, Workload::Make(options));
-  LoadOptions load;
-  load.requests = load.concurrency = streams;
-  const std::atomic<bool> never = false;
-  LoadRunner runner(connection_, connection_, &clock_);
-  auto records = runner.Run(
-      load, [&] { return workload.Next(); }, never, [](const LoadProgress&) {});
-  const LoadReport report = MakeReport(records);
-  if (!report.Clean()) return absl::InternalError("streams failed:\n" + ToTable(report));
-  for (const StreamRecord& record : records) {
-    if (record.final->usage().cached_tokens() > 0) {
-      return absl::InternalError("a prompt that nobody sent before was cached");
-    }
-  }
-  return records;
+  return client_->Run({.streams = streams,
+                       .prompt_tokens = prompt_tokens,
+                       .output_tokens = output_tokens,
+                       .weights = weights_});
 }
 
 absl::StatusOr<double> ServeBench::Repeat(const std::function<absl::StatusOr<double>()>& once) {
@@ -110,7 +72,7 @@ absl::StatusOr<double> ServeBench::Repeat(const std::function<absl::StatusOr<dou
 void ServeBench::EmitFigure(const std::string& name, double value, const std::string& unit,
                             nlohmann::ordered_json params, double roof_share) const {
   params["weights"] = WeightFormatName(weights_);
-  emit_(Figure(name, value, unit, std::move(params), roof_share));
+  emit_(Figure("serve", name, value, unit, std::move(params), roof_share));
 }
 
 absl::Status ServeBench::Prefill() {

@@ -1,19 +1,16 @@
 // Measures a daemon that serves nobody else, over gRPC as its users would. Each figure is the
-// median of several repetitions; every prompt is new, so the prefix cache never helps; end
-// tokens are ignored, so the token counts are the same in every run.
+// median of several repetitions.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "base/clock.h"
-#include "cli/connection.h"
+#include "loadtest/bench_client.h"
 #include "loadtest/serve_cost.h"
 #include "loadtest/stream_record.h"
 
@@ -23,10 +20,10 @@ class ServeBench {
  public:
   using Emit = std::function<void(const nlohmann::ordered_json&)>;
 
-  // Borrows `connection`. Every request asks for `weights`. `emit` gets one JSON object per
-  // figure, as docs/benchmarks.md says.
-  ServeBench(const Connection* connection, const v1::GetModelResponse& model,
-             v1::WeightFormat weights, const Roofs& roofs, int repetitions, Emit emit);
+  // Borrows `client`. Every request asks for `weights`. `emit` gets one JSON object per figure,
+  // as docs/benchmarks.md says.
+  ServeBench(BenchClient* client, v1::WeightFormat weights, const Roofs& roofs, int repetitions,
+             Emit emit);
 
   // INTERNAL if a stream was not what it should be: then the figures mean nothing.
   absl::Status Run();
@@ -44,24 +41,16 @@ class ServeBench {
   absl::Status Decode(int64_t streams);
   absl::Status Batch();
 
-  const Connection* const connection_;
-  const v1::GetModelResponse model_;
+  BenchClient* const client_;
   const v1::WeightFormat weights_;
   const ServeCost cost_;
   const Roofs roofs_;
   const int repetitions_;
   const Emit emit_;
-  const SteadyClock clock_;
-  uint64_t seed_ = 1;  // another one for every set of prompts
 };
 
 // Tokens per second of all streams together while every one of them is decoding: from the
 // last first token to the first last token. INTERNAL if there is no such time.
 absl::StatusOr<double> DecodeRate(const std::vector<StreamRecord>& records);
-
-// One figure as a line of the benchmark.
-nlohmann::ordered_json Figure(const std::string& name, double value, const std::string& unit,
-                              nlohmann::ordered_json params,
-                              std::optional<double> roof_share = std::nullopt);
 
 }  // namespace skim

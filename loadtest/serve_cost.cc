@@ -24,13 +24,22 @@ ServeCost::ServeCost(const v1::GetModelResponse& model, v1::WeightFormat weights
       hidden_size_(model.hidden_size()),
       weights_(weights) {}
 
-double ServeCost::ProductFlops(double prompt_tokens) const {
-  return 2 * (parameters_ - embedding_parameters_) * prompt_tokens;
+double ServeCost::ProductFlops(std::span<const LayerTokens> stretches) const {
+  const double per_layer = 2 * (parameters_ - embedding_parameters_) / layers_;
+  double flops = 2 * embedding_parameters_;
+  for (const LayerTokens& s : stretches) flops += per_layer * s.layers * s.tokens;
+  return flops;
 }
 
-double ServeCost::AttentionFlops(double prompt_tokens) const {
-  // Scores and weighted values: 2 * 2 * hidden operations a pair, n^2 / 2 pairs a layer.
-  return 2 * layers_ * hidden_size_ * prompt_tokens * prompt_tokens;
+double ServeCost::AttentionFlops(std::span<const LayerTokens> stretches) const {
+  double flops = 0;
+  for (size_t i = 0; i < stretches.size(); ++i) {
+    const auto& [layers, tokens] = stretches[i];
+    flops += 2 * hidden_size_ * layers * tokens * tokens;
+    const bool cut = i + 1 < stretches.size() && stretches[i + 1].tokens < tokens;
+    if (cut) flops += 2 * hidden_size_ * tokens;
+  }
+  return flops;
 }
 
 double ServeCost::StepBytes() const {
@@ -40,10 +49,15 @@ double ServeCost::StepBytes() const {
          embedding_parameters_ * BytesPerWeight(head);
 }
 
-double ServeCost::PrefillSeconds(double prompt_tokens, const Roofs& roofs) const {
+double ServeCost::PrefillSeconds(std::span<const LayerTokens> stretches, const Roofs& roofs) const {
   const bool eight_bits = weights_ == v1::WEIGHT_FORMAT_INT8 || weights_ == v1::WEIGHT_FORMAT_INT4;
-  return ProductFlops(prompt_tokens) / (eight_bits ? roofs.int8_ops : roofs.bf16_flops) +
-         AttentionFlops(prompt_tokens) / roofs.bf16_flops;
+  return ProductFlops(stretches) / (eight_bits ? roofs.int8_ops : roofs.bf16_flops) +
+         AttentionFlops(stretches) / roofs.bf16_flops;
+}
+
+double ServeCost::PrefillSeconds(double prompt_tokens, const Roofs& roofs) const {
+  const LayerTokens all = {layers_, prompt_tokens};
+  return PrefillSeconds({&all, 1}, roofs);
 }
 
 double ServeCost::StepSeconds(const Roofs& roofs) const {

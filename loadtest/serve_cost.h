@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "skim/v1/inference.pb.h"
 
@@ -14,17 +15,27 @@ struct Roofs {
   double read_bytes_per_s = 0;
 };
 
+// A stretch of layers that so many tokens of a prompt run.
+struct LayerTokens {
+  double layers = 0;
+  double tokens = 0;
+};
+
 class ServeCost {
  public:
   // Of requests that ask for `weights`.
   ServeCost(const v1::GetModelResponse& model, v1::WeightFormat weights);
 
-  // Of computing the prompt and its first token: two operations for each weight that meets a
-  // token, and the attention of each token to those before it. The embedding is a look-up and
-  // the head sees one row, so neither counts. (For a model whose head is not tied to its
-  // embedding this counts the head, a little too much.)
-  double PrefillFlops(double prompt_tokens) const {
-    return ProductFlops(prompt_tokens) + AttentionFlops(prompt_tokens);
+  // Of computing a prompt and its first token. With p weights outside the embedding, l layers of
+  // width h and a vocabulary of v, of which stretch s has l_s layers that n_s tokens run:
+  //   products   sum of 2 p / l * l_s * n_s     two operations for each weight and token
+  //   attention  sum of 2 h * l_s * n_s^2       scores and values, 4 h for n_s^2 / 2 pairs
+  //   head       2 v h                          one row
+  //   scoring    2 h * n_s                      where fewer tokens go on, one row scores all
+  // The embedding is a look-up. (For a model whose head is not tied to its embedding p counts
+  // the head, a little too much.)
+  double PrefillFlops(std::span<const LayerTokens> stretches) const {
+    return ProductFlops(stretches) + AttentionFlops(stretches);
   }
 
   // That one decode step reads whatever the number of streams: every weight once, of int4
@@ -33,12 +44,14 @@ class ServeCost {
   double StepBytes() const;
 
   // int8 and int4 multiply in 8 bits; the others, and all attention, in bf16.
+  double PrefillSeconds(std::span<const LayerTokens> stretches, const Roofs& roofs) const;
+  // All tokens at full depth.
   double PrefillSeconds(double prompt_tokens, const Roofs& roofs) const;
   double StepSeconds(const Roofs& roofs) const;
 
  private:
-  double ProductFlops(double prompt_tokens) const;
-  double AttentionFlops(double prompt_tokens) const;
+  double ProductFlops(std::span<const LayerTokens> stretches) const;
+  double AttentionFlops(std::span<const LayerTokens> stretches) const;
 
   double parameters_;
   double embedding_parameters_;

@@ -1,5 +1,6 @@
 #include "server/final_message.h"
 
+#include "server/decode_modes.h"
 #include "server/weight_formats.h"
 
 namespace skim {
@@ -39,17 +40,7 @@ void FillPrefill(const PrefillReport& report, uint64_t page_bytes, v1::PrefillOu
       out->set_mode(v1::PrefillOutcome::MODE_LAZY);
       break;
   }
-  switch (report.decode) {
-    case DecodeMode::kStatic:
-      out->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STATIC);
-      break;
-    case DecodeMode::kLazy:
-      out->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_LAZY);
-      break;
-    case DecodeMode::kStrict:
-      out->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STRICT);
-      break;
-  }
+  out->set_decode_mode(ToProto(report.decode));
   for (const int32_t tokens : report.segment_tokens) {
     out->add_segment_tokens(static_cast<uint32_t>(tokens));
   }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "server/decode_modes.h"
 #include "server/generate_stream.h"
 #include "server/request_builder.h"
 #include "server/rpc_status.h"
@@ -75,6 +76,16 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   }
   for (const PruneProfile& profile : info.lazy.profiles) {
     response->add_prefill_profiles(profile.name);
+    v1::PrefillProfile* settings = response->add_prefill_profile_settings();
+    settings->set_name(profile.name);
+    settings->mutable_keep_ratio()->Add(profile.keep.begin(), profile.keep.end());
+    settings->set_decode_mode(ToProto(profile.decode));
+    settings->set_revival_budget(static_cast<uint32_t>(profile.revival_budget));
+    settings->set_score_window(static_cast<uint32_t>(profile.window));
+  }
+  if (!info.lazy.boundaries.empty()) {
+    response->set_prefill_min_prompt_tokens(static_cast<uint32_t>(model.limits.min_lazy_tokens));
+    response->set_prefill_min_kept_tokens(static_cast<uint32_t>(PrefillPolicy().min_keep));
   }
   for (TokenId id : info.eos_tokens) response->add_end_token_ids(static_cast<uint32_t>(id));
   response->set_has_chat_template(model.tokenizer->has_chat_template());

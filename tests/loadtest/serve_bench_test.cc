@@ -51,11 +51,21 @@ v1::GetModelResponse SmallModel() {
 TEST(ServeCost, CountsWeightsOncePerTokenAndAttentionPerPair) {
   const ServeCost cost(SmallModel(), v1::WEIGHT_FORMAT_BF16);
   // 900,000 weights outside the embedding; 10 layers of width 100.
-  EXPECT_DOUBLE_EQ(cost.PrefillFlops(10), 2 * 900'000 * 10 + 2 * 10 * 100 * 10 * 10);
+  const LayerTokens all = {10, 10};
+  const double flops = 2 * 900'000 * 10 + 2 * 10 * 100 * 10 * 10 + 2 * 100'000;
+  EXPECT_DOUBLE_EQ(cost.PrefillFlops({&all, 1}), flops);
   EXPECT_DOUBLE_EQ(cost.StepBytes(), 2'000'000);
   const Roofs roofs = {.bf16_flops = 1e6, .int8_ops = 2e6, .read_bytes_per_s = 4e6};
   EXPECT_DOUBLE_EQ(cost.StepSeconds(roofs), 0.5);
-  EXPECT_DOUBLE_EQ(cost.PrefillSeconds(10, roofs), 18.2);
+  EXPECT_DOUBLE_EQ(cost.PrefillSeconds(10, roofs), flops / 1e6);
+}
+
+TEST(ServeCost, CountsWhatEachStretchOfLayersRuns) {
+  const ServeCost cost(SmallModel(), v1::WEIGHT_FORMAT_BF16);
+  const LayerTokens stretches[] = {{6, 10}, {4, 3}};
+  // Where tokens are cut, one row scores the ten below.
+  EXPECT_DOUBLE_EQ(cost.PrefillFlops(stretches), 2 * 90'000 * (6 * 10 + 4 * 3) + 2 * 100'000 +
+                                                     2 * 100 * (6 * 100 + 4 * 9) + 2 * 100 * 10);
 }
 
 TEST(ServeCost, ReadsFewerBytesOfSmallerWeights) {
@@ -73,9 +83,9 @@ TEST(ServeCost, MultipliesInEightBitsWhereActivationsAreRounded) {
   const auto seconds = [&](v1::WeightFormat weights) {
     return ServeCost(SmallModel(), weights).PrefillSeconds(10, roofs);
   };
-  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_FP8), 18.2);
-  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_INT8), 9.2);
-  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_INT4), 9.2);
+  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_FP8), 18.4);
+  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_INT8), 9.3);
+  EXPECT_DOUBLE_EQ(seconds(v1::WEIGHT_FORMAT_INT4), 9.3);
 }
 
 class ServeBenchTest : public testing::Test {
@@ -89,7 +99,8 @@ class ServeBenchTest : public testing::Test {
     model.set_vocabulary(FakeInference::kVocabulary);
     model.set_max_context(8192);
     const Roofs roofs = {1e12, 1e12, 1e10};
-    return ServeBench(connection.get(), model, v1::WEIGHT_FORMAT_INT8, roofs, 2,
+    BenchClient client(connection.get(), model);
+    return ServeBench(&client, v1::WEIGHT_FORMAT_INT8, roofs, 2,
                       [this](const auto& line) { lines_.push_back(line); })
         .Run();
   }
