@@ -51,6 +51,19 @@ std::string FieldOf(const absl::Status& status) {
   return detail.field_violations(0).field();
 }
 
+absl::Status RenameField(const absl::Status& status, std::span<const FieldName> names) {
+  const std::string field = FieldOf(status);
+  for (const FieldName& name : names) {
+    if (field.empty() || !std::string_view(field).starts_with(name.ours)) continue;
+    const std::string theirs = std::string(name.theirs) + field.substr(name.ours.size());
+    std::string what(status.message());
+    const std::string prefix = field + ": ";
+    if (what.starts_with(prefix)) what.erase(0, prefix.size());
+    return FieldError(status.code(), theirs, what);
+  }
+  return status;
+}
+
 absl::Status RetryAfter(absl::Status status, Micros delay) {
   google::rpc::RetryInfo detail;
   detail.mutable_retry_delay()->set_seconds(delay / 1'000'000);

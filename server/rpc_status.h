@@ -3,7 +3,9 @@
 // the type URL that google.rpc.Status uses.
 #pragma once
 
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "base/types.h"
@@ -27,6 +29,15 @@ absl::Status AtField(absl::Status status, const std::string& field);
 
 // The field that a BadRequest detail of `status` names; empty without one.
 std::string FieldOf(const absl::Status& status);
+
+// A field of our own request and what another protocol calls it; or how such names begin.
+struct FieldName {
+  std::string_view ours;
+  std::string_view theirs;
+};
+
+// `status` with its field called as in the first entry of `names` that its name begins with.
+absl::Status RenameField(const absl::Status& status, std::span<const FieldName> names);
 
 // `status` with RetryInfo: the same call may succeed after `delay`.
 absl::Status RetryAfter(absl::Status status, Micros delay);

@@ -30,6 +30,7 @@ ServingStack::ServingStack(const Options& options, Metrics* metrics, const Clock
       load_(metrics, clock),
       tenants_(metrics->registry().get(), options.tenant_labels),
       inference_(Services(options, metrics), &gate_, options.auth),
+      kserve_(Services(options, metrics), &gate_, options.auth),
       vllm_(Services(options, metrics), &gate_),
       load_report_(&load_) {}
 
@@ -48,8 +49,10 @@ CallServices ServingStack::Services(const Options& options, Metrics* metrics) {
 absl::Status ServingStack::Listen(const Options& options) {
   SKIM_ASSIGN_OR_RETURN(
       server_,
-      RpcServer::Start(options.rpc, {.services = {&inference_, &load_report_},
-                                     .health_names = {v1::Inference::service_full_name()}}));
+      RpcServer::Start(options.rpc,
+                       {.services = {&inference_, &kserve_, &load_report_},
+                        .health_names = {v1::Inference::service_full_name(),
+                                         kserve::GRPCInferenceService::service_full_name()}}));
   if (!options.worker_listen.has_value()) return absl::OkStatus();
   RpcServerOptions worker = options.rpc;
   worker.flag = "worker-listen";

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "engine/step_executor.h"
 #include "server/inference_service.h"
+#include "server/kserve_service.h"
 #include "server/load_monitor.h"
 #include "server/load_report.h"
 #include "server/metrics.h"
@@ -76,6 +77,7 @@ class ServingStack {
   LoadMonitor load_;
   TenantUsage tenants_;
   InferenceService inference_;
+  KserveService kserve_;
   VllmService vllm_;
   LoadReportService load_report_;
   std::unique_ptr<ServingLoop> loop_;

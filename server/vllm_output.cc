@@ -7,17 +7,6 @@
 namespace skim {
 namespace {
 
-const char* ReasonText(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_REASON_STOP:
-      return "stop";
-    case v1::FINISH_REASON_LENGTH:
-      return "length";
-    default:
-      return "abort";
-  }
-}
-
 // The best `count` of them.
 void AddTop(const v1::TokenLogprobs& token, int32_t count, vllm::TopLogProbs* out) {
   const int kept = std::min(count, token.top_size());
@@ -28,6 +17,17 @@ void AddTop(const v1::TokenLogprobs& token, int32_t count, vllm::TopLogProbs* ou
 }
 
 }  // namespace
+
+const char* VllmFinishReason(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_REASON_STOP:
+      return "stop";
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    default:
+      return "abort";
+  }
+}
 
 bool VllmOutput::Translate(v1::GenerateResponse response, vllm::GenerateResponse* out) {
   out->Clear();
@@ -86,7 +86,7 @@ void VllmOutput::Complete(uint32_t index, const v1::Final& final, vllm::Generate
   Said said = std::move(said_[index]);
   out->set_index(index);
   out->mutable_output_ids()->Assign(said.ids.begin(), said.ids.end());
-  out->set_finish_reason(ReasonText(final.finish_reason()));
+  out->set_finish_reason(VllmFinishReason(final.finish_reason()));
   out->set_prompt_tokens(final.usage().prompt_tokens());
   out->set_completion_tokens(final.usage().generated_tokens());
   out->set_cached_tokens(final.usage().cached_tokens());

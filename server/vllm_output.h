@@ -11,6 +11,9 @@
 
 namespace skim {
 
+// "stop", "length" or "abort", as vLLM calls them.
+const char* VllmFinishReason(v1::FinishReason reason);
+
 class VllmOutput {
  public:
   // `request` lives as long as this; `translated` is what FromVllm made of it.

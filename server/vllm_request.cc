@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <string>
-#include <string_view>
 
 #include "base/status_macros.h"
 #include "server/rpc_status.h"
@@ -108,11 +107,6 @@ absl::Status CopyOutput(const vllm::GenerateRequest& from, v1::Output* to) {
   return absl::OkStatus();
 }
 
-struct FieldName {
-  std::string_view ours;
-  std::string_view theirs;
-};
-
 // A longer prefix stands before a shorter one.
 constexpr FieldName kFieldNames[] = {
     {"output.", "sampling_params."},
@@ -138,17 +132,6 @@ absl::StatusOr<v1::GenerateRequest> FromVllm(const vllm::GenerateRequest& reques
   return out;
 }
 
-absl::Status ToVllmFields(const absl::Status& status) {
-  const std::string field = FieldOf(status);
-  for (const FieldName& name : kFieldNames) {
-    if (!std::string_view(field).starts_with(name.ours)) continue;
-    const std::string theirs = std::string(name.theirs) + field.substr(name.ours.size());
-    std::string what(status.message());
-    const std::string prefix = field + ": ";
-    if (what.starts_with(prefix)) what.erase(0, prefix.size());
-    return FieldError(status.code(), theirs, what);
-  }
-  return status;
-}
+absl::Status ToVllmFields(const absl::Status& status) { return RenameField(status, kFieldNames); }
 
 }  // namespace skim

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 from smg_grpc_proto.generated import common_pb2, vllm_engine_pb2
+from tritonclient.grpc import service_pb2
 
 from programs import ROOT
 
@@ -57,6 +58,27 @@ class ProtocolTest(unittest.TestCase):
             ours["vllm/grpc/engine/vllm_engine.proto"], original(vllm_engine_pb2)
         )
         self.assert_part_of(ours["smg/grpc/common/common.proto"], original(common_pb2))
+
+    def test_tritons_messages_and_methods_are_part_of_the_originals(self):
+        ours = compiled("inference/grpc_service.proto")["inference/grpc_service.proto"]
+        theirs = original(service_pb2)
+        self.assert_part_of(ours, theirs)
+        self.assertEqual(ours.service[0].name, theirs.service[0].name)
+        known = {
+            (m.name, m.input_type, m.output_type, m.client_streaming, m.server_streaming)
+            for m in theirs.service[0].method
+        }
+        for m in ours.service[0].method:
+            self.assertIn(
+                (m.name, m.input_type, m.output_type, m.client_streaming, m.server_streaming), known
+            )
+        # A refusal can name every field of a request.
+        names = dict(messages(ours))
+        for name, message in messages(theirs):
+            if name.startswith("ModelInferRequest"):
+                self.assertEqual(
+                    {f.name for f in names[name].field}, {f.name for f in message.field}, name
+                )
 
     def test_the_service_has_exactly_the_methods_of_the_original(self):
         ours = compiled("vllm/grpc/engine/vllm_engine.proto")["vllm/grpc/engine/vllm_engine.proto"]
