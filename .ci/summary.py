@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Sums the reports of `./run test` and prints `N passed, N failed`.
 
-Counts the cases that each gtest binary and unittest ran. A test program that failed without
+Counts the cases that each CTest entry and unittest ran. A test program that failed without
 a failed case (a crash, a time-out, something that is not gtest) counts as one failure, and
-one that passed without a report as one pass. A suite that left no report at all has failed.
+one that passed without a report as one pass. A suite that left no report at all has failed,
+unless it left a note that this machine could not run it.
 """
 
 import re
@@ -11,8 +12,9 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-PRESETS = ("release", "asan", "tsan")
+PRESETS = ("release", "asan", "tsan", "cuda")
 UNITTESTS = ("tools", "deploy")
+REPORTS = "test-reports"
 
 
 def gtest_cases(report: Path) -> tuple[int, int] | None:
@@ -27,9 +29,14 @@ def gtest_cases(report: Path) -> tuple[int, int] | None:
     return len(run) - failed, failed
 
 
-def ctest_suite(reports: Path, preset: str) -> tuple[int, int]:
+def ctest_suite(build: Path, preset: str) -> tuple[int, int]:
+    note = build / REPORTS / f"{preset}.skipped"
+    if note.exists():
+        print(f"{preset}: did not run, {note.read_text().strip()}")
+        return 0, 0
+    reports = build / preset / REPORTS
     try:
-        programs = list(ET.parse(reports / f"{preset}.ctest").getroot().iter("testcase"))
+        programs = list(ET.parse(reports / "ctest").getroot().iter("testcase"))
     except (OSError, ET.ParseError):
         print(f"{preset}: no report, so it counts as failed")
         return 0, 1
@@ -40,7 +47,7 @@ def ctest_suite(reports: Path, preset: str) -> tuple[int, int]:
             failed += 1
             continue
         ok = program.get("status") == "run"
-        cases = gtest_cases(reports / preset / f"{program.get('name')}.xml")
+        cases = gtest_cases(reports / f"{program.get('name')}.xml")
         good, bad = cases or (int(ok), 0)
         passed += good
         failed += bad if ok or bad else 1
@@ -49,8 +56,8 @@ def ctest_suite(reports: Path, preset: str) -> tuple[int, int]:
     return passed, failed
 
 
-def unittest_suite(reports: Path, name: str) -> tuple[int, int]:
-    path = reports / name / "unittest.txt"
+def unittest_suite(build: Path, name: str) -> tuple[int, int]:
+    path = build / REPORTS / f"{name}.unittest"
     text = path.read_text() if path.exists() else ""
     ran = re.search(r"^Ran (\d+) tests?", text, re.MULTILINE)
     if not ran:
@@ -64,9 +71,9 @@ def unittest_suite(reports: Path, name: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    reports = Path(sys.argv[1])
-    suites = {preset: ctest_suite(reports, preset) for preset in PRESETS}
-    suites |= {name: unittest_suite(reports, name) for name in UNITTESTS}
+    build = Path(sys.argv[1])
+    suites = {preset: ctest_suite(build, preset) for preset in PRESETS}
+    suites |= {name: unittest_suite(build, name) for name in UNITTESTS}
     for name, (passed, failed) in suites.items():
         print(f"{name}: {passed} passed, {failed} failed")
     passed = sum(p for p, _ in suites.values())

@@ -47,7 +47,7 @@ endfunction()
 
 # skim_test(name SOURCES a_test.cc DEPS x LABELS unit): one gtest binary, one CTest entry.
 # Labels: `unit` runs in every build and under the sanitizers; `model` needs the default
-# model; `e2e` starts the daemon.
+# model; `e2e` starts the daemon; `cuda` is about the CUDA backend.
 function(skim_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
   if(NOT ARG_TIMEOUT)
@@ -57,19 +57,33 @@ function(skim_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   target_compile_definitions(${name} PRIVATE SKIM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              SKIM_BINARY_DIR="${CMAKE_BINARY_DIR}")
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+  skim_test_entry(${name} COMMAND ${name} TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+                  ENVIRONMENT "${ARG_ENVIRONMENT}")
+endfunction()
+
+# A CTest entry that runs a gtest binary and leaves a report under its own name, so that one
+# binary can have several. What is labelled `cuda` is built by the target cuda_tests.
+add_custom_target(cuda_tests)
+function(skim_test_entry entry)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "COMMAND;LABELS;ENVIRONMENT" ${ARGN})
+  list(GET ARG_COMMAND 0 binary)
+  add_test(NAME ${entry} COMMAND ${ARG_COMMAND}
+           --gtest_output=xml:${CMAKE_BINARY_DIR}/test-reports/${entry}.xml)
+  set_tests_properties(${entry} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                        ENVIRONMENT "${ARG_ENVIRONMENT}")
+  if("cuda" IN_LIST ARG_LABELS)
+    add_dependencies(cuda_tests ${binary})
+  endif()
 endfunction()
 
 # skim_on_ptxsim(test SEEDS 1 2): runs a test again for each seed with the simulated CUDA
-# device preloaded (tests/ptxsim), the tests whose names contain "cuda".
+# device preloaded (tests/ptxsim), the tests whose names contain "cuda" or "Cuda".
 function(skim_on_ptxsim name)
   cmake_parse_arguments(ARG "" "" "SEEDS" ${ARGN})
   foreach(seed ${ARG_SEEDS})
-    add_test(NAME ${name}_cuda_${seed} COMMAND ${name} --gtest_filter=*cuda*)
-    set_tests_properties(${name}_cuda_${seed} PROPERTIES TIMEOUT 600 LABELS cuda
-                         ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:ptxsim>;PTXSIM_SEED=${seed}")
+    skim_test_entry(${name}_cuda_${seed} COMMAND ${name} --gtest_filter=*cuda*:*Cuda*
+                    TIMEOUT 600 LABELS cuda
+                    ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:ptxsim>;PTXSIM_SEED=${seed}")
   endforeach()
   add_dependencies(${name} ptxsim)
 endfunction()
