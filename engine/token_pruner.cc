@@ -129,8 +129,9 @@ absl::Status TokenPruner::Choose(const StepLayout& layout, const int32_t* index,
   return absl::OkStatus();
 }
 
-std::vector<int32_t> TokenPruner::Top(const PruneRules* rules, const std::vector<uint8_t>* allowed,
-                                      int32_t length, int32_t count) {
+absl::StatusOr<std::vector<int32_t>> TokenPruner::Top(const PruneRules* rules,
+                                                      const std::vector<uint8_t>* allowed,
+                                                      int32_t length, int32_t count) {
   std::vector<IndexRange> forced;
   if (rules != nullptr) {
     forced = rules->pinned;
@@ -146,6 +147,7 @@ std::vector<int32_t> TokenPruner::Top(const PruneRules* rules, const std::vector
                 .count = count,
                 .out = top_->As<int32_t>()});
   ops_.Download(rows.data(), top_->data(), rows.size() * sizeof(int32_t));
+  SKIM_RETURN_IF_ERROR(ops_.Wait());
   return rows;
 }
 
@@ -168,8 +170,9 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, StepPlan* plan,
   Visibility& sees = (*visible)[scored.sequence];
   int64_t present = scored.slots;
   if (!sees.empty()) present = std::ranges::count(sees, 1);
-  result->chosen = Top(sequence.rules, nullptr, length,
-                       static_cast<int32_t>(std::min<int64_t>(cut.choose, present)));
+  SKIM_ASSIGN_OR_RETURN(result->chosen,
+                        Top(sequence.rules, nullptr, length,
+                            static_cast<int32_t>(std::min<int64_t>(cut.choose, present))));
 
   const int32_t above = segments_.SegmentOf(cut.layer);
   const bool keeps_all = above < sequence.dense_segments;
@@ -189,7 +192,8 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, StepPlan* plan,
       missing[position] = 1;
       ++candidates;
     }
-    result->revived = Top(nullptr, &missing, length, std::min(candidates, cut.revive));
+    SKIM_ASSIGN_OR_RETURN(result->revived,
+                          Top(nullptr, &missing, length, std::min(candidates, cut.revive)));
     Revive(cut, result->revived, &sequence, plan);
     for (const int32_t position : result->revived) beyond[position] = 1;
   }

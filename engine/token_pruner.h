@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/model_config.h"
 #include "engine/segments.h"
 #include "engine/step_layout.h"
@@ -59,8 +60,10 @@ class TokenPruner {
   int32_t BoundaryIndex(int32_t layer) const;
   absl::Status ChooseOne(const Scored& scored, StepPlan* plan, std::vector<Visibility>* visible,
                          CutResult* result);
-  std::vector<int32_t> Top(const PruneRules* rules, const std::vector<uint8_t>* allowed,
-                           int32_t length, int32_t count);
+  // Waits for the device: who is chosen decides what runs next.
+  absl::StatusOr<std::vector<int32_t>> Top(const PruneRules* rules,
+                                           const std::vector<uint8_t>* allowed, int32_t length,
+                                           int32_t count);
   void Revive(const PlanCut& cut, const std::vector<int32_t>& positions, PlanSequence* sequence,
               StepPlan* plan) const;
 

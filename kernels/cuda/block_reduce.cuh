@@ -13,9 +13,10 @@ inline constexpr int kSampleThreads = 256;
 
 // A candidate for "the highest"; ties go to the lower token.
 struct Best {
-  float logit = -__builtin_inff();
-  TokenId token = kNoToken;
+  float logit;
+  TokenId token;
 
+  __device__ static Best None() { return {-__builtin_inff(), kNoToken}; }
   __device__ bool Beats(const Best& other) const {
     if (token == kNoToken || other.token == kNoToken) return other.token == kNoToken;
     return logit != other.logit ? logit > other.logit : token < other.token;

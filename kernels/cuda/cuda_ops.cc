@@ -44,6 +44,10 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create() {
 CudaOps::CudaOps(std::unique_ptr<Runtime> runtime)
     : runtime_(std::move(runtime)),
       places_scratch_(runtime_.get()),
+      score_tasks_(runtime_.get()),
+      scored_heads_(runtime_.get()),
+      summed_scores_(runtime_.get()),
+      forced_rows_(runtime_.get()),
       sample_lists_(runtime_.get()),
       sample_logits_(runtime_.get()),
       sample_results_(runtime_.get()) {}
@@ -99,6 +103,17 @@ void CudaOps::LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, con
   runtime_->CheckLaunch("linear swiglu");
 }
 
+template <typename T>
+const T* CudaOps::UploadList(std::span<const T> list, Scratch* scratch) {
+  if (list.empty()) return nullptr;
+  T* device = scratch->Reserve<T>(list.size());
+  void* stage = runtime_->Stage(list.size_bytes());
+  if (stage == nullptr || device == nullptr) return nullptr;
+  std::memcpy(stage, list.data(), list.size_bytes());
+  runtime_->Upload(device, stage, list.size_bytes());
+  return device;
+}
+
 DeviceRows CudaOps::Rows(const AttentionRows& rows) {
   std::vector<RowPlace> places;
   for (const SequenceRows& sequence : rows.sequences) {
@@ -107,16 +122,12 @@ DeviceRows CudaOps::Rows(const AttentionRows& rows) {
     std::fill(places.begin() + sequence.row_begin, places.begin() + static_cast<int64_t>(end),
               RowPlace{sequence.block_begin, sequence.slots, sequence.positions_begin});
   }
-  const size_t bytes = places.size() * sizeof(RowPlace);
-  auto* device = places_scratch_.Reserve<RowPlace>(places.size());
   if (places != places_) {
-    void* stage = runtime_->Stage(bytes);
-    if (stage == nullptr || device == nullptr) return {};
-    std::memcpy(stage, places.data(), bytes);
-    runtime_->Upload(device, stage, bytes);
+    device_places_ = UploadList<RowPlace>(places, &places_scratch_);
+    if (device_places_ == nullptr) return {};
     places_ = std::move(places);
   }
-  return {static_cast<int64_t>(places_.size()), device};
+  return {static_cast<int64_t>(places_.size()), device_places_};
 }
 
 void CudaOps::RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
@@ -132,6 +143,42 @@ void CudaOps::Attention(const AttentionArgs& args, const AttentionRows& rows, co
   if (device.count == 0 || !runtime_->ok()) return;
   LaunchAttention(runtime_->stream(), args, rows, device, kv);
   runtime_->CheckLaunch("attention");
+}
+
+void CudaOps::KeyScores(const KeyScoresArgs& args, const AttentionRows& rows, const KvLayer& kv) {
+  if (args.targets.empty() || !runtime_->ok()) return;
+  std::vector<KeyScoreTask> tasks;
+  DeviceTargets device;
+  for (const KeyScoreTarget& target : args.targets) {
+    const SequenceRows& sequence = rows.sequences[target.sequence];
+    SKIM_CHECK(target.window >= 1 && target.window <= sequence.row_count);
+    tasks.push_back({sequence.row_begin + sequence.row_count - target.window, target.window,
+                     sequence.block_begin, sequence.slots, sequence.positions_begin,
+                     target.scores});
+    device.most_slots = std::max(device.most_slots, sequence.slots);
+  }
+  if (device.most_slots == 0) return;
+  device.tasks = UploadList<KeyScoreTask>(tasks, &score_tasks_);
+  device.scored_heads = UploadList(args.scored_heads, &scored_heads_);
+  if (!runtime_->ok()) return;
+  LaunchKeyScores(runtime_->stream(), args, device, rows, kv);
+  runtime_->CheckLaunch("key scores");
+}
+
+void CudaOps::PoolScores(const PoolScoresArgs& args) {
+  if (args.positions == 0 || !runtime_->ok()) return;
+  auto* summed = summed_scores_.Reserve<float>(static_cast<size_t>(args.positions));
+  if (!runtime_->ok()) return;
+  LaunchPoolScores(runtime_->stream(), args, summed);
+  runtime_->CheckLaunch("pool scores");
+}
+
+void CudaOps::TopRows(const TopRowsArgs& args) {
+  if (args.count == 0 || !runtime_->ok()) return;
+  const IndexRange* forced = UploadList(args.forced, &forced_rows_);
+  if (!runtime_->ok()) return;
+  LaunchTopRows(runtime_->stream(), args, forced);
+  runtime_->CheckLaunch("top rows");
 }
 
 void CudaOps::GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {

@@ -44,6 +44,10 @@ class CudaOps final : public Ops {
   void RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
                       const KvLayer& kv) override;
   void Attention(const AttentionArgs& args, const AttentionRows& rows, const KvLayer& kv) override;
+  bool ScoresKeys() const override { return true; }
+  void KeyScores(const KeyScoresArgs& args, const AttentionRows& rows, const KvLayer& kv) override;
+  void PoolScores(const PoolScoresArgs& args) override;
+  void TopRows(const TopRowsArgs& args) override;
   void GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
   void ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
   void Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
@@ -61,12 +65,17 @@ class CudaOps final : public Ops {
   };
 
   explicit CudaOps(std::unique_ptr<Runtime> runtime);
+  // Copies a list to `scratch`; null if there is nothing or something failed.
+  template <typename T>
+  const T* UploadList(std::span<const T> list, Scratch* scratch);
   // The step's rows on the device: uploaded when they differ from the last call's.
   DeviceRows Rows(const AttentionRows& rows);
 
   std::unique_ptr<Runtime> runtime_;
-  Scratch places_scratch_, sample_lists_, sample_logits_, sample_results_;
-  std::vector<RowPlace> places_;  // what places_scratch_ holds
+  Scratch places_scratch_, score_tasks_, scored_heads_, summed_scores_, forced_rows_;
+  Scratch sample_lists_, sample_logits_, sample_results_;
+  std::vector<RowPlace> places_;  // what lies at device_places_
+  const RowPlace* device_places_ = nullptr;
   std::vector<PendingSample> pending_;
 };
 

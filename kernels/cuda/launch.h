@@ -72,6 +72,26 @@ void LaunchRopeAndWriteKv(Stream stream, const RopeWriteArgs& args, const Attent
 void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRows& rows,
                      const DeviceRows& device_rows, const KvLayer& kv);
 
+// A KeyScoreTarget with what a block needs of its sequence.
+struct KeyScoreTask {
+  int32_t first_row, rows;  // that score
+  int32_t block_begin, slots;
+  int64_t positions_begin;
+  float* scores;
+};
+struct DeviceTargets {
+  const KeyScoreTask* tasks = nullptr;    // [args.targets]
+  const int32_t* scored_heads = nullptr;  // [args.scored_heads], null if there are none
+  int32_t most_slots = 0;
+};
+// Of args.targets and args.scored_heads only the sizes are read.
+void LaunchKeyScores(Stream stream, const KeyScoresArgs& args, const DeviceTargets& targets,
+                     const AttentionRows& rows, const KvLayer& kv);
+// `summed` is scratch, [positions].
+void LaunchPoolScores(Stream stream, const PoolScoresArgs& args, float* summed);
+// `forced` is args.forced on the device.
+void LaunchTopRows(Stream stream, const TopRowsArgs& args, const IndexRange* forced);
+
 // One row to sample, kernels/sampling.h with its lists in device memory.
 struct SampleTask {
   float temperature, top_p, min_p;

@@ -4,42 +4,16 @@
 // do not depend on the order in which threads add, so one seed gives one text. A token below
 // half a unit is never drawn. Top-k and top-p find their least likely survivor by radix
 // selection, 8 bits of the logit at a time.
-#include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/block_select.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace skim::cuda {
 namespace {
 
-using Mass = unsigned long long;
-
 constexpr int kThreads = kSampleThreads;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kMaxFloat = 3.402823466e+38f;
 constexpr float kMassUnit = 1099511627776.0f;  // 2^40
-constexpr int kDigitBins = 256;
-
-// Unsigned numbers in the order of the floats; -0 and +0 are one.
-__device__ uint32_t OrderOf(float x) {
-  const uint32_t bits = __float_as_uint(x + 0.0f);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
-// The least likely survivor of top-k and top-p; keeps everything at first.
-struct Cutoff {
-  uint32_t order = 0;
-  TokenId token = INT32_MAX;
-
-  __device__ bool Keeps(float x, TokenId id) const {
-    const uint32_t own = OrderOf(x);
-    return x != -kInfinity && (own > order || (own == order && id <= token));
-  }
-};
-
-struct SelectScratch {
-  Mass bins[kDigitBins];
-  Mass before;  // what lies above the chosen bin
-  int digit;
-};
 
 // One row of logits while its block works on it.
 class RowSampler {
@@ -50,15 +24,12 @@ class RowSampler {
         logits_(logits),
         vocabulary_(static_cast<TokenId>(vocabulary)),
         block_(block),
-        select_(select) {
-    const TokenId share = (vocabulary_ + kThreads - 1) / kThreads;
-    begin_ = min(static_cast<TokenId>(threadIdx.x) * share, vocabulary_);
-    end_ = min(begin_ + share, vocabulary_);
-  }
+        select_(select),
+        share_(vocabulary_) {}
 
   // The highest logit that comes after `last` in the order of likelihood.
   __device__ Best BestAfter(Best last) {
-    Best mine;
+    Best mine = Best::None();
     for (TokenId id = threadIdx.x; id < vocabulary_; id += kThreads) {
       const Best candidate = {logits_[id], id};
       if (last.token != kNoToken && !last.Beats(candidate)) continue;
@@ -88,8 +59,8 @@ class RowSampler {
     const Mass target = min(static_cast<Mass>(task_.draw * static_cast<double>(total)), total - 1);
     if (before <= target && target < before + mine) {
       Mass sum = before;
-      TokenId id = begin_;
-      for (; id < end_; ++id) {
+      TokenId id = share_.begin;
+      for (; id < share_.end; ++id) {
         sum += ValueOf(id, true);
         if (sum > target) break;
       }
@@ -112,7 +83,7 @@ class RowSampler {
   // 1 for a survivor, or its mass.
   __device__ Mass ValueOf(TokenId id, bool mass) const {
     const float x = logits_[id];
-    if (!cutoff_.Keeps(x, id)) return 0;
+    if (x == -kInfinity || !cutoff_.Takes(OrderOf(x), id)) return 0;
     if (!mass) return 1;
     const float weight = expf((x - maximum_) / temperature_);
     return weight < minimum_ ? 0 : __float2ull_rn(weight * kMassUnit);
@@ -121,59 +92,15 @@ class RowSampler {
   // Of the tokens that are this thread's in id order.
   __device__ Mass ShareOf(bool mass) const {
     Mass sum = 0;
-    for (TokenId id = begin_; id < end_; ++id) sum += ValueOf(id, mass);
+    for (TokenId id = share_.begin; id < share_.end; ++id) sum += ValueOf(id, mass);
     return sum;
   }
 
   // Keeps the likeliest tokens until their values reach `target` (at least 1, at most all).
   __device__ void Limit(bool mass, Mass target) {
-    uint32_t order = 0, known = 0;  // digits found so far, and which bits they are
-    Mass before = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-      __syncthreads();
-      select_.bins[threadIdx.x] = 0;
-      __syncthreads();
-      for (TokenId id = threadIdx.x; id < vocabulary_; id += kThreads) {
-        const uint32_t own = OrderOf(logits_[id]);
-        if ((own & known) != order) continue;
-        const Mass value = ValueOf(id, mass);
-        if (value > 0) atomicAdd(&select_.bins[own >> shift & 255], value);
-      }
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        int digit = kDigitBins - 1;
-        while (digit > 0 && before + select_.bins[digit] < target) before += select_.bins[digit--];
-        select_.digit = digit;
-        select_.before = before;
-      }
-      __syncthreads();
-      before = select_.before;
-      order |= static_cast<uint32_t>(select_.digit) << shift;
-      known |= 255u << shift;
-    }
-    LimitTies(mass, order, target - before);
-  }
-
-  // Of the tokens at `order`, all of one value, the first keep what reaches `missing`.
-  __device__ void LimitTies(bool mass, uint32_t order, Mass missing) {
-    Mass mine = 0;
-    for (TokenId id = begin_; id < end_; ++id) {
-      if (OrderOf(logits_[id]) == order) mine += ValueOf(id, mass);
-    }
-    Mass total;
-    Mass sum = BlockPrefix(mine, block_, &total);
-    if (sum < missing && missing <= sum + mine) {
-      for (TokenId id = begin_; id < end_; ++id) {
-        if (OrderOf(logits_[id]) != order) continue;
-        sum += ValueOf(id, mass);
-        if (sum >= missing) {
-          select_.digit = id;
-          break;
-        }
-      }
-    }
-    __syncthreads();
-    cutoff_ = {order, select_.digit};
+    cutoff_ = BlockSelect(
+        vocabulary_, target, [&](TokenId id) { return OrderOf(logits_[id]); },
+        [&](TokenId id) { return ValueOf(id, mass); }, block_, select_);
   }
 
   const SampleTask& task_;
@@ -181,8 +108,8 @@ class RowSampler {
   const TokenId vocabulary_;
   BlockScratch& block_;
   SelectScratch& select_;
-  TokenId begin_, end_;  // consecutive tokens of this thread
-  Cutoff cutoff_;
+  const Share share_;  // of the tokens
+  Cutoff cutoff_;      // the least likely survivor of top-k and top-p; all at first
   float maximum_ = 0, temperature_ = 1, minimum_ = 0;
 };
 
@@ -235,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   bool bad = false;
   for (int64_t i = threadIdx.x; i < logits.cols; i += kThreads) bad |= !(raw[i] <= kMaxFloat);
   bad = BlockAny(bad);
-  const Best highest = whole.BestAfter({});
+  const Best highest = whole.BestAfter(Best::None());
   SampleOutcome outcome = {kNoToken, 0, 1, 0};
   if (bad || highest.logit == -kInfinity) {
     outcome.finite = 0;
@@ -247,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   } else {
     const float* x = Adjusted(task, raw, logits.cols, scratch.data + row * scratch.stride);
     RowSampler adjusted(task, x, logits.cols, block, select);
-    const Best best = adjusted.BestAfter({});
+    const Best best = adjusted.BestAfter(Best::None());
     if (best.logit != -kInfinity) {
       outcome.token = task.temperature > 0 ? adjusted.Draw(best.logit) : best.token;
     }
@@ -257,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (outcome.token != kNoToken) outcome.logprob = raw[outcome.token] - lse;
     const int64_t count = min(static_cast<int64_t>(task.top_logprobs), logits.cols);
     outcome.top_count = static_cast<int32_t>(count);
-    Best last;
+    Best last = Best::None();
     for (int64_t i = 0; i < count; ++i) {
       last = whole.BestAfter(last);
       if (threadIdx.x == 0) top[row * max_top + i] = {last.token, last.logit - lse};

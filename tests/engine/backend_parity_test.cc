@@ -1,12 +1,12 @@
-// G8: whole models on the CUDA backend against the CPU's: the same greedy tokens, logits within
-// a tolerance.
+// G8: whole models on the CUDA backend against the CPU's: the same greedy tokens and the same
+// pruned ones, logits within a tolerance.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "tests/engine/golden.h"
-#include "tests/engine/harness.h"
+#include "tests/engine/scheduled_engine.h"
 
 namespace skim {
 namespace {
@@ -15,24 +15,39 @@ namespace {
 // different orders, so that now and then the roundings differ.
 constexpr float kRelative = 2e-2f;
 
-class BackendParity : public ::testing::TestWithParam<std::string> {
- protected:
-  std::unique_ptr<EngineHarness> Load(const std::string& backend) {
-    auto harness = EngineHarness::Load(
-        GoldenPath(GetParam()),
-        {.backend = backend, .page_tokens = 16, .kv_pages = 64, .max_rows = 64, .boundaries = {1}});
-    if (harness.ok()) return *std::move(harness);
-    EXPECT_EQ(harness.status().code(), absl::StatusCode::kFailedPrecondition) << harness.status();
-    return nullptr;
+// Null where there is no device.
+std::unique_ptr<EngineHarness> Load(const std::string& model, HarnessOptions options) {
+  options.page_tokens = 16;
+  options.max_rows = 128;
+  auto harness = EngineHarness::Load(GoldenPath(model), options);
+  if (harness.ok()) return *std::move(harness);
+  EXPECT_EQ(harness.status().code(), absl::StatusCode::kFailedPrecondition) << harness.status();
+  return nullptr;
+}
+
+void ExpectNear(const std::vector<float>& host, const std::vector<float>& device) {
+  ASSERT_EQ(host.size(), device.size());
+  float difference = 0, largest = 0;
+  for (size_t v = 0; v < host.size(); ++v) {
+    difference = std::max(difference, std::abs(host[v] - device[v]));
+    largest = std::max(largest, std::abs(host[v]));
   }
-};
+  EXPECT_LE(difference, kRelative * largest);
+}
+
+std::vector<TokenId> Prompt(int32_t length) {
+  std::vector<TokenId> prompt(static_cast<size_t>(length));
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(i * 53 % 250);
+  return prompt;
+}
+
+class BackendParity : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(BackendParity, GreedyTokensAreTheCpus) {
-  const auto device = Load("cuda");
+  const auto device = Load(GetParam(), {.backend = "cuda", .boundaries = {1}});
   if (device == nullptr) GTEST_SKIP() << "no CUDA device";
-  const auto host = Load("cpu");
-  std::vector<TokenId> prompt(37);
-  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(i * 53 % 250);
+  const auto host = Load(GetParam(), {.boundaries = {1}});
+  const std::vector<TokenId> prompt = Prompt(37);
   // Two sequences in one batch: prefill of one beside the decoding of the other.
   const std::vector<TokenId> shorter(prompt.begin() + 20, prompt.begin() + 25);
   std::vector<std::vector<TokenId>> tokens;
@@ -50,12 +65,7 @@ TEST_P(BackendParity, GreedyTokensAreTheCpus) {
   }
   for (int i : {0, 1}) {
     EXPECT_EQ(tokens[i], tokens[2 + i]);
-    float difference = 0, largest = 0;
-    for (size_t v = 0; v < logits[i].size(); ++v) {
-      difference = std::max(difference, std::abs(logits[i][v] - logits[2 + i][v]));
-      largest = std::max(largest, std::abs(logits[i][v]));
-    }
-    EXPECT_LE(difference, kRelative * largest);
+    ExpectNear(logits[i], logits[2 + i]);
   }
 }
 
@@ -67,6 +77,78 @@ INSTANTIATE_TEST_SUITE_P(cuda, BackendParity,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// One request through the real scheduler.
+struct PrunedRun {
+  ScheduledEngine::Client client;
+  std::vector<std::vector<float>> logits;
+};
+
+PrunedRun RunPruned(const HarnessOptions& options, DecodeMode mode, std::vector<float> keep,
+                    int32_t max_rows_per_step) {
+  constexpr int32_t kPrompt = 70, kGenerated = 5;
+  const auto harness = Load("tiny-llama3", options);
+  ScheduledEngine engine(harness.get(), {.max_rows_per_step = max_rows_per_step});
+  PrefillPolicy policy;
+  policy.keep = std::move(keep);
+  policy.min_keep = 8;
+  policy.decode = mode;
+  policy.revival_budget = 3;
+  policy.rules.window = 2;
+  policy.rules.pinned = {{30, 33}};
+  const SeqId id = engine.Submit(Prompt(kPrompt), kGenerated, policy);
+  engine.RunToEnd();
+  PrunedRun run = {engine.client(id), {}};
+  EXPECT_TRUE(run.client.finish && run.client.finish->status.ok());
+  for (int32_t i = 0; i < kGenerated; ++i) {
+    run.logits.push_back(engine.Logits(id, kPrompt + i - 1));
+  }
+  return run;
+}
+
+class PrunedParity : public ::testing::TestWithParam<DecodeMode> {
+ protected:
+  void SetUp() override {
+    if (Load("tiny-llama3", device_) == nullptr) GTEST_SKIP() << "no CUDA device";
+  }
+  const HarnessOptions device_ = {.backend = "cuda", .boundaries = {1, 2}};
+  const HarnessOptions host_ = {.boundaries = {1, 2}};
+};
+
+TEST_P(PrunedParity, KeepsAndRevivesTheTokensThatTheCpuDoes) {
+  const PrunedRun host = RunPruned(host_, GetParam(), {0.5f, 0.2f}, 100);
+  const PrunedRun device = RunPruned(device_, GetParam(), {0.5f, 0.2f}, 100);
+  EXPECT_EQ(host.client.tokens, device.client.tokens);
+  ASSERT_EQ(host.client.cuts.size(), device.client.cuts.size());
+  for (size_t step = 0; step < host.client.cuts.size(); ++step) {
+    const auto &want = host.client.cuts[step], &got = device.client.cuts[step];
+    ASSERT_EQ(want.size(), got.size()) << "step " << step;
+    for (size_t c = 0; c < want.size(); ++c) {
+      EXPECT_EQ(want[c].chosen, got[c].chosen) << "step " << step << " cut " << c;
+      EXPECT_EQ(want[c].revived, got[c].revived) << "step " << step << " cut " << c;
+    }
+  }
+  for (size_t i = 0; i < host.logits.size(); ++i) ExpectNear(host.logits[i], device.logits[i]);
+}
+
+TEST_P(PrunedParity, TilesDoNotMatterAndKeepingAllIsExact) {
+  const PrunedRun whole = RunPruned(device_, GetParam(), {0.5f, 0.2f}, 100);
+  EXPECT_EQ(whole.logits, RunPruned(device_, GetParam(), {0.5f, 0.2f}, 23).logits);
+  const PrunedRun exact = RunPruned(device_, GetParam(), {}, 100);
+  EXPECT_NE(whole.logits, exact.logits);
+  // The share rounds up to the whole prompt: all of the machinery runs.
+  EXPECT_EQ(exact.logits, RunPruned(device_, GetParam(), {0.9999f, 0.9998f}, 40).logits);
+}
+
+std::string ModeName(const testing::TestParamInfo<DecodeMode>& info) {
+  constexpr const char* kNames[] = {"Static", "Lazy", "Strict"};
+  return kNames[static_cast<int>(info.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, PrunedParity,
+                         testing::Values(DecodeMode::kStatic, DecodeMode::kLazy,
+                                         DecodeMode::kStrict),
+                         ModeName);
 
 }  // namespace
 }  // namespace skim
