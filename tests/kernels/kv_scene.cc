@@ -286,6 +286,28 @@ KvSequence RandomSequence(uint32_t seed, const KvShape& shape, int tokens) {
   return sequence;
 }
 
+KvSequence ExactSequence(uint32_t seed, const KvShape& shape, int tokens) {
+  KvSequence sequence = RandomSequence(seed, shape, tokens);
+  if (shape.format == KvFormat::kBf16) return sequence;
+  const bool int8 = shape.format == KvFormat::kInt8;
+  const double scale = int8 ? 0x1p-5 : 0x1p-7, highest = int8 ? 127 : 448;
+  const auto settle = [&](std::vector<Bf16>& row, std::vector<StoredVector>& stored) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      const size_t head = i / shape.head_dim, d = i % shape.head_dim;
+      const uint8_t code = stored[head].codes[d];
+      // One number of each vector is the highest, which makes the scale a power of two.
+      const double magnitude = (d == 0 ? highest : CodeMagnitude(shape.format, code & 127)) * scale;
+      row[i] = ToBf16(static_cast<float>(code < 128 ? magnitude : -magnitude));
+    }
+    stored = Stored(shape, row);
+  };
+  for (int t = 0; t < tokens; ++t) {
+    settle(sequence.keys[t], sequence.stored_keys[t]);
+    settle(sequence.values[t], sequence.stored_values[t]);
+  }
+  return sequence;
+}
+
 KvSequence Shuffled(const KvSequence& sequence, uint32_t seed) {
   std::vector<int> order(sequence.positions.size());
   std::iota(order.begin(), order.end(), 0);

@@ -48,6 +48,8 @@ struct KvSequence {
 };
 
 KvSequence RandomSequence(uint32_t seed, const KvShape& shape, int tokens);
+// The same, but of numbers that the format holds exactly: what is stored depends on no rounding.
+KvSequence ExactSequence(uint32_t seed, const KvShape& shape, int tokens);
 // The same tokens in shuffled slots.
 KvSequence Shuffled(const KvSequence& sequence, uint32_t seed);
 
