@@ -40,7 +40,7 @@ Executor::Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
   geometry_.layers = static_cast<int16_t>(config.layers);
   geometry_.max_rows = options.max_rows;
   hidden_ = HiddenGeometry::Of(KvPageBytes(config, options), options.kv_pages,
-                               config.hidden_size);
+                               config.hidden_size, options.page_tokens);
   geometry_.hidden_rows_per_page = hidden_.rows_per_page;
 }
 
@@ -103,9 +103,11 @@ absl::Status Executor::CheckRows(const StepPlan& plan) const {
         }
       }
     }
-    for (PageId page : sequence.hidden_pages) {
-      if (page != kNoPage && !exists(page)) {
-        return absl::InternalError(absl::StrCat("step plan: there is no page ", page));
+    for (const auto& pages : {sequence.hidden_pages, sequence.deep_hidden_pages}) {
+      for (PageId page : pages) {
+        if (page != kNoPage && !exists(page)) {
+          return absl::InternalError(absl::StrCat("step plan: there is no page ", page));
+        }
       }
     }
     for (const auto& positions : sequence.slot_positions) {

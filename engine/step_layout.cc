@@ -60,6 +60,7 @@ class Builder {
   HiddenTransfer Transfer(bool entering) {
     std::vector<int32_t> rows, hidden;
     for (const PlanSequence& sequence : plan_.sequences) {
+      std::vector<int32_t> deep;  // by position, made when wanted
       for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
         const int32_t enter = plan_.enter[row], leave = plan_.leave[row];
         if (enter >= leave) continue;  // reserved, and nobody's
@@ -68,10 +69,15 @@ class Builder {
                      : leave < context_.segments.layers() && leave > out_.first_layer &&
                            leave <= out_.end_layer;
         if (!transfers) continue;
-        const int32_t position = plan_.positions[row];
-        const PageId page = sequence.hidden_pages[position / context_.hidden.rows_per_page];
+        const int32_t layer = entering ? enter : leave;
         rows.push_back(row);
-        hidden.push_back(context_.hidden.Row(page, position));
+        if (context_.segments.SegmentOf(layer) <= sequence.dense_segments) {
+          hidden.push_back(context_.hidden.Row(sequence.hidden_pages, plan_.positions[row]));
+        } else {
+          if (deep.empty()) deep = DeepHiddenIndices(plan_, sequence, context_.segments);
+          hidden.push_back(
+              context_.hidden.Row(sequence.deep_hidden_pages, deep[plan_.positions[row]]));
+        }
       }
     }
     HiddenTransfer transfer;
@@ -139,14 +145,35 @@ class Builder {
 
 }  // namespace
 
-HiddenGeometry HiddenGeometry::Of(size_t page_bytes, int32_t pages, int32_t hidden_size) {
+std::vector<int32_t> DeepHiddenIndices(const StepPlan& plan, const PlanSequence& sequence,
+                                       const LayerSegments& segments) {
+  std::vector<int32_t> indices(static_cast<size_t>(sequence.prompt_tokens), kNoHiddenRow);
+  int32_t next = 0;
+  const auto add = [&](int32_t position) {
+    if (position < sequence.prompt_tokens) indices[position] = next++;
+  };
+  for (const int32_t position : sequence.slot_positions[sequence.dense_segments]) add(position);
+  const Segment& segment = segments.segments()[sequence.dense_segments];
+  for (const int32_t row :
+       ActiveRows(plan, sequence, segment.first_layer, segment.first_layer + segment.layers)) {
+    add(plan.positions[row]);
+  }
+  return indices;
+}
+
+HiddenGeometry HiddenGeometry::Of(size_t page_bytes, int32_t pages, int32_t hidden_size,
+                                  int32_t page_tokens) {
   constexpr size_t kGranuleBytes = kGranuleFloats * sizeof(float);
   HiddenGeometry geometry;
   geometry.granules_per_row = (hidden_size + kGranuleFloats - 1) / kGranuleFloats;
   geometry.granules_per_page = static_cast<int32_t>(page_bytes / kGranuleBytes);
   const int64_t granules = int64_t{pages} * geometry.granules_per_page;
   if (page_bytes % kGranuleBytes == 0 && granules <= INT32_MAX) {
-    geometry.rows_per_page = geometry.granules_per_page / geometry.granules_per_row;
+    const int32_t fit = geometry.granules_per_page / geometry.granules_per_row;
+    geometry.rows_per_page = std::min(fit, page_tokens);
+    while (geometry.rows_per_page > 0 && page_tokens % geometry.rows_per_page != 0) {
+      --geometry.rows_per_page;
+    }
   }
   return geometry;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -42,16 +43,26 @@ struct HiddenTransfer {
 struct HiddenGeometry {
   static constexpr int32_t kGranuleFloats = 16;
 
-  int32_t rows_per_page = 0;
+  int32_t rows_per_page = 0;  // divides page_tokens
   int32_t granules_per_row = 0;
   int32_t granules_per_page = 0;
 
-  // No rows fit if one is larger than a page, or the pool has more granules than an index.
-  static HiddenGeometry Of(size_t page_bytes, int32_t pages, int32_t hidden_size);
-  int32_t Row(PageId page, int32_t position) const {
-    return page * granules_per_page + position % rows_per_page * granules_per_row;
+  // No rows fit if one is larger than a page, or the pool has more granules than an index. A
+  // block of page_tokens takes whole pages, so that it can be shared.
+  static HiddenGeometry Of(size_t page_bytes, int32_t pages, int32_t hidden_size,
+                           int32_t page_tokens);
+  // Of the row with this index in the sequence's pages.
+  int32_t Row(std::span<const PageId> sequence_pages, int32_t index) const {
+    return sequence_pages[index / rows_per_page] * granules_per_page +
+           index % rows_per_page * granules_per_row;
   }
 };
+
+// Where a pruned sequence's prompt tokens have, or get in this step, their rows in its deep
+// hidden pages: [prompt tokens].
+inline constexpr int32_t kNoHiddenRow = -1;
+std::vector<int32_t> DeepHiddenIndices(const StepPlan& plan, const PlanSequence& sequence,
+                                       const LayerSegments& segments);
 
 // Which positions a sequence's rows see above the last cut; empty: all that have a slot.
 using Visibility = std::vector<uint8_t>;  // [positions]

@@ -74,9 +74,13 @@ struct PlanSequence {
   // slot order; rows take the slots behind them in ascending position.
   int32_t dense_segments = kAllDense;
   std::vector<std::span<const int32_t>> slot_positions;  // [segments], or empty if all dense
-  // HiddenStore: page i keeps positions [i * rows, (i + 1) * rows), rows as in KvGeometry;
-  // kNoPage where none is kept.
+  // HiddenStore, kNoPage where nothing is kept; rows as in KvGeometry. Of the rows that stop at
+  // the boundary where dense segments end, or below, page i keeps positions [i * rows,
+  // (i + 1) * rows). Those may be shared and are not written again, so rows that stop at later
+  // boundaries lie in pages of their own: in the order in which the prompt's tokens took slots
+  // in the first segment that is not dense.
   std::span<const PageId> hidden_pages;
+  std::span<const PageId> deep_hidden_pages;
   std::vector<PlanCut> cuts;          // ascending
   const PruneRules* rules = nullptr;  // set if there are cuts
 };
@@ -124,12 +128,15 @@ struct KvGeometry {
   std::vector<int16_t> boundaries;   // layers between the segments, ascending
   int16_t layers = 0;
   int32_t max_rows = 0;              // rows of a step, reserved ones too; 0: as many as planned
-  int32_t hidden_rows_per_page = 0;  // 0: hidden rows cannot be kept
+  int32_t hidden_rows_per_page = 0;  // divides page_tokens; 0: hidden rows cannot be kept
 
   int32_t PagesPerBlock() const {  // over all segments, an unpruned sequence
     int32_t sum = 0;
     for (int32_t units : segment_units) sum += units;
     return sum;
+  }
+  int32_t HiddenPagesPerBlock() const {
+    return hidden_rows_per_page > 0 ? page_tokens / hidden_rows_per_page : 0;
   }
 };
 

@@ -55,7 +55,7 @@ class SequenceCheck {
     return absl::OkStatus();
   }
 
-  absl::Status CheckRows() const {
+  absl::Status CheckRows() {
     int32_t row = sequence_.row_begin;
     for (const PlanCut& cut : sequence_.cuts) {
       for (int32_t i = 0; i < cut.revive; ++i, ++row) {
@@ -74,16 +74,30 @@ class SequenceCheck {
           plan_.leave[row] > context_.segments.layers()) {
         return Broken("a row's layers are no interval");
       }
-      const bool transfers = plan_.enter[row] > 0 || plan_.leave[row] < context_.segments.layers();
-      if (transfers && !HasHiddenRow(plan_.positions[row])) return Broken("a row has no hidden row");
+      const int32_t position = plan_.positions[row];
+      if ((plan_.enter[row] > 0 && !HasHiddenRow(position, plan_.enter[row])) ||
+          (plan_.leave[row] < context_.segments.layers() &&
+           !HasHiddenRow(position, plan_.leave[row]))) {
+        return Broken("a row has no hidden row");
+      }
     }
     return absl::OkStatus();
   }
 
-  bool HasHiddenRow(int32_t position) const {
+  // Where a row of this position stops at `layer`, or goes on.
+  bool HasHiddenRow(int32_t position, int32_t layer) {
     const int32_t rows = context_.hidden.rows_per_page;
-    return rows > 0 && position / rows < static_cast<int32_t>(sequence_.hidden_pages.size()) &&
-           sequence_.hidden_pages[position / rows] >= 0;
+    if (rows == 0) return false;
+    const auto has = [rows](std::span<const PageId> pages, int32_t index) {
+      return index >= 0 && index / rows < static_cast<int32_t>(pages.size()) &&
+             pages[index / rows] >= 0;
+    };
+    if (context_.segments.SegmentOf(layer) <= sequence_.dense_segments) {
+      return has(sequence_.hidden_pages, position);
+    }
+    if (position >= sequence_.prompt_tokens) return false;
+    if (deep_.empty()) deep_ = DeepHiddenIndices(plan_, sequence_, context_.segments);
+    return has(sequence_.deep_hidden_pages, deep_[position]);
   }
 
   // Every segment has the pages that its rows may come to need.
@@ -119,6 +133,7 @@ class SequenceCheck {
   const PlanSequence& sequence_;
   const LayoutContext& context_;
   int32_t reserved_ = 0;
+  std::vector<int32_t> deep_;  // DeepHiddenIndices, once wanted
 };
 
 }  // namespace

@@ -12,6 +12,7 @@ using NodeId = PrefixIndex::NodeId;
 KvCache::KvCache(const KvGeometry& geometry, bool share_prefixes, PrefixIndex::Hash hash)
     : geometry_(geometry),
       pages_per_block_(geometry.PagesPerBlock()),
+      hidden_pages_per_block_(geometry.HiddenPagesPerBlock()),
       share_prefixes_(share_prefixes),
       ledger_(geometry.total_pages),
       index_(hash) {
@@ -22,19 +23,30 @@ int64_t KvCache::BlocksFor(int64_t tokens) const {
   return (tokens + geometry_.page_tokens - 1) / geometry_.page_tokens;
 }
 
-std::vector<NodeId> KvCache::Match(const CacheDomain& domain,
-                                   std::span<const TokenId> tokens) const {
+std::vector<NodeId> KvCache::Match(const CacheDomain& domain, const SharedPart& shared,
+                                   std::span<const TokenId> tokens, int32_t least_left) const {
   std::vector<NodeId> chain;
-  if (!share_prefixes_ || tokens.empty()) return chain;
+  const auto left = static_cast<size_t>(least_left);
+  if (!share_prefixes_ || tokens.size() < left) return chain;
   const size_t block = geometry_.page_tokens;
-  const size_t most = (tokens.size() - 1) / block;
+  const size_t most = (tokens.size() - left) / block;
   NodeId parent = PrefixIndex::kNone;
   while (chain.size() < most) {
     parent = index_.Find(parent, domain, tokens.subspan(chain.size() * block, block));
     if (parent == PrefixIndex::kNone) break;
+    if (shared.hidden && index_.attached(parent).empty()) break;
     chain.push_back(parent);
   }
   return chain;
+}
+
+int64_t KvCache::PagesOf(std::span<const NodeId> chain, const SharedPart& shared) const {
+  int64_t pages = 0;
+  for (const NodeId node : chain) {
+    pages += static_cast<int64_t>(index_.pages(node).size());
+    if (shared.hidden) pages += static_cast<int64_t>(index_.attached(node).size());
+  }
+  return pages;
 }
 
 void KvCache::Share(NodeId node) {
@@ -42,18 +54,28 @@ void KvCache::Share(NodeId node) {
   for (const PageId page : index_.pages(node)) ledger_.Share(page);
 }
 
-void KvCache::Adopt(std::span<const NodeId> chain, KvHoldings* kv) {
+void KvCache::ShareAttached(NodeId node) {
+  index_.UseAttached(node);
+  for (const PageId page : index_.attached(node)) ledger_.Share(page);
+}
+
+void KvCache::Adopt(std::span<const NodeId> chain, const SharedPart& shared, KvHoldings* kv) {
   SKIM_CHECK(kv->blocks == 0);
   kv->segments.resize(geometry_.segment_units.size());
+  kv->shared = shared;
   for (const NodeId node : chain) {
     Share(node);
     kv->published.push_back(node);
     auto page = index_.pages(node).begin();
-    for (size_t s = 0; s < kv->segments.size(); ++s) {
+    for (int32_t s = 0; s < shared.segments; ++s) {
       const auto end = page + geometry_.segment_units[s];
       kv->segments[s].pages.insert(kv->segments[s].pages.end(), page, end);
       page = end;
     }
+    if (!shared.hidden) continue;
+    ShareAttached(node);
+    const auto attached = index_.attached(node);
+    kv->hidden.insert(kv->hidden.end(), attached.begin(), attached.end());
   }
   kv->blocks = static_cast<int32_t>(chain.size());
 }
@@ -73,9 +95,14 @@ KvExtent KvCache::FullExtent(int64_t tokens) const {
 int64_t KvCache::PagesFor(const KvExtent& extent) const { return Missing(extent, KvHoldings()); }
 
 int64_t KvCache::Missing(const KvExtent& extent, const KvHoldings& kv) const {
-  int64_t missing = std::max<int64_t>(0, extent.hidden_pages - static_cast<int64_t>(kv.hidden.size()));
+  const auto lacks = [](int32_t wanted, const std::vector<PageId>& held) {
+    return std::max<int64_t>(0, wanted - static_cast<int64_t>(held.size()));
+  };
+  int64_t missing =
+      lacks(extent.hidden_pages, kv.hidden) + lacks(extent.deep_hidden_pages, kv.deep_hidden);
   for (size_t s = 0; s < extent.slots.size(); ++s) {
-    const int64_t held = kv.segments.empty() ? 0 : static_cast<int64_t>(kv.segments[s].pages.size());
+    const int64_t held =
+        kv.segments.empty() ? 0 : static_cast<int64_t>(kv.segments[s].pages.size());
     missing += std::max<int64_t>(0, BlocksFor(extent.slots[s]) * geometry_.segment_units[s] - held);
   }
   return missing;
@@ -90,22 +117,52 @@ void KvCache::Grow(const KvExtent& extent, KvHoldings* kv) {
                          static_cast<int64_t>(pages.size());
     if (more > 0) ledger_.Allocate(static_cast<int32_t>(more), &pages);
   }
-  const int32_t hidden = extent.hidden_pages - static_cast<int32_t>(kv->hidden.size());
-  if (hidden > 0) ledger_.Allocate(hidden, &kv->hidden);
+  const auto grow = [this](int32_t wanted, std::vector<PageId>* pages) {
+    const int32_t more = wanted - static_cast<int32_t>(pages->size());
+    if (more > 0) ledger_.Allocate(more, pages);
+  };
+  grow(extent.hidden_pages, &kv->hidden);
+  grow(extent.deep_hidden_pages, &kv->deep_hidden);
   kv->blocks = static_cast<int32_t>(kv->segments[0].pages.size()) / geometry_.segment_units[0];
 }
 
-void KvCache::ReleaseHidden(std::span<const int32_t> indices, KvHoldings* kv) {
-  for (const int32_t index : indices) {
-    ledger_.Release(kv->hidden[index]);
-    kv->hidden[index] = kNoPage;
+std::span<PageId> KvCache::HiddenOf(KvHoldings* kv, int32_t block) const {
+  const size_t first = size_t{1} * block * hidden_pages_per_block_;
+  return std::span(kv->hidden)
+      .subspan(first, std::min<size_t>(hidden_pages_per_block_, kv->hidden.size() - first));
+}
+
+void KvCache::ReleaseHidden(std::span<const int32_t> blocks, std::span<const int32_t> deep_pages,
+                            KvHoldings* kv) {
+  for (const int32_t block : blocks) {
+    for (PageId& page : HiddenOf(kv, block)) ledger_.Release(std::exchange(page, kNoPage));
+    if (block < static_cast<int32_t>(kv->published.size())) {
+      index_.UnuseAttached(kv->published[block]);
+    }
   }
+  for (const int32_t page : deep_pages) {
+    ledger_.Release(std::exchange(kv->deep_hidden[page], kNoPage));
+  }
+}
+
+void KvCache::ReleaseAllHidden(KvHoldings* kv) {
+  // Last block first: hidden rows are of no use without those before them.
+  std::vector<int32_t> blocks;
+  for (size_t i = 0; i < kv->hidden.size(); i += hidden_pages_per_block_) {
+    if (kv->hidden[i] != kNoPage)
+      blocks.push_back(static_cast<int32_t>(i) / hidden_pages_per_block_);
+  }
+  std::ranges::reverse(blocks);
+  std::vector<int32_t> deep_pages;
+  for (size_t i = 0; i < kv->deep_hidden.size(); ++i) {
+    if (kv->deep_hidden[i] != kNoPage) deep_pages.push_back(static_cast<int32_t>(i));
+  }
+  ReleaseHidden(blocks, deep_pages, kv);
 }
 
 std::vector<PageId> KvCache::BlockPages(const KvHoldings& kv, int32_t block) const {
   std::vector<PageId> pages;
-  pages.reserve(pages_per_block_);
-  for (size_t s = 0; s < kv.segments.size(); ++s) {
+  for (int32_t s = 0; s < kv.shared.segments; ++s) {
     const int32_t units = geometry_.segment_units[s];
     const auto first = kv.segments[s].pages.begin() + size_t{1} * block * units;
     pages.insert(pages.end(), first, first + units);
@@ -135,25 +192,37 @@ void KvCache::Publish(const CacheDomain& domain, std::span<const TokenId> tokens
       Share(node);
       for (const PageId page : own) ledger_.Release(page);
       auto page = index_.pages(node).begin();
-      for (size_t s = 0; s < kv->segments.size(); ++s) {
+      for (int32_t s = 0; s < kv->shared.segments; ++s) {
         const int32_t units = geometry_.segment_units[s];
         std::copy_n(page, units, kv->segments[s].pages.begin() + size_t{1} * block * units);
         page += units;
       }
     }
     kv->published.push_back(node);
+    if (kv->shared.hidden) PublishHidden(node, block, kv);
   }
 }
 
-void KvCache::Release(KvHoldings* kv) {
-  for (const PageId page : kv->hidden) {
-    if (page != kNoPage) ledger_.Release(page);
+void KvCache::PublishHidden(NodeId node, int32_t block, KvHoldings* kv) {
+  const std::span<PageId> own = HiddenOf(kv, block);
+  if (index_.attached(node).empty()) {
+    index_.Attach(node, {own.begin(), own.end()});
+    for (const PageId page : own) ledger_.SetIndexed(page, true);
+    return;
   }
+  ShareAttached(node);
+  for (const PageId page : own) ledger_.Release(page);
+  std::ranges::copy(index_.attached(node), own.begin());
+}
+
+void KvCache::Release(KvHoldings* kv) {
   const auto published = static_cast<int32_t>(kv->published.size());
+  ReleaseAllHidden(kv);
   for (size_t s = 0; s < kv->segments.size(); ++s) {
     const std::vector<PageId>& pages = kv->segments[s].pages;
-    const size_t shared = size_t{1} * published * geometry_.segment_units[s];
-    for (size_t i = pages.size(); i > shared; --i) ledger_.Release(pages[i - 1]);
+    const bool shared = static_cast<int32_t>(s) < kv->shared.segments;
+    const size_t kept = shared ? size_t{1} * published * geometry_.segment_units[s] : 0;
+    for (size_t i = pages.size(); i > kept; --i) ledger_.Release(pages[i - 1]);
   }
   for (int32_t block = published - 1; block >= 0; --block) {
     for (const PageId page : BlockPages(*kv, block)) ledger_.Release(page);

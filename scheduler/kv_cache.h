@@ -21,21 +21,34 @@ struct KvSpan {
 
 // How far a sequence's memory reaches.
 struct KvExtent {
-  std::vector<int32_t> slots;  // per segment
-  int32_t hidden_pages = 0;    // of the HiddenStore, from its first position on
+  std::vector<int32_t> slots;     // per segment
+  int32_t hidden_pages = 0;       // of the HiddenStore: rows that stop at the first cut,
+  int32_t deep_hidden_pages = 0;  // and at later ones
 };
 
-// What one sequence holds. The first published.size() blocks are nodes of the prefix index,
-// possibly shared and never written again; the blocks behind them are this sequence's alone.
+// How much of a sequence's blocks the prefix index shares.
+struct SharedPart {
+  int32_t segments = 0;  // the first so many
+  bool hidden = false;   // and the hidden rows at their end
+};
+
+// What one sequence holds. The first published.size() blocks are nodes of the prefix index in
+// the segments that are shared, possibly used by others and never written again; everything else
+// is this sequence's alone.
 struct KvHoldings {
   std::vector<KvSpan> segments;
+  SharedPart shared;
   std::vector<PrefixIndex::NodeId> published;
   int32_t blocks = 0;       // of the first segment; of all, unless the sequence is pruned
   bool publishable = true;  // false once a hash collision broke the chain
-  std::vector<PageId> hidden;  // pages of the HiddenStore, kNoPage where given back
+  // Pages of the HiddenStore, kNoPage where given back: for the blocks in order, as many for
+  // each. Those of a published block are attached to its node.
+  std::vector<PageId> hidden;
+  std::vector<PageId> deep_hidden;
 
   int64_t hidden_pages() const {
-    return std::ranges::count_if(hidden, [](PageId page) { return page != kNoPage; });
+    const auto held = [](PageId page) { return page != kNoPage; };
+    return std::ranges::count_if(hidden, held) + std::ranges::count_if(deep_hidden, held);
   }
   int64_t pages() const {
     int64_t sum = hidden_pages();
@@ -58,13 +71,21 @@ class KvCache {
   int64_t BlocksFor(int64_t tokens) const;  // blocks that hold so many tokens
   int64_t PagesFor(int64_t tokens) const { return BlocksFor(tokens) * pages_per_block_; }
 
-  // The longest cached chain of full blocks that leaves at least one token to compute:
-  // without it there would be no logits. Empty if prefixes are not shared.
-  std::vector<PrefixIndex::NodeId> Match(const CacheDomain& domain,
-                                         std::span<const TokenId> tokens) const;
+  // What an unpruned sequence shares.
+  SharedPart WholeBlocks() const {
+    return {static_cast<int32_t>(geometry_.segment_units.size()), /*hidden=*/false};
+  }
+  int32_t hidden_pages_per_block() const { return hidden_pages_per_block_; }
 
-  // Makes the chain the beginning of empty holdings.
-  void Adopt(std::span<const PrefixIndex::NodeId> chain, KvHoldings* kv);
+  // The longest cached chain of full blocks that leaves at least `least_left` tokens to compute:
+  // without the last one there would be no logits. Empty if prefixes are not shared.
+  std::vector<PrefixIndex::NodeId> Match(const CacheDomain& domain, const SharedPart& shared,
+                                         std::span<const TokenId> tokens,
+                                         int32_t least_left = 1) const;
+  int64_t PagesOf(std::span<const PrefixIndex::NodeId> chain, const SharedPart& shared) const;
+
+  // Makes the chain the beginning of empty holdings, of which `shared` is to be shared.
+  void Adopt(std::span<const PrefixIndex::NodeId> chain, const SharedPart& shared, KvHoldings* kv);
   // Of a sequence that has `tokens` tokens in every segment.
   KvExtent FullExtent(int64_t tokens) const;
   int64_t PagesFor(const KvExtent& extent) const;
@@ -73,8 +94,10 @@ class KvCache {
   // Extends the holdings, evicting the oldest unused content for it. Requires Available() to
   // suffice.
   void Grow(const KvExtent& extent, KvHoldings* kv);
-  // Gives pages of the HiddenStore back, by their index in the holdings.
-  void ReleaseHidden(std::span<const int32_t> indices, KvHoldings* kv);
+  // Gives pages of the HiddenStore back: those of whole blocks, and single ones of deeper rows.
+  void ReleaseHidden(std::span<const int32_t> blocks, std::span<const int32_t> deep_pages,
+                     KvHoldings* kv);
+  void ReleaseAllHidden(KvHoldings* kv);
   // Offers the full blocks among the first `computed` tokens to others. A block that is
   // known already replaces the sequence's own copy of the same content.
   void Publish(const CacheDomain& domain, std::span<const TokenId> tokens, int32_t computed,
@@ -84,11 +107,16 @@ class KvCache {
 
  private:
   void MakeFree(int32_t pages);
+  // Of what is shared.
   std::vector<PageId> BlockPages(const KvHoldings& kv, int32_t block) const;
+  std::span<PageId> HiddenOf(KvHoldings* kv, int32_t block) const;
   void Share(PrefixIndex::NodeId node);
+  void ShareAttached(PrefixIndex::NodeId node);
+  void PublishHidden(PrefixIndex::NodeId node, int32_t block, KvHoldings* kv);
 
   const KvGeometry geometry_;
   const int32_t pages_per_block_;
+  const int32_t hidden_pages_per_block_;
   const bool share_prefixes_;
   KvLedger ledger_;
   PrefixIndex index_;

@@ -29,9 +29,10 @@ LazyProgress::LazyProgress(const KvGeometry& geometry, const PrefillPolicy& poli
                            int32_t prompt_tokens)
     : geometry_(geometry), policy_(policy), prompt_tokens_(prompt_tokens) {
   SKIM_CHECK(policy.keep.size() == geometry.boundaries.size());
-  SKIM_CHECK(geometry.hidden_rows_per_page > 0);
-  Stage stage = {0, geometry.layers, 0, static_cast<int32_t>(geometry.segment_units.size()), 1,
-                 prompt_tokens};
+  SKIM_CHECK(geometry.hidden_rows_per_page > 0 &&
+             geometry.page_tokens % geometry.hidden_rows_per_page == 0);
+  Stage stage = {0, geometry.layers, 0, static_cast<int32_t>(geometry.segment_units.size()),
+                 1, prompt_tokens};
   for (size_t b = 0; b < policy.keep.size(); ++b) {
     if (policy.keep[b] >= stage.keep) continue;  // as many go on: no cut
     const auto segment = static_cast<int32_t>(b) + 1;
@@ -42,8 +43,8 @@ LazyProgress::LazyProgress(const KvGeometry& geometry, const PrefillPolicy& poli
     stage.first_layer = geometry.boundaries[b];
     stage.first_segment = segment;
     stage.keep = policy.keep[b];
-    const int32_t share = std::max({policy.min_keep, ShareOf(stage.keep, prompt_tokens),
-                                    policy.rules.Forced(prompt_tokens)});
+    const int32_t share = std::max(
+        {policy.min_keep, ShareOf(stage.keep, prompt_tokens), policy.rules.Forced(prompt_tokens)});
     stage.run_tokens = std::min(below.run_tokens, share);
   }
   stages_.push_back(stage);
@@ -57,43 +58,54 @@ void LazyProgress::Restart() {
   for (int32_t s = 1; s < static_cast<int32_t>(slots_.size()); ++s) {
     slots_before_[s] = std::max(slots_before_[s], static_cast<int32_t>(slots_[s].size()));
   }
-  stage_ = done_ = in_order_ = revived_ = 0;
+  deep_rows_before_ = std::max(deep_rows_before_, deep_rows_);
+  stage_ = done_ = in_order_ = revived_ = cached_ = deep_rows_ = 0;
   slots_.assign(stages_.size(), {});
   depth_.assign(static_cast<size_t>(prompt_tokens_), 0);
   at_depth_.assign(stages_.size() + 1, 0);
   at_depth_[0] = prompt_tokens_;
   hidden_kept_ = true;
-  useless_.clear();
-  const int32_t rows = geometry_.hidden_rows_per_page;
-  hidden_live_.assign(static_cast<size_t>((prompt_tokens_ + rows - 1) / rows), rows);
-  if (prompt_tokens_ % rows != 0) hidden_live_.back() = prompt_tokens_ % rows;
+  useless_ = {};
+  const int32_t block = geometry_.page_tokens;
+  hidden_live_.assign(static_cast<size_t>((prompt_tokens_ + block - 1) / block), block);
+  if (prompt_tokens_ % block != 0) hidden_live_.back() = prompt_tokens_ % block;
+  deep_index_.assign(static_cast<size_t>(prompt_tokens_), 0);
+  deep_live_.clear();
+}
+
+void LazyProgress::TakeCached(int32_t tokens) {
+  SKIM_CHECK(stage_ == 0 && done_ == 0 && tokens + least_computed() <= prompt_tokens_);
+  cached_ = done_ = in_order_ = tokens;
+  for (int32_t position = 0; position < tokens; ++position) Deepen(position);
 }
 
 // --- prefill ---
 
-int32_t LazyProgress::TileRows(int32_t most) const {
-  const int32_t left = stages_[stage_].run_tokens - done_;
+int32_t LazyProgress::TileRows(int32_t most, int32_t cached) const {
+  const int32_t left = stages_[stage_].run_tokens - std::max(done_, cached);
   if (left <= most) return left;
   if (stage_ + 1 == stages()) return most;
   // The rows that score must run together.
   return std::max(0, std::min(most, left - policy_.rules.window));
 }
 
-KvExtent LazyProgress::Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows) const {
+KvExtent LazyProgress::Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows,
+                              int32_t deep_rows) const {
   KvExtent extent;
   for (int32_t s = 0; s < stages(); ++s) {
     extent.slots.resize(static_cast<size_t>(stages_[s].end_segment), stage_slots[s]);
   }
   const int32_t rows = geometry_.hidden_rows_per_page;
   extent.hidden_pages = (hidden_rows + rows - 1) / rows;
+  if (HasDeepRows()) extent.deep_hidden_pages = (deep_rows + rows - 1) / rows;
   return extent;
 }
 
-KvExtent LazyProgress::AfterTile(int32_t rows) const {
+KvExtent LazyProgress::AfterTile(int32_t rows, int32_t cached) const {
   std::vector<int32_t> slots(stages_.size(), 0);
   for (int32_t s = 0; s < stage_; ++s) slots[s] = stages_[s].run_tokens;
-  slots[stage_] = done_ + rows;
-  return Extent(slots, stage_ == 0 ? done_ + rows : prompt_tokens_);
+  slots[stage_] = std::max(done_, cached) + rows;
+  return Extent(slots, slots[0], slots[1]);
 }
 
 void LazyProgress::FillEntry(PlanSequence* entry) const {
@@ -160,8 +172,8 @@ absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> c
 bool LazyProgress::Chooses() const { return policy_.decode == DecodeMode::kStrict || revives(); }
 
 int32_t LazyProgress::Choice(int32_t stage, int32_t length) const {
-  return std::max({policy_.min_keep, ShareOf(stages_[stage].keep, length),
-                   policy_.rules.Forced(length)});
+  return std::max(
+      {policy_.min_keep, ShareOf(stages_[stage].keep, length), policy_.rules.Forced(length)});
 }
 
 // A token of depth s can be revived into stage s, and so can one that this very step brings
@@ -183,9 +195,10 @@ int32_t LazyProgress::ReservedRows() const {
 
 KvExtent LazyProgress::AfterDecode(int32_t position, int32_t rows) const {
   std::vector<int32_t> slots = Reserves();
+  const int32_t deep_rows = revives() ? deep_rows_ + slots[1] : 0;
   slots[0] = position + rows;
   for (int32_t s = 1; s < stages(); ++s) slots[s] += static_cast<int32_t>(slots_[s].size()) + rows;
-  return Extent(slots, 0);
+  return Extent(slots, 0, deep_rows);
 }
 
 void LazyProgress::AddDecode(int32_t position, int32_t rows, std::span<const TokenId> tokens,
@@ -250,31 +263,42 @@ KvExtent LazyProgress::CaughtUp(int32_t total, int32_t computed) const {
     // The first step after that must find its room too.
     if (may_revive) slots[s] += policy_.revival_budget;
   }
-  return Extent(slots, prompt_done() ? 0 : prompt_tokens_);
+  if (prompt_done() && !revives()) return Extent(slots, 0, 0);
+  const int32_t deep_rows =
+      std::max(prompt_done() ? deep_rows_ : stages_[1].run_tokens, deep_rows_before_) +
+      (may_revive ? policy_.revival_budget : 0);
+  return Extent(slots, prompt_done() ? 0 : prompt_tokens_, std::min(deep_rows, prompt_tokens_));
 }
 
 void LazyProgress::Deepen(int32_t position) {
   --at_depth_[depth_[position]];
-  ++at_depth_[++depth_[position]];
-  if (depth_[position] < stages() || !hidden_kept_) return;
-  const int32_t page = position / geometry_.hidden_rows_per_page;
-  if (--hidden_live_[page] == 0) useless_.push_back(page);
+  const int32_t depth = ++depth_[position];
+  ++at_depth_[depth];
+  if (!hidden_kept_ || depth < 2) return;
+  if (depth == 2) {
+    const int32_t block = position / geometry_.page_tokens;
+    if (--hidden_live_[block] == 0) useless_.blocks.push_back(block);
+    if (HasDeepRows()) deep_index_[position] = deep_rows_++;
+  }
+  if (!HasDeepRows()) return;
+  const int32_t rows = geometry_.hidden_rows_per_page;
+  deep_live_.resize(static_cast<size_t>((deep_rows_ + rows - 1) / rows), rows);
+  if (depth < stages()) return;
+  const int32_t page = deep_index_[position] / rows;
+  if (--deep_live_[page] == 0) useless_.deep_pages.push_back(page);
+  if (at_depth_.back() == prompt_tokens_) useless_.all = true;  // nobody will take the rest
 }
 
 void LazyProgress::ForgetHidden() {
   if (!hidden_kept_) return;
   hidden_kept_ = false;
-  for (size_t page = 0; page < hidden_live_.size(); ++page) {
-    if (hidden_live_[page] > 0) useless_.push_back(static_cast<int32_t>(page));
-  }
+  useless_ = {.all = true, .blocks = {}, .deep_pages = {}};
 }
 
 void LazyProgress::DropHidden(int32_t position) {
   dropped_at_ = position;
   ForgetHidden();
 }
-
-std::vector<int32_t> LazyProgress::TakeUselessHiddenPages() { return std::exchange(useless_, {}); }
 
 // --- report ---
 
@@ -283,7 +307,7 @@ std::vector<int32_t> LazyProgress::SegmentTokens() const {
   int32_t deeper = prompt_tokens_;
   for (int32_t s = 0; s < stages(); ++s) {
     deeper -= at_depth_[s];
-    tokens.resize(static_cast<size_t>(stages_[s].end_segment), deeper);
+    tokens.resize(static_cast<size_t>(stages_[s].end_segment), deeper - (s == 0 ? cached_ : 0));
   }
   return tokens;
 }

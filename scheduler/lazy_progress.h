@@ -5,15 +5,21 @@
 // tokens that the cut below it kept, in tiles; the scores of the prompt's last rows then
 // choose who runs the next stage. One number per prompt token says it all: depth(t), the
 // number of stages whose K/V exists. It never decreases, so each (token, layer) is computed at
-// most once. Slots of stage s = tokens of depth > s; hidden rows = prompt tokens of depth < S,
-// each in the page that its position names. Generated tokens run all layers in one step.
+// most once. Slots of stage s = tokens of depth > s; hidden rows = prompt tokens of depth < S.
+// Generated tokens run all layers in one step.
+//
+// Stage 0 depends on nothing but the tokens before, so its K/V and the hidden rows at its end
+// (depth 1, in the page that the position names) can be taken from the prefix cache and given to
+// it; the rows of depth 2 and more lie in pages of their own, in the order of arrival there.
 //
 // After a preemption the same tokens take the same slots: the kept sets are saved, and what
 // decoding revives is a function of the sequence alone. Loop thread only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -33,11 +39,22 @@ class LazyProgress {
   bool prompt_done() const { return stage_ == stages(); }
   bool revives() const { return hidden_kept_ && policy_.decode != DecodeMode::kStatic; }
 
-  // --- prefill: the next tile ---
+  // --- prefix cache ---
+  // What of the blocks is shared, and the layer below which their K/V is.
+  SharedPart shared() const { return {stages_[0].end_segment, /*hidden=*/true}; }
+  int32_t shared_layers() const { return stages_[0].end_layer; }
+  // Tokens that have run stage 0, from the first on.
+  int32_t shareable() const { return std::min(in_order_, prompt_tokens_); }
+  // The rows that score are always computed, and so is one at least.
+  int32_t least_computed() const { return std::max(1, policy_.rules.window); }
+  // The first `tokens` have come from the cache. Before anything has run.
+  void TakeCached(int32_t tokens);
+
+  // --- prefill: the next tile, `cached` tokens being about to be taken from the cache ---
   // Rows of it, at most `most`; 0 if so few make no tile (the rows that score stay together).
-  int32_t TileRows(int32_t most) const;
+  int32_t TileRows(int32_t most, int32_t cached = 0) const;
   int32_t tile_layers() const { return stages_[stage_].end_layer - stages_[stage_].first_layer; }
-  KvExtent AfterTile(int32_t rows) const;
+  KvExtent AfterTile(int32_t rows, int32_t cached = 0) const;
   bool EndsPrompt(int32_t rows) const {
     return stage_ + 1 == stages() && done_ + rows == stages_[stage_].run_tokens;
   }
@@ -57,15 +74,20 @@ class LazyProgress {
   KvExtent CaughtUp(int32_t total, int32_t computed) const;
 
   // --- after the step ---
-  // INTERNAL if the engine did not choose as it was told to. Either may make hidden pages
-  // useless: see UselessHiddenPages.
+  // INTERNAL if the engine did not choose as it was told to. Either may make hidden rows
+  // useless: see TakeUselessHidden.
   absl::Status CommitTile(int32_t rows, std::span<const CutResult> cuts);
   absl::Status CommitDecode(int32_t position, int32_t rows, std::span<const CutResult> cuts);
-  // Indices of hidden pages that no token needs any more, each told once.
-  std::vector<int32_t> TakeUselessHiddenPages();
+  // Of what no token needs any more, each told once.
+  struct UselessHidden {
+    bool all = false;
+    std::vector<int32_t> blocks;  // the hidden pages of these
+    std::vector<int32_t> deep_pages;
+  };
+  UselessHidden TakeUselessHidden() { return std::exchange(useless_, {}); }
 
   // Under pressure, once nothing that was delivered depends on it (`missing` known tokens
-  // lack K/V): revival ends for good, and all hidden pages are useless.
+  // lack K/V): revival ends for good, and all hidden rows are useless.
   bool CanDropHidden(int32_t missing) const { return prompt_done() && revives() && missing <= 1; }
   void DropHidden(int32_t position);
   // All K/V and hidden rows are gone; the choices stay.
@@ -74,12 +96,12 @@ class LazyProgress {
   // --- report ---
   int32_t depth(int32_t position) const { return depth_[position]; }
   std::span<const int32_t> slots(int32_t stage) const { return slots_[stage]; }
-  // Prompt tokens that ran each segment of the model.
+  // Prompt tokens that were computed in each segment of the model.
   std::vector<int32_t> SegmentTokens() const;
   int32_t kept() const;  // prompt tokens that the prefill ran through all layers
   int32_t revived() const { return revived_; }  // stages that revived tokens ran
   int32_t hidden_rows() const;
-  int64_t token_layers() const;  // of the prompt, computed in this life
+  int64_t token_layers() const;  // of the prompt, whose K/V exist
   bool dropped_hidden() const { return dropped_at_ >= 0; }
 
  private:
@@ -94,7 +116,10 @@ class LazyProgress {
   // Tokens to choose of `length` for stage `stage`.
   int32_t Choice(int32_t stage, int32_t length) const;
   std::vector<int32_t> Reserves() const;  // [stages] rows that may be revived into each
-  KvExtent Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows) const;
+  // With so many rows of depth 1 and of more.
+  KvExtent Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows,
+                  int32_t deep_rows) const;
+  bool HasDeepRows() const { return stages() > 2; }
   void FillEntry(PlanSequence* entry) const;
   void Deepen(int32_t position);
   void ForgetHidden();
@@ -104,16 +129,21 @@ class LazyProgress {
   const int32_t prompt_tokens_;
   std::vector<Stage> stages_;
 
-  int32_t stage_ = 0;       // of the prefill
-  int32_t done_ = 0;        // tokens that have run it
-  int32_t in_order_ = 0;    // slots in use in stage 0: slot i holds position i
+  int32_t stage_ = 0;                        // of the prefill
+  int32_t done_ = 0;                         // tokens that have run it
+  int32_t in_order_ = 0;                     // slots in use in stage 0: slot i holds position i
   std::vector<std::vector<int32_t>> kept_;   // [stages] who runs it; [0]: everybody, not listed
   std::vector<std::vector<int32_t>> slots_;  // [stages] positions by slot; [0]: not listed
   std::vector<uint8_t> depth_;               // [prompt tokens]
   std::vector<int32_t> at_depth_;            // [stages + 1] prompt tokens of each depth
+  int32_t cached_ = 0;                       // tokens that stage 0 got from the cache
   bool hidden_kept_ = true;
-  std::vector<int32_t> hidden_live_;  // [hidden pages] tokens that need it
-  std::vector<int32_t> useless_;
+  std::vector<int32_t> hidden_live_;  // [blocks] tokens of depth 0 or 1
+  std::vector<int32_t> deep_index_;   // [prompt tokens] of the row there, from depth 2 on
+  int32_t deep_rows_ = 0;             // that have an index
+  int32_t deep_rows_before_ = 0;      // when it was preempted
+  std::vector<int32_t> deep_live_;    // [deep pages] rows that are needed, or not yet taken
+  UselessHidden useless_;
   int32_t dropped_at_ = -1;            // position from which on nothing is revived
   std::vector<int32_t> slots_before_;  // [stages] when it was preempted
   int32_t revived_ = 0;

@@ -74,8 +74,8 @@ class Planner {
       work.extent = cache_.FullExtent(computed + work.rows);
     } else if (!s.lazy->prompt_done()) {
       layers = s.lazy->tile_layers();
-      work.rows = s.lazy->TileRows(at_most(layers));
-      work.extent = s.lazy->AfterTile(work.rows);
+      work.rows = s.lazy->TileRows(at_most(layers), computed);
+      work.extent = s.lazy->AfterTile(work.rows, computed);
     } else if (s.lazy->ReservedRows() <= revival_rows_left_) {
       work.reserved_rows = s.lazy->ReservedRows();
       work.rows = s.lazy->DecodeRows(std::min(s.total() - computed, at_most(layers)));
@@ -162,28 +162,23 @@ class Planner {
     return victims;
   }
 
-  static void Release(const Entry& entry, KvScratch* state) {
-    state->Release(entry.sequence->kv);
-    if (entry.hidden_dropped) state->Take(entry.sequence->kv.hidden_pages());  // given before
-  }
-
   bool MakeRoomForRunning(size_t index, int64_t pages) {
     if (scratch_.available() >= pages) return true;
     KvScratch trial = scratch_;
     std::vector<size_t> dropped;
     for (const size_t victim : HiddenVictims()) {
       if (trial.available() >= pages) break;
-      trial.GiveBack(running_[victim].sequence->kv.hidden_pages());
+      trial.DropHidden(running_[victim].sequence->kv);
       dropped.push_back(victim);
     }
     std::vector<size_t> preempted;
     if (trial.available() < pages) {
       for (const size_t victim : Victims(index)) {
         const Entry& entry = running_[victim];
-        Release(entry, &trial);
-        trial.GiveBack(entry.planned_pages);
         // Whoever goes altogether need not go without revival as well.
-        if (std::erase(dropped, victim) > 0) trial.Take(entry.sequence->kv.hidden_pages());
+        const bool dropped_now = std::erase(dropped, victim) > 0;
+        trial.Release(entry.sequence->kv, entry.hidden_dropped || dropped_now);
+        trial.GiveBack(entry.planned_pages);
         preempted.push_back(victim);
         if (trial.available() >= pages) break;
       }
@@ -231,33 +226,34 @@ class Planner {
       if (best == waiting_.end()) return;
       Sequence* candidate = *best;
       Decision::Admission admission{candidate, {}};
+      SharedPart shared = cache_.WholeBlocks();
       if (candidate->may_hit()) {
-        admission.hits = cache_.Match(candidate->domain(), candidate->tokens);
+        admission.hits = cache_.Match(candidate->domain(), shared, candidate->tokens);
       }
-      const auto computed =
-          static_cast<int32_t>(admission.hits.size()) * cache_.page_tokens();
-      bool lazy = candidate->lazy != nullptr;
+      // A hit at full depth is worth more than pruning if it leaves little.
+      admission.exact = candidate->lazy != nullptr && candidate->WorthHitting(HitTokens(admission));
+      const bool lazy = candidate->lazy != nullptr && !admission.exact;
       if (lazy) {
-        // A hit is worth more than pruning if it leaves little. Else the prompt is pruned as if
-        // there were no cache: who is kept must not depend on what others left there.
-        admission.exact = candidate->WorthHitting(computed);
-        lazy = !admission.exact;
-        if (lazy) admission.hits.clear();
+        const LazyProgress& progress = *candidate->lazy;
+        shared = progress.shared();
+        const auto prompt = std::span(candidate->tokens).first(candidate->prompt_tokens());
+        admission.hits = cache_.Match(candidate->domain(progress.shared_layers()), shared, prompt,
+                                      progress.least_computed());
       }
-      const int64_t hit_pages =
-          static_cast<int64_t>(admission.hits.size()) * cache_.pages_per_block();
+      const int32_t computed = HitTokens(admission);
+      const int64_t hit_pages = cache_.PagesOf(admission.hits, shared);
       const KvExtent all =
           lazy ? candidate->lazy->CaughtUp(candidate->total(), 0) : cache_.FullExtent(candidate->total());
       const int64_t needed = cache_.PagesFor(all) - hit_pages;
-      Work work = FirstWork(*candidate, lazy, lazy ? 0 : computed);
+      Work work = FirstWork(*candidate, lazy, computed);
       if (work.rows == 0) return;
-      if (!MakeRoomForWaiting(needed, admission.hits, reserved, &occupied)) {
+      if (!MakeRoomForWaiting(needed, admission.hits, shared, reserved, &occupied)) {
         if (blocked_ == nullptr) blocked_ = candidate;
         return;
       }
       waiting_.erase(best);
       const int64_t pages = cache_.PagesFor(work.extent) - hit_pages;
-      scratch_.Adopt(admission.hits);
+      scratch_.Adopt(admission.hits, shared);
       scratch_.Take(pages);
       reserved += needed - pages;
       Spend(work, 1);
@@ -267,6 +263,10 @@ class Planner {
       running_.push_back({candidate, std::move(work), pages});
       decision_.admitted.push_back(std::move(admission));
     }
+  }
+
+  int32_t HitTokens(const Decision::Admission& admission) const {
+    return static_cast<int32_t>(admission.hits.size()) * cache_.page_tokens();
   }
 
   Work FirstWork(const Sequence& candidate, bool lazy, int32_t computed) const {
@@ -289,18 +289,18 @@ class Planner {
   }
 
   bool MakeRoomForWaiting(int64_t needed, std::span<const PrefixIndex::NodeId> hits,
-                          int64_t reserved, int32_t* occupied) {
+                          const SharedPart& shared, int64_t reserved, int32_t* occupied) {
     const int64_t pages = needed + reserved;
     const auto fits = [&](const KvScratch& state) {
       KvScratch with = state;
-      with.Adopt(hits);
+      with.Adopt(hits, shared);
       return with.available() >= pages;
     };
     if (*occupied < limits_.max_running && fits(scratch_)) return true;
     KvScratch trial = scratch_;
     std::vector<size_t> chosen;
     for (const size_t victim : PausedVictims(running_.size())) {
-      Release(running_[victim], &trial);
+      trial.Release(running_[victim].sequence->kv, running_[victim].hidden_dropped);
       chosen.push_back(victim);
       const int32_t left = *occupied - static_cast<int32_t>(chosen.size());
       if (left >= limits_.max_running || !fits(trial)) continue;

@@ -18,7 +18,8 @@ uint64_t Mix(uint64_t x) {
 uint64_t Chain(uint64_t hash, uint64_t value) { return Mix((hash ^ value) + 0x9e3779b97f4a7c15u); }
 
 uint64_t Seed(const CacheDomain& domain) {
-  uint64_t hash = Chain(static_cast<uint64_t>(domain.weight_format), domain.prune_profile);
+  uint64_t hash =
+      Chain(static_cast<uint64_t>(domain.weight_format), static_cast<uint64_t>(domain.end_layer));
   for (const char c : domain.salt) hash = Chain(hash, static_cast<uint8_t>(c));
   return hash;
 }
@@ -82,18 +83,42 @@ void PrefixIndex::Use(NodeId id) {
 void PrefixIndex::Unuse(NodeId id) {
   Node& node = nodes_[id];
   SKIM_CHECK(node.users > 0);
-  if (--node.users == 0) node.unused = unused_.insert(unused_.end(), id);
+  if (--node.users == 0) node.unused = unused_.insert(unused_.end(), {id, /*attached=*/false});
+}
+
+void PrefixIndex::Attach(NodeId id, std::vector<PageId> pages) {
+  Node& node = nodes_[id];
+  SKIM_CHECK(node.users > 0 && node.attached.empty());
+  node.attached = std::move(pages);
+  node.attached_users = 1;
+}
+
+void PrefixIndex::UseAttached(NodeId id) {
+  Node& node = nodes_[id];
+  if (node.attached_users++ == 0) unused_.erase(node.attached_unused);
+}
+
+void PrefixIndex::UnuseAttached(NodeId id) {
+  Node& node = nodes_[id];
+  SKIM_CHECK(node.attached_users > 0);
+  if (--node.attached_users > 0) return;
+  node.attached_unused = unused_.insert(unused_.end(), {id, /*attached=*/true});
 }
 
 std::vector<PageId> PrefixIndex::EvictOldest() {
   SKIM_CHECK(!unused_.empty());
-  const NodeId id = unused_.front();
+  const auto [id, attached] = unused_.front();
   unused_.pop_front();
   Node& node = nodes_[id];
-  SKIM_CHECK(node.children == 0);
+  if (attached) return std::exchange(node.attached, {});
+  SKIM_CHECK(node.children == 0 && node.attached_users == 0);
   by_hash_.erase(node.hash);
   if (node.parent != kNone) --nodes_[node.parent].children;
   std::vector<PageId> pages = std::move(node.pages);
+  if (!node.attached.empty()) {
+    unused_.erase(node.attached_unused);
+    pages.insert(pages.end(), node.attached.begin(), node.attached.end());
+  }
   node = Node();
   spare_.push_back(id);
   return pages;

@@ -6,7 +6,10 @@
 //
 // Every user of a node also uses its parent, and releases it after the child. So a parent
 // is never older in the LRU order than its child, the oldest unused node is always a leaf,
-// and a parent's id is never reused under a living child. Loop thread only.
+// and a parent's id is never reused under a living child.
+//
+// A node can have pages attached: content that only some of its users need (hidden rows). Who
+// uses them also uses the node. Unused, they can be evicted before the node is. Loop thread only.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +26,11 @@ namespace skim {
 
 // Content is shared only where all of this is equal.
 struct CacheDomain {
-  std::string salt;            // per tenant or as the client asks; hides hits from strangers
+  std::string salt;  // per tenant or as the client asks; hides hits from strangers
   WeightFormat weight_format = WeightFormat::kBf16;
-  uint64_t prune_profile = 0;  // 0: every token at full depth
+  // 0: K/V of all layers. Else a pruned prompt's: K/V of the layers below this one, where its
+  // first cut is, and attached the hidden rows that stop there.
+  int32_t end_layer = 0;
 
   bool operator==(const CacheDomain&) const = default;
 };
@@ -50,23 +55,40 @@ class PrefixIndex {
   void Use(NodeId node);
   void Unuse(NodeId node);
 
+  // Gives a node that has none pages to be attached, with one user.
+  void Attach(NodeId node, std::vector<PageId> pages);
+  void UseAttached(NodeId node);
+  void UnuseAttached(NodeId node);
+
   std::span<const PageId> pages(NodeId node) const { return nodes_[node].pages; }
+  std::span<const PageId> attached(NodeId node) const { return nodes_[node].attached; }
+  int32_t attached_users(NodeId node) const { return nodes_[node].attached_users; }
   int32_t users(NodeId node) const { return nodes_[node].users; }
   int32_t size() const { return static_cast<int32_t>(by_hash_.size()); }
 
-  // Removes the node that has been unused for longest and returns its pages. Requires one.
+  // Removes the node, or what is attached to one, that has been unused for longest and returns
+  // the pages. Requires one.
   std::vector<PageId> EvictOldest();
 
  private:
+  struct Unused {
+    NodeId node;
+    bool attached;  // what is attached to it, not itself
+  };
+  using UnusedList = std::list<Unused>;
+
   struct Node {
     uint64_t hash = 0;
     NodeId parent = kNone;
     CacheDomain domain;  // kept by first blocks only; the others inherit it
     std::vector<TokenId> tokens;
     std::vector<PageId> pages;
+    std::vector<PageId> attached;
     int32_t users = 0;
+    int32_t attached_users = 0;
     int32_t children = 0;
-    std::list<NodeId>::iterator unused;  // valid while users == 0
+    UnusedList::iterator unused;           // valid while users == 0
+    UnusedList::iterator attached_unused;  // while attached_users == 0 and something is attached
   };
 
   uint64_t HashOf(NodeId parent, const CacheDomain& domain, std::span<const TokenId> tokens) const;
@@ -75,7 +97,7 @@ class PrefixIndex {
   std::vector<Node> nodes_;
   std::vector<NodeId> spare_;
   std::unordered_map<uint64_t, NodeId> by_hash_;
-  std::list<NodeId> unused_;  // oldest first
+  UnusedList unused_;  // oldest first
 };
 
 }  // namespace skim

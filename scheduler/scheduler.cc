@@ -164,11 +164,7 @@ void Scheduler::ReapOne(Sequence& sequence, Micros now) {
 }
 
 bool Scheduler::Held(const Sequence& sequence) const {
-  // What is pruned is not published: nobody can wait for it.
-  if (sequence.request.group == 0 || !config_.prefix_cache || !sequence.may_hit() ||
-      sequence.lazy != nullptr) {
-    return false;
-  }
+  if (sequence.request.group == 0 || !config_.prefix_cache || !sequence.may_hit()) return false;
   const Group& group = groups_.at(sequence.request.group);
   return !group.computed && group.leader != sequence.arrival;
 }
@@ -196,7 +192,9 @@ void Scheduler::DropHidden(Sequence& sequence) {
 }
 
 void Scheduler::ReleaseUselessHidden(Sequence& sequence) {
-  cache_.ReleaseHidden(sequence.lazy->TakeUselessHiddenPages(), &sequence.kv);
+  const LazyProgress::UselessHidden useless = sequence.lazy->TakeUselessHidden();
+  if (useless.all) return cache_.ReleaseAllHidden(&sequence.kv);
+  cache_.ReleaseHidden(useless.blocks, useless.deep_pages, &sequence.kv);
 }
 
 void Scheduler::Preempt(Sequence& sequence) {
@@ -214,16 +212,23 @@ void Scheduler::Admit(const Decision::Admission& admission, Micros now) {
     sequence.lazy.reset();
     sequence.report.prefill.mode = PrefillMode::kExactShort;
   }
-  cache_.Adopt(admission.hits, &sequence.kv);
-  sequence.computed = static_cast<int32_t>(admission.hits.size()) * cache_.page_tokens();
-  sequence.charged_tokens = std::max(sequence.charged_tokens, sequence.computed);
+  LazyProgress* lazy = sequence.lazy.get();
+  cache_.Adopt(admission.hits, lazy != nullptr ? lazy->shared() : cache_.WholeBlocks(),
+               &sequence.kv);
+  const int32_t cached = static_cast<int32_t>(admission.hits.size()) * cache_.page_tokens();
+  if (lazy != nullptr) {
+    lazy->TakeCached(cached);
+  } else {
+    sequence.computed = cached;
+  }
+  sequence.charged_tokens = std::max(sequence.charged_tokens, Served(sequence));
   Move(&sequence, &waiting_, &running_);
   if (sequence.report.scheduled != kNever) return;  // resumed
   sequence.report.scheduled = now;
-  sequence.report.cached_tokens = sequence.computed;
+  sequence.report.cached_tokens = cached;
   intake_->Left(sequence.prompt_tokens());
-  if (sequence.may_hit() && !sequence.lazy && config_.prefix_cache) stats_.prefix_queries += sequence.prompt_tokens();
-  stats_.prefix_hits += sequence.computed;
+  if (sequence.may_hit() && config_.prefix_cache) stats_.prefix_queries += sequence.prompt_tokens();
+  stats_.prefix_hits += cached;
 }
 
 void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
@@ -244,6 +249,7 @@ void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
   entry.weight_format = sequence.request.weight_format;
   for (const KvSpan& span : sequence.kv.segments) entry.segment_pages.push_back(span.pages);
   entry.hidden_pages = sequence.kv.hidden;
+  entry.deep_hidden_pages = sequence.kv.deep_hidden;
   if (prefill) {
     lazy->AddTile(rows, sequence.tokens, &entry, &plan_);
     entry.sample = lazy->EndsPrompt(rows) && sequence.total() == sequence.prompt_tokens();
@@ -332,6 +338,9 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
   }
   if (!sequence.lazy) {
     cache_.Publish(sequence.domain(), sequence.tokens, sequence.computed, &sequence.kv);
+  } else if (!sequence.lazy->prompt_done()) {
+    cache_.Publish(sequence.domain(sequence.lazy->shared_layers()), sequence.tokens,
+                   sequence.lazy->shareable(), &sequence.kv);
   }
   if (sequence.request.group != 0 && sequence.computed >= sequence.prompt_tokens()) {
     groups_.at(sequence.request.group).computed = true;

@@ -59,8 +59,10 @@ struct Sequence {
   }
   // A hit computes no logits for what it covers.
   bool may_hit() const { return !request.sampling.prompt_logprobs; }
-  CacheDomain domain() const {
-    return {.salt = request.cache_salt, .weight_format = request.weight_format};
+  CacheDomain domain(int32_t end_layer = 0) const {
+    return {.salt = request.cache_salt,
+            .weight_format = request.weight_format,
+            .end_layer = end_layer};
   }
 };
 

@@ -233,6 +233,70 @@ TEST_P(LazyOn, PreemptionDoesNotMatter) {
   }
 }
 
+std::vector<TokenId> Joined(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// A chat's second turn: the first one's prompt, what was generated, and more.
+TEST_P(LazyOn, ASecondTurnComputesOnlyWhatIsNewBelowTheFirstCut) {
+  for (const DecodeMode mode : {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict}) {
+    SCOPED_TRACE(static_cast<int>(mode));
+    const PrefillPolicy policy = Policy(mode);
+    const auto harness = Load(Options({.page_tokens = 16}));
+    ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64});
+    const SeqId first = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy);
+    engine.RunToEnd();
+    EXPECT_EQ(engine.client(first).finish->cached_tokens, 0);
+    const std::vector<TokenId> turn = Joined(
+        Joined(RandomPrompt(kPrompt, 5), engine.client(first).tokens), RandomPrompt(40, 9));
+    const auto length = static_cast<int32_t>(turn.size());
+    const SeqId second = engine.Submit(turn, kGenerated, policy);
+    engine.RunToEnd();
+
+    const Finish& finish = *engine.client(second).finish;
+    constexpr int32_t kCached = kPrompt / 16 * 16;  // whole blocks of the first prompt
+    EXPECT_EQ(finish.cached_tokens, kCached);
+    EXPECT_EQ(finish.prefill.segment_tokens[0], length - kCached);
+    EXPECT_EQ(engine.TokensRun(second, 0), length - kCached + kGenerated - 1);
+    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+    EXPECT_EQ(engine.scheduler().cache().ledger().owned(), 0);
+
+    const auto fresh = Load(Options({.page_tokens = 16}));
+    ScheduledEngine without(fresh.get(), {.prefix_cache = false});
+    const SeqId alone = without.Submit(turn, kGenerated, policy);
+    without.RunToEnd();
+    EXPECT_EQ(without.client(alone).finish->cached_tokens, 0);
+    ExpectSameBits(Collect(without, alone, length), Collect(engine, second, length), "second turn");
+    const PrefillReport& uncached = without.client(alone).finish->prefill;
+    EXPECT_EQ(finish.prefill.token_layers_saved, uncached.token_layers_saved);
+    EXPECT_EQ(finish.prefill.kept_tokens, uncached.kept_tokens);
+  }
+}
+
+// What lies below the first cut does not depend on what is kept above it, nor on how it decodes.
+TEST_P(LazyOn, PoliciesWithTheSameFirstCutShareAndOthersDoNot) {
+  const auto cached = [&](const PrefillPolicy& filler, const PrefillPolicy& user) {
+    const auto harness = Load(Options({.page_tokens = 16}));
+    ScheduledEngine engine(harness.get(), {});
+    engine.Submit(RandomPrompt(kPrompt, 5), 2, filler);
+    engine.RunToEnd();
+    const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, user);
+    engine.RunToEnd();
+    const Trace reference = Alone(Options({.page_tokens = 16}), {}, user);
+    ExpectSameBits(reference, Collect(engine, id, kPrompt), "after another policy");
+    return engine.client(id).finish->cached_tokens;
+  };
+  const PrefillPolicy lazy = Policy(DecodeMode::kLazy);
+  const PrefillPolicy later = Policy(DecodeMode::kLazy, {1, 0.3f});  // its first cut is higher up
+  EXPECT_EQ(cached(lazy, Policy(DecodeMode::kStrict, {0.9f, 0.9f})), 144);
+  EXPECT_EQ(cached(later, Policy(DecodeMode::kStatic, {1, 0.5f})), 144);
+  EXPECT_EQ(cached(lazy, later), 0);
+  EXPECT_EQ(cached(later, lazy), 0);
+  EXPECT_EQ(cached({}, lazy), 0);
+  EXPECT_EQ(cached(lazy, {}), 0);
+}
+
 std::vector<std::string> Isas() {
   std::vector<std::string> names;
   for (Isa isa : SupportedIsas()) names.emplace_back(IsaName(isa));

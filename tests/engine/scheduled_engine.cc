@@ -43,6 +43,7 @@ bool ScheduledEngine::Step() {
         clients_.at(plan.sequences[i].id).seen.cuts.push_back(result.sequences[i].cuts);
       }
     }
+    ForgetPreempted();
     Count(plan, result);
     scheduler_->Commit(status, std::move(result), ++now_);
   }
@@ -52,6 +53,21 @@ bool ScheduledEngine::Step() {
     if (got.finish.has_value()) held.seen.finish = std::move(got.finish);
   }
   return worked;
+}
+
+void ScheduledEngine::ForgetPreempted() {
+  for (const auto& sequence : scheduler_->running()) {
+    const SeqId id = sequence->request.id;
+    const int32_t now = sequence->report.preemptions;
+    if (std::exchange(preemptions_[id], now) == now) continue;
+    std::erase_if(runs_, [id](const auto& run) { return std::get<0>(run.first) == id; });
+  }
+}
+
+int64_t ScheduledEngine::TokensRun(SeqId id, int32_t layer) const {
+  return std::ranges::count_if(runs_, [&](const auto& run) {
+    return std::get<0>(run.first) == id && std::get<2>(run.first) == layer;
+  });
 }
 
 void ScheduledEngine::Count(const StepPlan& plan, const StepResult& result) {
@@ -67,9 +83,6 @@ void ScheduledEngine::Count(const StepPlan& plan, const StepResult& result) {
     for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
       const int32_t position = plan.positions[row];
       if (position == kReservedPosition) continue;
-      if (position == 0 && plan.enter[row] == 0) {  // begins, or begins anew
-        std::erase_if(runs_, [&](const auto& run) { return std::get<0>(run.first) == sequence.id; });
-      }
       run(position, plan.enter[row], plan.leave[row]);
     }
     const std::vector<CutResult>& cuts = result.sequences[i].cuts;

@@ -40,6 +40,8 @@ class ScheduledEngine {
   const Scheduler& scheduler() const { return *scheduler_; }
   // Rows times layers that pruned sequences ran, by (sequence, position, layer).
   int64_t most_runs_of_a_token_layer() const { return most_runs_; }
+  // How many tokens of a pruned sequence have run this layer since it last began.
+  int64_t TokensRun(SeqId id, int32_t layer) const;
 
  private:
   struct Held {
@@ -47,6 +49,7 @@ class ScheduledEngine {
     std::shared_ptr<TokenChannel> channel;
   };
 
+  void ForgetPreempted();
   void Count(const StepPlan& plan, const StepResult& result);
 
   EngineHarness& harness_;
@@ -58,6 +61,7 @@ class ScheduledEngine {
   SeqId next_id_ = 1;
   Micros now_ = 1;
   std::map<std::tuple<SeqId, int32_t, int32_t>, int64_t> runs_;
+  std::map<SeqId, int32_t> preemptions_;
   int64_t most_runs_ = 0;
 };
 

@@ -105,6 +105,58 @@ TEST(StepLayout, NeighboursOfOneWeightFormatAreOneRunOfRows) {
                                                           FormatRows{WeightFormat::kBf16, 1, 1}));
 }
 
+// Rows that stop at a later boundary than the first sparse one have pages of their own, in the
+// order in which the prompt's tokens came to that segment.
+TEST(StepLayout, DeepHiddenRowsFollowTheOrderOfArrival) {
+  const int32_t boundaries[] = {2, 4};
+  const LayerSegments segments(6, boundaries);
+  const LayoutContext context = {segments, kPage, {2, 3, 8}};
+  const std::vector<PageId> pages(8, 1), hidden(16, 7), deep = {40, 41, 42};
+  const std::vector<int32_t> held = {9, 4, 50};  // the last was generated
+  const auto leaving = [&](StepPlan plan) {
+    const absl::Status status = StepLayout::Check(plan, context);
+    EXPECT_TRUE(status.ok()) << status;
+    const StepLayout layout = StepLayout::Build(plan, context, 0, 6, {});
+    return std::pair(Slice(layout, layout.enter.hidden_rows, layout.enter.rows),
+                     Slice(layout, layout.leave.hidden_rows, layout.leave.rows));
+  };
+  PlanSequence sequence;
+  sequence.id = 1;
+  sequence.row_count = 2;
+  sequence.prompt_tokens = 30;
+  sequence.segment_pages = {pages, pages, pages};
+  sequence.dense_segments = 1;
+  sequence.slot_positions = {{}, held, {}};
+  sequence.hidden_pages = hidden;
+  sequence.deep_hidden_pages = deep;
+  StepPlan plan = {.tokens = {1, 2}, .positions = {3, 20}, .enter = {2, 2}, .leave = {4, 4},
+                   .sequences = {sequence}};
+  // From the first boundary by position, to the second as the third and fourth of the prompt.
+  EXPECT_EQ(leaving(plan), std::pair(std::vector<int32_t>{7 * 8 + 3, 7 * 8},
+                                     std::vector<int32_t>{41 * 8, 41 * 8 + 3}));
+  plan.positions = {4, 9};
+  plan.enter = {4, 4};
+  plan.leave = {6, 6};
+  EXPECT_EQ(leaving(plan).first, (std::vector<int32_t>{40 * 8 + 3, 40 * 8}));
+  plan.positions = {4, 20};  // 20 has never come so far
+  EXPECT_THAT(std::string(StepLayout::Check(plan, context).message()), HasSubstr("no hidden row"));
+  plan = {.tokens = {1, 2}, .positions = {3, 20}, .enter = {2, 2}, .leave = {4, 4},
+          .sequences = {sequence}};
+  plan.sequences[0].deep_hidden_pages = std::span(deep).first(1);
+  EXPECT_THAT(std::string(StepLayout::Check(plan, context).message()), HasSubstr("no hidden row"));
+}
+
+TEST(HiddenGeometry, ABlockTakesWholePages) {
+  const auto rows = [](size_t page_bytes, int32_t hidden_size) {
+    return HiddenGeometry::Of(page_bytes, 100, hidden_size, kPage).rows_per_page;
+  };
+  EXPECT_EQ(rows(10 * 64 * 4, 64), 8);   // ten would fit
+  EXPECT_EQ(rows(16 * 64 * 4, 64), 16);
+  EXPECT_EQ(rows(70 * 64 * 4, 64), 32);
+  EXPECT_EQ(rows(1 * 64 * 4, 64), 1);
+  EXPECT_EQ(rows(1 * 64 * 4, 65), 0);    // none fits
+}
+
 // The first sequence holds three tokens above the boundary, out of order, and has a cut there.
 struct PrunedFixture : Fixture {
   std::vector<int32_t> held = {0, 9, 4};

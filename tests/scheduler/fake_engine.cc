@@ -78,14 +78,25 @@ FakeEngine::Slot FakeEngine::RightSlot(const PlanSequence& sequence, int32_t pos
   return {sequence.tokens[position], position, domain_of(sequence.id), sequence.weight_format, 0, 0};
 }
 
-FakeEngine::Slot* FakeEngine::HiddenSlot(const PlanSequence& sequence, int32_t position) {
+FakeEngine::Slot* FakeEngine::HiddenSlot(const PlanSequence& sequence, const Running& running,
+                                         int32_t s, int32_t position) {
+  const bool deep = s > sequence.dense_segments;
+  int32_t index = position;
+  if (deep) {
+    const std::vector<int32_t>& slots = running.slots[sequence.dense_segments];
+    const auto end = std::ranges::find(slots, position);
+    index = static_cast<int32_t>(
+        std::count_if(slots.begin(), end, [&](int32_t p) { return p < sequence.prompt_tokens; }));
+    if (end == slots.end()) Complain(sequence, "a deep hidden row without a slot");
+  }
   const int32_t rows = geometry_.hidden_rows_per_page;
-  const auto index = static_cast<size_t>(position / rows);
-  if (index >= sequence.hidden_pages.size() || sequence.hidden_pages[index] == kNoPage) {
+  const auto pages = deep ? sequence.deep_hidden_pages : sequence.hidden_pages;
+  const auto page = static_cast<size_t>(index / rows);
+  if (page >= pages.size() || pages[page] == kNoPage) {
     Complain(sequence, "no hidden page for position " + std::to_string(position));
     return nullptr;
   }
-  return &slots_[sequence.hidden_pages[index] * geometry_.page_tokens + position % rows];
+  return &slots_[pages[page] * geometry_.page_tokens + index % rows];
 }
 
 void FakeEngine::VisitSlot(const PlanSequence& sequence, int32_t s, int32_t index, int32_t position,
@@ -122,7 +133,7 @@ void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* ru
   for (const Row& row : running->rows) {
     if (row.enter > first || row.leave < end) continue;
     if (row.enter == first && first > 0) {
-      const Slot* held = HiddenSlot(sequence, row.position);
+      const Slot* held = HiddenSlot(sequence, *running, s, row.position);
       Slot right = RightSlot(sequence, row.position);
       right.segment = kHidden;
       right.unit = first;
@@ -136,7 +147,7 @@ void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* ru
     VisitSlot(sequence, s, slot, row.position, [](Slot& held, const Slot& right) { held = right; });
     if (sequence.dense_segments != PlanSequence::kAllDense) CountOnce(sequence, s, row.position);
     if (row.leave == end && end < geometry_.layers) {
-      Slot* held = HiddenSlot(sequence, row.position);
+      Slot* held = HiddenSlot(sequence, *running, s + 1, row.position);
       if (held == nullptr) continue;
       *held = RightSlot(sequence, row.position);
       held->segment = kHidden;

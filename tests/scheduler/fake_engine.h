@@ -36,6 +36,8 @@ class FakeEngine : public StepExecutor {
   std::function<uint64_t(SeqId)> domain_of = [](SeqId) { return uint64_t{0}; };
   // Tokens returned after a sampled row, as an accepted draft would be: at least 1.
   std::function<int32_t(SeqId)> run_length = [](SeqId) { return 1; };
+  // The sequence was preempted: what it computes from now on it computes anew.
+  void Restarted(SeqId id) { computed_.erase(id); }
   std::set<SeqId> broken;  // these fail alone
   absl::Status fault;      // the next Execute returns and clears this
   bool throws = false;     // the next Execute throws std::bad_alloc
@@ -74,7 +76,9 @@ class FakeEngine : public StepExecutor {
   }
   int32_t Segments() const { return static_cast<int32_t>(geometry_.segment_units.size()); }
   Slot RightSlot(const PlanSequence& sequence, int32_t position) const;
-  Slot* HiddenSlot(const PlanSequence& sequence, int32_t position);
+  // Of the row of this position that stops before segment `s`, or goes on there.
+  Slot* HiddenSlot(const PlanSequence& sequence, const Running& running, int32_t s,
+                   int32_t position);
   // Units of segment `s` at slot `index`.
   void VisitSlot(const PlanSequence& sequence, int32_t s, int32_t index, int32_t position,
                  const std::function<void(Slot& held, const Slot& right)>& visit);

@@ -33,7 +33,9 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   geometry_.layers = 4;
   if (geometry_.segment_units.size() == 2) geometry_.boundaries = {3};
   if (geometry_.segment_units.size() == 3) geometry_.boundaries = {1, 3};
-  geometry_.hidden_rows_per_page = Pick(1, geometry_.page_tokens);
+  do {
+    geometry_.hidden_rows_per_page = Pick(1, geometry_.page_tokens);
+  } while (geometry_.page_tokens % geometry_.hidden_rows_per_page != 0);
   geometry_.total_pages = geometry_.PagesPerBlock() * Pick(3, 30) + Pick(0, 2);
   config_.max_rows_per_step = Pick(1, 24);
   config_.max_revival_rows = Pick(8, 20);
@@ -188,11 +190,22 @@ void Simulation::Step() {
     return;
   }
   InjectFault(plan);
+  TellOfPreemptions();
   StepResult result;
   const absl::Status executed = engine_->Execute(plan, &result);
   ASSERT_EQ(engine_->complaint(), "") << ToString(plan);
   scheduler_->Commit(executed, std::move(result), ++now_);
   CheckPages();
+}
+
+void Simulation::TellOfPreemptions() {
+  for (const auto& sequence : scheduler_->running()) {
+    Client& client = clients_[sequence->request.id];
+    if (std::exchange(client.preemptions, sequence->report.preemptions) <
+        sequence->report.preemptions) {
+      engine_->Restarted(sequence->request.id);
+    }
+  }
 }
 
 void Simulation::Run() {
@@ -222,8 +235,10 @@ void Simulation::CheckPages() {
   std::vector<int32_t> owners(ledger.total(), 0);
   for (const auto& sequence : scheduler_->running()) {
     const KvHoldings& kv = sequence->kv;
-    for (const PageId page : kv.hidden) {
-      if (page != kNoPage) ++owners[page];
+    for (const auto* pages : {&kv.hidden, &kv.deep_hidden}) {
+      for (const PageId page : *pages) {
+        if (page != kNoPage) ++owners[page];
+      }
     }
     if (sequence->lazy) {
       CheckPruned(*sequence);
@@ -233,7 +248,7 @@ void Simulation::CheckPages() {
       }
       continue;
     }
-    ASSERT_TRUE(kv.hidden.empty());
+    ASSERT_TRUE(kv.hidden.empty() && kv.deep_hidden.empty());
     ASSERT_GE(int64_t{kv.blocks} * geometry_.page_tokens, sequence->computed);
     for (size_t s = 0; s < kv.segments.size(); ++s) {
       ASSERT_EQ(kv.segments[s].pages.size(),
@@ -262,12 +277,9 @@ void Simulation::CheckPruned(const Sequence& sequence) {
   const int32_t generated = std::max(0, sequence.computed - sequence.prompt_tokens());
   std::vector<int32_t> deeper(lazy.stages() + 1, 0);
   int32_t hidden = 0;
-  std::set<int32_t> hidden_pages;
   for (int32_t t = 0; t < sequence.prompt_tokens(); ++t) {
     for (int32_t d = 0; d < lazy.depth(t); ++d) ++deeper[d];
-    if (lazy.depth(t) == 0 || lazy.depth(t) == lazy.stages()) continue;
-    ++hidden;
-    hidden_pages.insert(t / geometry_.hidden_rows_per_page);
+    hidden += lazy.depth(t) > 0 && lazy.depth(t) < lazy.stages();
   }
   for (int32_t s = 1; s < lazy.stages(); ++s) {
     const auto slots = lazy.slots(s);
@@ -280,17 +292,76 @@ void Simulation::CheckPruned(const Sequence& sequence) {
       }
     }
   }
-  const bool kept = lazy.hidden_rows() > 0;
-  if (kept) {
+  if (lazy.hidden_rows() > 0) {
     ASSERT_EQ(lazy.hidden_rows(), hidden);
   }
-  for (size_t page = 0; page < sequence.kv.hidden.size(); ++page) {
-    const bool needed = kept && hidden_pages.contains(static_cast<int32_t>(page));
-    if (lazy.prompt_done()) {
-      ASSERT_EQ(sequence.kv.hidden[page] != kNoPage, needed) << "page " << page;
-    } else if (needed) {
-      ASSERT_NE(sequence.kv.hidden[page], kNoPage);
+  CheckHidden(sequence);
+}
+
+// Hidden pages are held exactly while a row in them may be needed.
+void Simulation::CheckHidden(const Sequence& sequence) {
+  const LazyProgress& lazy = *sequence.lazy;
+  const KvHoldings& kv = sequence.kv;
+  const bool kept = lazy.hidden_rows() > 0;
+  // Those of depth 0 or 1, for whole blocks.
+  std::set<int32_t> needed;
+  for (int32_t t = 0; t < sequence.prompt_tokens(); ++t) {
+    if (lazy.depth(t) < 2) needed.insert(t / geometry_.page_tokens);
+  }
+  for (size_t page = 0; page < kv.hidden.size(); ++page) {
+    const int32_t block = static_cast<int32_t>(page) / geometry_.HiddenPagesPerBlock();
+    const bool need = needed.contains(block) && (kept || !lazy.prompt_done());
+    ASSERT_EQ(kv.hidden[page] != kNoPage, need) << "page " << page;
+  }
+  // Deeper ones, in the order in which tokens took slots of stage 1.
+  std::vector<bool> deep_needed(kv.deep_hidden.size(), false);
+  std::vector<int32_t> rows(kv.deep_hidden.size(), 0);
+  int32_t index = 0;
+  for (const int32_t position : lazy.slots(1)) {
+    if (position >= sequence.prompt_tokens() || lazy.stages() == 2) continue;
+    const auto page = static_cast<size_t>(index++ / geometry_.hidden_rows_per_page);
+    if (page >= rows.size()) {
+      ASSERT_FALSE(kept);
+      break;
     }
+    ++rows[page];
+    if (lazy.depth(position) < lazy.stages()) deep_needed[page] = true;
+  }
+  for (size_t page = 0; page < kv.deep_hidden.size(); ++page) {
+    if (!kept && lazy.prompt_done()) {
+      ASSERT_EQ(kv.deep_hidden[page], kNoPage);
+    } else if (deep_needed[page]) {
+      ASSERT_NE(kv.deep_hidden[page], kNoPage);
+    } else if (rows[page] == geometry_.hidden_rows_per_page) {
+      ASSERT_EQ(kv.deep_hidden[page], kNoPage);
+    }
+  }
+}
+
+// Nothing that is shared or published is written.
+void Simulation::CheckWrites(const StepPlan& plan, const PlanSequence& entry) {
+  const KvLedger& ledger = scheduler_->cache().ledger();
+  const auto own = [&](PageId page) { return ledger.owners(page) == 1 && !ledger.indexed(page); };
+  for (size_t s = 0; s < entry.segment_pages.size(); ++s) {
+    const int32_t units = geometry_.segment_units[s];
+    if (static_cast<int32_t>(s) >= entry.dense_segments) {
+      for (const PageId page : entry.segment_pages[s]) ASSERT_TRUE(own(page)) << "above the cut";
+      continue;
+    }
+    for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
+      if (plan.positions[row] == kReservedPosition || plan.enter[row] > 0) continue;
+      const int32_t block = plan.positions[row] / geometry_.page_tokens;
+      for (const PageId page : entry.segment_pages[s].subspan(block * units, units)) {
+        ASSERT_TRUE(own(page)) << "a shared or published page would be written";
+      }
+    }
+  }
+  for (const PageId page : entry.deep_hidden_pages) ASSERT_TRUE(page == kNoPage || own(page));
+  if (entry.dense_segments == PlanSequence::kAllDense) return;
+  const int32_t first_cut = geometry_.boundaries[entry.dense_segments - 1];
+  for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
+    if (plan.positions[row] == kReservedPosition || plan.leave[row] != first_cut) continue;
+    ASSERT_TRUE(own(entry.hidden_pages[plan.positions[row] / geometry_.hidden_rows_per_page]));
   }
 }
 
@@ -305,7 +376,6 @@ void Simulation::CheckPlan(const StepPlan& plan) {
   ASSERT_LE(plan.rows() - reserved,
             std::max(config_.max_rows_per_step, geometry_.max_rows - config_.max_revival_rows));
   ASSERT_LE(static_cast<int32_t>(scheduler_->running().size()), config_.max_running);
-  const KvLedger& ledger = scheduler_->cache().ledger();
   std::set<SeqId> planned;
   for (const PlanSequence& entry : plan.sequences) {
     ASSERT_TRUE(planned.insert(entry.id).second) << "twice in one plan";
@@ -314,23 +384,11 @@ void Simulation::CheckPlan(const StepPlan& plan) {
     });
     ASSERT_NE(found, scheduler_->running().end());
     ASSERT_FALSE((*found)->paused());
-    if ((*found)->lazy) {
-      for (const auto& pages : entry.segment_pages) {
-        for (const PageId page : pages) ASSERT_EQ(ledger.owners(page), 1);
-      }
-      continue;
+    if (!(*found)->lazy) {
+      ASSERT_EQ(plan.positions[entry.row_begin], (*found)->computed);
     }
-    ASSERT_EQ(plan.positions[entry.row_begin], (*found)->computed);
-    for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
-      const int32_t block = plan.positions[row] / geometry_.page_tokens;
-      for (size_t s = 0; s < entry.segment_pages.size(); ++s) {
-        const int32_t units = geometry_.segment_units[s];
-        for (const PageId page : entry.segment_pages[s].subspan(block * units, units)) {
-          ASSERT_EQ(ledger.owners(page), 1) << "a shared page would be written";
-          ASSERT_FALSE(ledger.indexed(page)) << "published content would be written";
-        }
-      }
-    }
+    CheckWrites(plan, entry);
+    if (::testing::Test::HasFatalFailure()) return;
   }
   for (const auto& [id, client] : clients_) {
     if (client.channel->cancelled()) {
@@ -433,6 +491,10 @@ void Simulation::CheckFinished(SeqId id, Client& client) {
   if (pruned && finish.generated_tokens > 0) {
     ++counts_->pruned;
     counts_->pruned_preempted += finish.preemptions > 0;
+    counts_->pruned_cached_tokens += finish.cached_tokens;
+    if (finish.preemptions == 0) {
+      ASSERT_EQ(prefill.segment_tokens[0], finish.prompt_tokens - finish.cached_tokens);
+    }
     counts_->revived += prefill.revived_tokens;
     counts_->hidden_dropped += prefill.hidden_dropped;
   }

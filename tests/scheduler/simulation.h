@@ -27,6 +27,7 @@ struct SimulationCounts {
   int64_t outgrown = 0;
   int64_t pruned = 0;          // ended after their first token
   int64_t pruned_preempted = 0;
+  int64_t pruned_cached_tokens = 0;
   int64_t revived = 0;
   int64_t hidden_dropped = 0;
   int64_t slow_readers = 0;
@@ -49,6 +50,7 @@ class Simulation {
     bool stalls = false;  // reads only now and then
     bool never_reads = false;
     bool disturbed = false;  // a fault was injected
+    int32_t preemptions = 0;
   };
 
   int32_t Pick(int32_t low, int32_t high);
@@ -58,6 +60,7 @@ class Simulation {
   void Consume(bool everything);
   void Step();
   void InjectFault(const StepPlan& plan);
+  void TellOfPreemptions();
 
   void CheckPages();
   void CheckPlan(const StepPlan& plan);
@@ -69,6 +72,8 @@ class Simulation {
   FinishReason AlonePruned(const Request& request, std::vector<TokenId>* out);
   PrefillPolicy RandomPolicy();
   void CheckPruned(const Sequence& sequence);
+  void CheckHidden(const Sequence& sequence);
+  void CheckWrites(const StepPlan& plan, const PlanSequence& entry);
   FakeModel Model() const;
 
   std::mt19937 random_;
