@@ -1,6 +1,7 @@
 #include "engine/executor.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,12 @@ KvLayout LayoutOf(const ModelConfig& config, const ExecutorOptions& options) {
   const LayerSegments segments(config.layers, options.boundaries);
   return {options.page_tokens, segments.unit_layers(), config.kv_heads, config.head_dim,
           options.kv_format};
+}
+
+bool ReservesRows(const StepPlan& plan) {
+  return std::ranges::any_of(plan.sequences, [](const PlanSequence& sequence) {
+    return std::ranges::any_of(sequence.cuts, [](const PlanCut& cut) { return cut.revive > 0; });
+  });
 }
 
 }  // namespace
@@ -154,10 +161,12 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
   visible_.assign(stops.size() > 1 ? plan.sequences.size() : 0, Visibility());
   layouts_.clear();
-  StepPlan rows = plan;
+  std::optional<StepPlan> revived;
+  if (ReservesRows(plan)) revived = plan;
   int32_t first_layer = 0;
   for (const int32_t stop : stops) {
-    SKIM_RETURN_IF_ERROR(RunPart(first_layer, stop, &rows, result));
+    SKIM_RETURN_IF_ERROR(RunPart(first_layer, stop, revived ? *revived : plan,
+                                 revived ? &*revived : nullptr, result));
     first_layer = stop;
   }
 
@@ -169,11 +178,11 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   return ops_.Wait();
 }
 
-absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, StepPlan* plan,
-                               StepResult* result) {
+absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
+                               StepPlan* revived, StepResult* result) {
   // Uploads are only enqueued: what they read has to outlive the step.
   const StepLayout& layout = layouts_.emplace_back(StepLayout::Build(
-      *plan, {segments_, options_.page_tokens, hidden_}, first_layer, end_layer, visible_));
+      plan, {segments_, options_.page_tokens, hidden_}, first_layer, end_layer, visible_));
   if (layout.spans.empty()) return absl::OkStatus();
   const size_t index_bytes = layout.index.size() * sizeof(int32_t);
   if (!index_ || index_->size() < index_bytes) {
@@ -181,9 +190,9 @@ absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, StepPlan*
   }
   ops_.Upload(index_->data(), layout.index.data(), index_bytes);
   SKIM_ASSIGN_OR_RETURN(const std::span<const ScoreRequest> scores,
-                        pruner_->Requests(*plan, layout));
+                        pruner_->Requests(plan, layout));
   transformer_->Run(layout, index_->As<int32_t>(), scores);
-  return pruner_->Choose(layout, index_->As<int32_t>(), plan, &visible_, result);
+  return pruner_->Choose(layout, index_->As<int32_t>(), plan, revived, &visible_, result);
 }
 
 absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wanted,

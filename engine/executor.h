@@ -64,8 +64,10 @@ class Executor final : public StepExecutor {
   std::vector<Wanted> WantedRows(const StepPlan& plan) const;
   absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
   absl::Status Probe(const StepPlan& plan, std::span<const Wanted> wanted);
-  // Layers [first_layer, end_layer) of all rows, and the cuts at end_layer.
-  absl::Status RunPart(int32_t first_layer, int32_t end_layer, StepPlan* plan, StepResult* result);
+  // Layers [first_layer, end_layer) of all rows, and the cuts at end_layer. Who is revived there
+  // gets rows in `revived`, which is `plan` itself or, if it reserves no rows, null.
+  absl::Status RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
+                       StepPlan* revived, StepResult* result);
 
   const ModelConfig& config_;
   const Weights& weights_;

@@ -113,7 +113,8 @@ absl::StatusOr<std::span<const ScoreRequest>> TokenPruner::Requests(const StepPl
   return requests_;
 }
 
-absl::Status TokenPruner::Choose(const StepLayout& layout, const int32_t* index, StepPlan* plan,
+absl::Status TokenPruner::Choose(const StepLayout& layout, const int32_t* index,
+                                 const StepPlan& plan, StepPlan* revived,
                                  std::vector<Visibility>* visible, StepResult* result) {
   if (scored_.empty()) return absl::OkStatus();
   const LayerSpan& span = layout.spans.back();
@@ -123,7 +124,7 @@ absl::Status TokenPruner::Choose(const StepLayout& layout, const int32_t* index,
     if (rows.positions_begin != SequenceRows::kInOrder) {
       scored.slot_positions = index + span.slot_positions + rows.positions_begin;
     }
-    SKIM_RETURN_IF_ERROR(ChooseOne(scored, plan, visible,
+    SKIM_RETURN_IF_ERROR(ChooseOne(scored, plan, revived, visible,
                                    &result->sequences[scored.sequence].cuts[scored.cut]));
   }
   return absl::OkStatus();
@@ -151,12 +152,12 @@ absl::StatusOr<std::vector<int32_t>> TokenPruner::Top(const PruneRules* rules,
   return rows;
 }
 
-absl::Status TokenPruner::ChooseOne(const Scored& scored, StepPlan* plan,
+absl::Status TokenPruner::ChooseOne(const Scored& scored, const StepPlan& plan, StepPlan* revived,
                                     std::vector<Visibility>* visible, CutResult* result) {
-  PlanSequence& sequence = plan->sequences[scored.sequence];
+  const PlanSequence& sequence = plan.sequences[scored.sequence];
   const PlanCut& cut = sequence.cuts[scored.cut];
   const int32_t last_row = sequence.row_begin + sequence.row_count - 1;
-  const int32_t length = plan->positions[last_row] + 1;
+  const int32_t length = plan.positions[last_row] + 1;
   ops_.PoolScores({.scores = scores_->As<float>() + scored.scores,
                    .arrays = scored.arrays,
                    .normalize = !heads_.empty() && !heads_[BoundaryIndex(cut.layer)].empty(),
@@ -181,8 +182,8 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, StepPlan* plan,
     for (const int32_t position : sequence.slot_positions[above]) beyond[position] = 1;
   }
   for (int32_t row = sequence.row_begin; row <= last_row; ++row) {
-    const bool passes = plan->enter[row] < cut.layer && plan->leave[row] > cut.layer;
-    if (passes) beyond[plan->positions[row]] = 1;
+    const bool passes = plan.enter[row] < cut.layer && plan.leave[row] > cut.layer;
+    if (passes) beyond[plan.positions[row]] = 1;
   }
   if (cut.revive > 0) {
     std::vector<uint8_t> missing(static_cast<size_t>(length), 0);
@@ -194,7 +195,7 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, StepPlan* plan,
     }
     SKIM_ASSIGN_OR_RETURN(result->revived,
                           Top(nullptr, &missing, length, std::min(candidates, cut.revive)));
-    Revive(cut, result->revived, &sequence, plan);
+    Revive(cut, result->revived, sequence, revived);
     for (const int32_t position : result->revived) beyond[position] = 1;
   }
   if (sequence.rules->strict) {
@@ -205,11 +206,11 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, StepPlan* plan,
 }
 
 void TokenPruner::Revive(const PlanCut& cut, const std::vector<int32_t>& positions,
-                         PlanSequence* sequence, StepPlan* plan) const {
-  const int16_t stop = NextStop(*sequence, cut.layer, segments_.layers());
+                         const PlanSequence& sequence, StepPlan* plan) const {
+  const int16_t stop = NextStop(sequence, cut.layer, segments_.layers());
   std::vector<int32_t> waiting = positions;  // without a row so far
   int32_t reserved = -1;
-  for (int32_t row = sequence->row_begin; row < sequence->row_begin + sequence->row_count; ++row) {
+  for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
     if (plan->positions[row] == kReservedPosition) {
       if (reserved < 0 && plan->enter[row] == cut.layer) reserved = row;
     } else if (plan->leave[row] == cut.layer && Contains(positions, plan->positions[row])) {
@@ -219,7 +220,7 @@ void TokenPruner::Revive(const PlanCut& cut, const std::vector<int32_t>& positio
   }
   for (const int32_t position : waiting) {
     plan->positions[reserved] = position;
-    plan->tokens[reserved] = sequence->tokens[position];
+    plan->tokens[reserved] = sequence.tokens[position];
     plan->leave[reserved] = stop;
     ++reserved;
   }

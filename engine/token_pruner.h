@@ -45,8 +45,9 @@ class TokenPruner {
                                                          const StepLayout& layout);
   // After the layers of `layout`, whose index lies at `index`: fills in who is chosen at its
   // end, gives reserved rows to the revived and, for strict sequences, says who is visible.
-  absl::Status Choose(const StepLayout& layout, const int32_t* index, StepPlan* plan,
-                      std::vector<Visibility>* visible, StepResult* result);
+  // `revived` is `plan` itself, to be changed so, or null if no rows are reserved.
+  absl::Status Choose(const StepLayout& layout, const int32_t* index, const StepPlan& plan,
+                      StepPlan* revived, std::vector<Visibility>* visible, StepResult* result);
 
  private:
   struct Scored {  // a cut at the end of the layout
@@ -58,14 +59,14 @@ class TokenPruner {
     size_t scores;                  // offset into scores_
   };
   int32_t BoundaryIndex(int32_t layer) const;
-  absl::Status ChooseOne(const Scored& scored, StepPlan* plan, std::vector<Visibility>* visible,
-                         CutResult* result);
+  absl::Status ChooseOne(const Scored& scored, const StepPlan& plan, StepPlan* revived,
+                         std::vector<Visibility>* visible, CutResult* result);
   // Waits for the device: who is chosen decides what runs next.
   absl::StatusOr<std::vector<int32_t>> Top(const PruneRules* rules,
                                            const std::vector<uint8_t>* allowed, int32_t length,
                                            int32_t count);
-  void Revive(const PlanCut& cut, const std::vector<int32_t>& positions, PlanSequence* sequence,
-              StepPlan* plan) const;
+  void Revive(const PlanCut& cut, const std::vector<int32_t>& positions,
+              const PlanSequence& sequence, StepPlan* plan) const;
 
   const ModelConfig& config_;
   const LayerSegments& segments_;
