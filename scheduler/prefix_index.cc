@@ -18,8 +18,8 @@ uint64_t Mix(uint64_t x) {
 uint64_t Chain(uint64_t hash, uint64_t value) { return Mix((hash ^ value) + 0x9e3779b97f4a7c15u); }
 
 uint64_t Seed(const CacheDomain& domain) {
-  uint64_t hash =
-      Chain(static_cast<uint64_t>(domain.weight_format), static_cast<uint64_t>(domain.end_layer));
+  uint64_t hash = Chain(0, static_cast<uint64_t>(domain.weight_format));
+  hash = Chain(hash, static_cast<uint64_t>(domain.end_layer));
   for (const char c : domain.salt) hash = Chain(hash, static_cast<uint8_t>(c));
   return hash;
 }

@@ -209,6 +209,39 @@ TEST_P(LazyOn, OtherRequestsOfAnyKindDoNotMatter) {
   }
 }
 
+// The same prompt in every format at once, pruned and exact: each as if it were alone, and nobody
+// takes another format's blocks from the cache.
+TEST_P(LazyOn, OtherWeightFormatsDoNotMatter) {
+  const HarnessOptions options = Options(
+      {.kv_pages = 4096, .formats = {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4}});
+  const PrefillPolicy policy = Policy(DecodeMode::kLazy);
+  std::vector<Trace> alone;
+  for (const WeightFormat format : options.formats) {
+    const auto harness = Load(options);
+    ScheduledEngine engine(harness.get(), {});
+    const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy, format);
+    engine.RunToEnd();
+    alone.push_back(Collect(engine, id, kPrompt));
+  }
+  EXPECT_NE(alone[0].logits, alone[1].logits);
+  const auto harness = Load(options);
+  ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64});
+  std::vector<SeqId> ids;
+  for (int round = 0; round < 2; ++round) {  // the second meets what the first has left
+    for (const WeightFormat format : options.formats) {
+      ids.push_back(engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy, format));
+      engine.Submit(RandomPrompt(kPrompt, 5), 2, {}, format);
+    }
+    engine.RunToEnd();
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    SCOPED_TRACE("request " + std::to_string(i));
+    EXPECT_EQ(engine.client(ids[i]).finish->cached_tokens, i < 3 ? 0 : 128);
+    ExpectSameBits(alone[i % 3], Collect(engine, ids[i], kPrompt), "among other formats");
+  }
+  EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+}
+
 // Pools too small for both requests: the one that came later is preempted, in its prefill or
 // later. Where it lost its hidden rows before, for want of memory, it must differ.
 TEST_P(LazyOn, PreemptionDoesNotMatter) {

@@ -17,13 +17,14 @@ ScheduledEngine::ScheduledEngine(EngineHarness* harness, SchedulerConfig config)
 }
 
 SeqId ScheduledEngine::Submit(std::vector<TokenId> prompt, int32_t max_tokens,
-                              const PrefillPolicy& prefill) {
+                              const PrefillPolicy& prefill, WeightFormat weight_format) {
   Request request;
   request.id = next_id_++;
   request.prompt = std::move(prompt);
   request.sampling.temperature = 0;
   request.sampling.max_tokens = max_tokens;
   request.prefill = prefill;
+  request.weight_format = weight_format;
   const SeqId id = request.id;
   Held& held = clients_[id];
   held.channel = std::make_shared<TokenChannel>(config_.channel_tokens, std::function<void()>());

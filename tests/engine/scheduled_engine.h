@@ -25,7 +25,8 @@ class ScheduledEngine {
   ScheduledEngine(EngineHarness* harness, SchedulerConfig config);
 
   // Greedy; logits are found under the returned id.
-  SeqId Submit(std::vector<TokenId> prompt, int32_t max_tokens, const PrefillPolicy& prefill = {});
+  SeqId Submit(std::vector<TokenId> prompt, int32_t max_tokens, const PrefillPolicy& prefill = {},
+               WeightFormat weight_format = WeightFormat::kBf16);
   // False when there was nothing to do.
   bool Step();
   void RunToEnd() {

@@ -74,6 +74,19 @@ TEST(KvCache, SharesNothingAcrossSaltsFormatsAndProfiles) {
   EXPECT_TRUE(Match(cache, {.salt = "a", .end_layer = 1}, Count(9)).empty());
 }
 
+// A collision would be a miss, for good: no two of these domains may have the same hash.
+TEST(KvCache, EveryFormatAndFirstCutHasAPlaceOfItsOwn) {
+  KvCache cache(Geometry(1000), true);
+  for (int32_t end_layer = 0; end_layer < 64; ++end_layer) {
+    for (int32_t format = 0; format < kWeightFormats; ++format) {
+      const CacheDomain domain = {
+          .salt = {}, .weight_format = static_cast<WeightFormat>(format), .end_layer = end_layer};
+      Computed(&cache, domain, Count(5));
+      EXPECT_EQ(Match(cache, domain, Count(5)).size(), 1u) << end_layer << " " << format;
+    }
+  }
+}
+
 // The hash is never trusted: here every block of every domain collides.
 TEST(KvCache, ACollisionIsAMissAndNeverForeignContent) {
   KvCache cache(Geometry(16), true, [](uint64_t, std::span<const TokenId>) { return uint64_t{7}; });
