@@ -1,6 +1,8 @@
 #include "cli/model.h"
 
 #include <iostream>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -29,6 +31,43 @@ std::string DescribeWeights(const v1::GetModelResponse& model) {
   return out;
 }
 
+// "after layers 18, 23; prompts from 1000 tokens on", or "no".
+std::string DescribePruning(const v1::GetModelResponse& model) {
+  if (model.prefill_boundaries().empty()) return "no";
+  std::string out = "after layers " + absl::StrJoin(model.prefill_boundaries(), ", ");
+  if (model.prefill_min_prompt_tokens() > 0) {
+    absl::StrAppend(&out, "; prompts from ", model.prefill_min_prompt_tokens(), " tokens on");
+  }
+  return out;
+}
+
+const char* DecodeModeName(v1::PrefillPolicy::DecodeMode mode) {
+  switch (mode) {
+    case v1::PrefillPolicy::DECODE_MODE_STATIC:
+      return "static";
+    case v1::PrefillPolicy::DECODE_MODE_LAZY:
+      return "lazy";
+    case v1::PrefillPolicy::DECODE_MODE_STRICT:
+      return "strict";
+    default:
+      return "?";
+  }
+}
+
+// "keeps 30 %, 10 %; lazy, revives 8": the shares above each boundary.
+std::string DescribeProfile(const v1::PrefillProfile& profile) {
+  std::string out = "keeps ";
+  for (int i = 0; i < profile.keep_ratio_size(); ++i) {
+    absl::StrAppend(&out,
+                    absl::StrFormat("%s%.3g %%", i > 0 ? ", " : "", 100 * profile.keep_ratio(i)));
+  }
+  absl::StrAppend(&out, "; ", DecodeModeName(profile.decode_mode()));
+  if (profile.decode_mode() != v1::PrefillPolicy::DECODE_MODE_STATIC) {
+    absl::StrAppend(&out, ", revives ", profile.revival_budget());
+  }
+  return out;
+}
+
 }  // namespace
 
 ExitCode ModelCommand::Run(const ConnectionOptions& options) {
@@ -40,7 +79,7 @@ ExitCode ModelCommand::Run(const ConnectionOptions& options) {
   const grpc::Status status = (*connection)->stub().GetModel(&context, {}, &model);
   if (!status.ok()) return Complain(status, options.server);
 
-  const std::pair<const char*, std::string> rows[] = {
+  std::vector<std::pair<std::string, std::string>> rows = {
       {"name", model.name()},
       {"architecture", model.architecture()},
       {"parameters", absl::StrFormat("%.1f million", model.parameters() * 1e-6)},
@@ -54,7 +93,11 @@ ExitCode ModelCommand::Run(const ConnectionOptions& options) {
       {"KV cache", absl::StrCat(model.kv_format(), ", ", model.kv_cache_tokens(), " tokens")},
       {"backend", model.backend()},
       {"skimd", model.version()},
+      {"pruning", DescribePruning(model)},
   };
+  for (const v1::PrefillProfile& profile : model.prefill_profile_settings()) {
+    rows.emplace_back("  " + profile.name(), DescribeProfile(profile));
+  }
   for (const auto& [key, value] : rows) std::cout << absl::StreamFormat("%-14s %s\n", key, value);
   return kExitOk;
 }

@@ -233,6 +233,9 @@ TEST(SkimModel, ShowsWhatIsServed) {
   EXPECT_THAT(result.out, HasSubstr("vocabulary     1000\n"));
   EXPECT_THAT(result.out,
               HasSubstr("weights        bf16 1.0 MiB (default), int4 0.3 MiB, common 2.0 MiB\n"));
+  EXPECT_THAT(result.out,
+              HasSubstr("pruning        after layers 18, 23; prompts from 1000 tokens on\n"
+                        "  fast         keeps 30 %, 12.5 %; lazy, revives 8\n"));
 }
 
 TEST(SkimTokenize, ShowsIdsAndPieces) {

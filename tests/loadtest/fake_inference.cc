@@ -67,6 +67,16 @@ grpc::Status FakeInference::GetModel(grpc::ServerContext*, const v1::GetModelReq
   response->add_weight_formats(v1::WEIGHT_FORMAT_INT4);
   response->add_weight_format_bytes(5 << 16);
   response->set_common_weight_bytes(2 << 20);
+  response->add_prefill_boundaries(18);
+  response->add_prefill_boundaries(23);
+  response->set_prefill_min_prompt_tokens(1000);
+  response->add_prefill_profiles("fast");
+  v1::PrefillProfile* fast = response->add_prefill_profile_settings();
+  fast->set_name("fast");
+  fast->add_keep_ratio(0.3f);
+  fast->add_keep_ratio(0.125f);
+  fast->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_LAZY);
+  fast->set_revival_budget(8);
   return grpc::Status::OK;
 }
 

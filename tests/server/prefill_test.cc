@@ -65,6 +65,20 @@ TEST(Prefill, ACachedBeginningThatLeavesLittleIsTaken) {
   EXPECT_EQ(outcome.only().final.usage().cached_tokens(), 192u);
 }
 
+TEST(Prefill, WhatTheCacheSavesIsNotCalledPruned) {
+  TestServer server(Pruning());
+  const v1::PrefillOutcome before = server.Generate(Ask(200, "fast")).only().final.prefill();
+  const Outcome outcome = server.Generate(Ask(200, "fast"));
+  const v1::Final& final = outcome.only().final;
+  EXPECT_EQ(final.usage().cached_tokens(), 192u);
+  EXPECT_EQ(final.prefill().mode(), v1::PrefillOutcome::MODE_LAZY);
+  EXPECT_EQ(final.prefill().segment_tokens(0), 8u);
+  EXPECT_EQ(final.prefill().segment_tokens(1), before.segment_tokens(1));
+  EXPECT_EQ(final.prefill().kept_tokens(), before.kept_tokens());
+  EXPECT_EQ(final.prefill().token_layers_saved(), before.token_layers_saved());
+  EXPECT_EQ(final.prefill().hidden_bytes(), before.hidden_bytes());
+}
+
 TEST(Prefill, KeepingAllIsExact) {
   TestServer server(Pruning());
   v1::GenerateRequest request = Ask(200, "");
@@ -74,7 +88,7 @@ TEST(Prefill, KeepingAllIsExact) {
   EXPECT_EQ(outcome.only().final.prefill().mode(), v1::PrefillOutcome::MODE_EXACT);
 }
 
-TEST(Prefill, ChoicesOfOneCallArePrunedEach) {
+TEST(Prefill, ChoicesOfOneCallArePrunedEachAndShareWhatIsBelowTheCut) {
   TestServer server(Pruning());
   v1::GenerateRequest request = Ask(200, "fast");
   request.mutable_sampling()->set_n(3);
@@ -83,6 +97,7 @@ TEST(Prefill, ChoicesOfOneCallArePrunedEach) {
   ASSERT_EQ(outcome.choices.size(), 3u);
   for (const auto& [index, choice] : outcome.choices) {
     EXPECT_EQ(choice.final.prefill().mode(), v1::PrefillOutcome::MODE_LAZY);
+    EXPECT_EQ(choice.final.usage().cached_tokens(), index == 0 ? 0u : 192u);
   }
 }
 
@@ -142,6 +157,15 @@ TEST(Prefill, ModelTellsBoundariesAndProfiles) {
   ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
   EXPECT_THAT(model.prefill_boundaries(), ElementsAre(1u));
   EXPECT_THAT(model.prefill_profiles(), ElementsAre("fast"));
+  ASSERT_EQ(model.prefill_profile_settings_size(), 1);
+  const v1::PrefillProfile& fast = model.prefill_profile_settings(0);
+  EXPECT_EQ(fast.name(), "fast");
+  EXPECT_THAT(fast.keep_ratio(), ElementsAre(0.5f));
+  EXPECT_EQ(fast.decode_mode(), v1::PrefillPolicy::DECODE_MODE_LAZY);
+  EXPECT_EQ(fast.revival_budget(), 4u);
+  EXPECT_EQ(fast.score_window(), 1u);
+  EXPECT_EQ(model.prefill_min_prompt_tokens(), 100u);
+  EXPECT_EQ(model.prefill_min_kept_tokens(), 64u);
 }
 
 }  // namespace
