@@ -10,9 +10,9 @@ namespace {
 
 // The sanitizers slow this down tenfold and more.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int64_t kSeeds = 300;
+constexpr int64_t kSeeds = 1'000;
 #else
-constexpr int64_t kSeeds = 20'000;
+constexpr int64_t kSeeds = 100'000;  // about a minute
 #endif
 
 // More, or others, may be asked for: SKIM_SIMULATION_SEEDS=FIRST:COUNT.
