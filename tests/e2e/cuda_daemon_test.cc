@@ -1,0 +1,94 @@
+// The shipped daemon with `--backend cuda`, over a real socket. The simulated device is preloaded
+// under this program and so under the daemon it starts; without any device the streams are
+// skipped.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
+#include "tests/e2e/real_daemon.h"
+#include "tests/engine/golden.h"
+
+namespace skim {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr char kModel[] = "tiny-llama3";
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+struct Started {
+  std::unique_ptr<DaemonProcess> daemon;  // null: it did not start
+  std::string log;
+};
+
+Started Start(const std::string& backend, std::vector<std::string> arguments = {}) {
+  DaemonOptions options;
+  options.skimd = SkimdPath();
+  options.model_dir = GoldenPath(kModel);
+  options.arguments = {"--backend", backend, "--kv-cache", "4MiB", "--log-level", "warn"};
+  options.arguments.insert(options.arguments.end(), arguments.begin(), arguments.end());
+  options.log_path = ScratchDir() + "/" + backend + ".log";
+  auto daemon = DaemonProcess::Start(options);
+  if (daemon.ok()) return {*std::move(daemon), ""};
+  return {nullptr, ReadFile(options.log_path)};
+}
+
+// The same prompt in full and pruned.
+std::vector<Reply> Stream(const DaemonProcess& daemon) {
+  const auto connection = Connect(daemon);
+  // No fewer than 64 tokens are kept; here a token is a byte.
+  v1::GenerateRequest request = Continue(std::string(120, 'a') + " stream of bytes", 6);
+  std::vector<Reply> replies = {Generate(*connection, request)};
+  v1::PrefillPolicy::Lazy* lazy = request.mutable_prefill()->mutable_lazy();
+  lazy->add_keep_ratio(0.7);
+  lazy->add_keep_ratio(0.5);
+  replies.push_back(Generate(*connection, request));
+  return replies;
+}
+
+TEST(CudaDaemon, StreamsTheCpusTokensOfExactAndOfPrunedPrompts) {
+  const std::vector<std::string> prune = {"--lazy-boundaries", "1,2", "--lazy-min-tokens", "0"};
+  const Started device = Start("cuda", prune);
+  if (device.daemon == nullptr) {
+    ASSERT_THAT(device.log, HasSubstr("no CUDA device")) << "the daemon did not start";
+    GTEST_SKIP() << device.log;
+  }
+  const Started host = Start("cpu", prune);
+  ASSERT_NE(host.daemon, nullptr) << host.log;
+  const auto got = Stream(*device.daemon), want = Stream(*host.daemon);
+  for (size_t i = 0; i < want.size(); ++i) {
+    ASSERT_TRUE(got[i].status.ok()) << got[i].status.error_message();
+    ASSERT_EQ(got[i].finals.size(), 1u);
+    EXPECT_EQ(got[i].token_ids.size(), 6u);
+    EXPECT_EQ(got[i].token_ids, want[i].token_ids);
+    EXPECT_EQ(got[i].text, want[i].text);
+  }
+  EXPECT_EQ(got[1].finals[0].prefill().mode(), v1::PrefillOutcome::MODE_LAZY);
+  EXPECT_LT(got[1].finals[0].prefill().kept_tokens(), 120u);
+  // Leaks and unfinished work are faults of the simulated device, and end it otherwise.
+  EXPECT_EQ(*device.daemon->Stop(kLong), 0);
+  EXPECT_EQ(*host.daemon->Stop(kLong), 0);
+}
+
+TEST(CudaDaemon, WithoutADeviceSaysSoInOneSentenceAndEnds) {
+  setenv("PTXSIM_NO_DEVICE", "1", 1);
+  setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  const Started started = Start("cuda");
+  unsetenv("PTXSIM_NO_DEVICE");
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  EXPECT_EQ(started.daemon, nullptr);
+  EXPECT_THAT(started.log, testing::StartsWith("skimd: "));
+  EXPECT_THAT(started.log, HasSubstr("backend: no CUDA device can be used here"));
+  EXPECT_EQ(std::count(started.log.begin(), started.log.end(), '\n'), 1) << started.log;
+}
+
+}  // namespace
+}  // namespace skim
