@@ -64,6 +64,9 @@ class KvCache {
 
   const KvLedger& ledger() const { return ledger_; }
   const PrefixIndex& index() const { return index_; }
+  // As those of the index.
+  void RecordEvents() { index_.RecordEvents(); }
+  std::vector<PrefixEvent> TakeEvents() { return index_.TakeEvents(); }
   int32_t page_tokens() const { return geometry_.page_tokens; }
   int32_t pages_per_block() const { return pages_per_block_; }
   // Pages that a new owner could get, evicting what nobody uses.

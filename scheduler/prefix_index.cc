@@ -64,14 +64,24 @@ PrefixIndex::NodeId PrefixIndex::Insert(NodeId parent, const CacheDomain& domain
   node.hash = hash;
   node.parent = parent;
   if (parent == kNone) {
+    node.first = id;
     node.domain = domain;
   } else {
+    node.first = nodes_[parent].first;
     SKIM_CHECK(nodes_[parent].users > 0);
     ++nodes_[parent].children;
   }
   node.tokens.assign(tokens.begin(), tokens.end());
   node.pages = std::move(pages);
   node.users = 1;
+  if (recording_) {
+    PrefixEvent& event = events_.emplace_back();
+    event.stored = true;
+    event.hash = hash;
+    event.domain = domain;
+    if (parent != kNone) event.parent = nodes_[parent].hash;
+    event.tokens = node.tokens;
+  }
   return id;
 }
 
@@ -112,6 +122,11 @@ std::vector<PageId> PrefixIndex::EvictOldest() {
   Node& node = nodes_[id];
   if (attached) return std::exchange(node.attached, {});
   SKIM_CHECK(node.children == 0 && node.attached_users == 0);
+  if (recording_) {
+    PrefixEvent& event = events_.emplace_back();
+    event.hash = node.hash;
+    event.domain = nodes_[node.first].domain;
+  }
   by_hash_.erase(node.hash);
   if (node.parent != kNone) --nodes_[node.parent].children;
   std::vector<PageId> pages = std::move(node.pages);

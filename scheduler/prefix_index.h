@@ -17,23 +17,13 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/types.h"
-#include "kernels/weight.h"
+#include "scheduler/prefix_events.h"
 
 namespace skim {
-
-// Content is shared only where all of this is equal.
-struct CacheDomain {
-  std::string salt;  // per tenant or as the client asks; hides hits from strangers
-  WeightFormat weight_format = WeightFormat::kBf16;
-  // 0: K/V of all layers. Else a pruned prompt's: K/V of the layers below this one, where its
-  // first cut is, and attached the hidden rows that stop there.
-  int32_t end_layer = 0;
-
-  bool operator==(const CacheDomain&) const = default;
-};
 
 class PrefixIndex {
  public:
@@ -64,6 +54,12 @@ class PrefixIndex {
   std::span<const PageId> attached(NodeId node) const { return nodes_[node].attached; }
   int32_t attached_users(NodeId node) const { return nodes_[node].attached_users; }
   int32_t users(NodeId node) const { return nodes_[node].users; }
+
+  // From now on: what Insert and EvictOldest do.
+  void RecordEvents() { recording_ = true; }
+  // Those since the last call.
+  std::vector<PrefixEvent> TakeEvents() { return std::exchange(events_, {}); }
+
   int32_t size() const { return static_cast<int32_t>(by_hash_.size()); }
 
   // Removes the node, or what is attached to one, that has been unused for longest and returns
@@ -80,6 +76,7 @@ class PrefixIndex {
   struct Node {
     uint64_t hash = 0;
     NodeId parent = kNone;
+    NodeId first = kNone;  // of its chain; lives as long as this
     CacheDomain domain;  // kept by first blocks only; the others inherit it
     std::vector<TokenId> tokens;
     std::vector<PageId> pages;
@@ -98,6 +95,8 @@ class PrefixIndex {
   std::vector<NodeId> spare_;
   std::unordered_map<uint64_t, NodeId> by_hash_;
   UnusedList unused_;  // oldest first
+  bool recording_ = false;
+  std::vector<PrefixEvent> events_;
 };
 
 }  // namespace skim

@@ -42,6 +42,9 @@ class Scheduler {
   LoopState State() const;
   // Of the step begun last; `duration` is left to the caller.
   const StepStats& stats() const { return stats_; }
+  // As those of the prefix index.
+  void RecordPrefixEvents() { cache_.RecordEvents(); }
+  std::vector<PrefixEvent> TakePrefixEvents() { return cache_.TakeEvents(); }
   // For inspection.
   const KvCache& cache() const { return cache_; }
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }

@@ -17,12 +17,13 @@ namespace skim {
 class ServingLoop::Impl {
  public:
   Impl(const SchedulerConfig& config, StepExecutor* executor, const Clock* clock,
-       ServingObserver* observer)
+       ServingObserver* observer, PrefixListener* prefixes)
       : config_(config),
         geometry_(executor->kv_geometry()),
         executor_(executor),
         clock_(clock),
         observer_(observer),
+        prefixes_(prefixes),
         intake_(config.max_waiting, config.max_waiting_tokens),
         scheduler_(config, geometry_, &intake_, observer),
         thread_([this] { Run(); }) {}
@@ -102,6 +103,7 @@ class ServingLoop::Impl {
 
   void Run() {
     executor_->BindThread();
+    if (prefixes_ != nullptr) scheduler_.RecordPrefixEvents();
     while (!stopping_.load(std::memory_order_acquire)) {
       const Micros begin = clock_->Now();
       const StepPlan& plan = scheduler_.BeginStep(begin);
@@ -120,8 +122,15 @@ class ServingLoop::Impl {
       stats.duration = end - begin;
       observer_->OnStep(stats);
       observer_->OnState(scheduler_.State());
+      TellPrefixes();
     }
     scheduler_.EndAll(absl::UnavailableError("the server has stopped"), clock_->Now());
+  }
+
+  void TellPrefixes() {
+    if (prefixes_ == nullptr) return;
+    const std::vector<PrefixEvent> events = scheduler_.TakePrefixEvents();
+    if (!events.empty()) prefixes_->OnPrefixChange(events);
   }
 
   // An exception (say, no memory) leaves the device in as unknown a state as a fault does.
@@ -145,6 +154,7 @@ class ServingLoop::Impl {
   StepExecutor* const executor_;
   const Clock* const clock_;
   ServingObserver* const observer_;
+  PrefixListener* const prefixes_;
   // Shared with the channels, which may outlive the loop.
   const std::shared_ptr<Waker> waker_ = std::make_shared<Waker>();
   std::atomic<bool> stopping_{false};
@@ -155,8 +165,8 @@ class ServingLoop::Impl {
 };
 
 ServingLoop::ServingLoop(const SchedulerConfig& config, StepExecutor* executor, const Clock* clock,
-                         ServingObserver* observer)
-    : impl_(std::make_unique<Impl>(config, executor, clock, observer)) {}
+                         ServingObserver* observer, PrefixListener* prefixes)
+    : impl_(std::make_unique<Impl>(config, executor, clock, observer, prefixes)) {}
 
 ServingLoop::~ServingLoop() = default;
 

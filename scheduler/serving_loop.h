@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "engine/step_executor.h"
 #include "scheduler/observer.h"
+#include "scheduler/prefix_events.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler_config.h"
 #include "scheduler/token_channel.h"
@@ -20,9 +21,9 @@ namespace skim {
 
 class ServingLoop {
  public:
-  // Borrows everything; all must outlive the loop. Starts the thread.
+  // Borrows everything; all must outlive the loop. Starts the thread. `prefixes` may be null.
   ServingLoop(const SchedulerConfig& config, StepExecutor* executor, const Clock* clock,
-              ServingObserver* observer);
+              ServingObserver* observer, PrefixListener* prefixes = nullptr);
   // Ends the thread; what still runs ends with UNAVAILABLE.
   ~ServingLoop();
   ServingLoop(const ServingLoop&) = delete;

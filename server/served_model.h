@@ -26,6 +26,7 @@ struct ServedModel {
   const Tokenizer* tokenizer = nullptr;
   ServingLoop* loop = nullptr;
   RequestLimits limits;
+  bool shares_prefixes = false;  // there is a prefix cache
 };
 
 }  // namespace skim

@@ -31,7 +31,7 @@ ServingStack::ServingStack(const Options& options, Metrics* metrics, const Clock
       tenants_(metrics->registry().get(), options.tenant_labels),
       inference_(Services(options, metrics), &gate_, options.auth),
       kserve_(Services(options, metrics), &gate_, options.auth),
-      vllm_(Services(options, metrics), &gate_),
+      vllm_(Services(options, metrics), &gate_, &journal_),
       load_report_(&load_) {}
 
 CallServices ServingStack::Services(const Options& options, Metrics* metrics) {
@@ -77,8 +77,11 @@ ServingStack::~ServingStack() {
 void ServingStack::Serve(const SchedulerConfig& scheduler, StepExecutor* executor,
                          ServedModel model) {
   load_.SetCapacity(scheduler, executor->kv_geometry());
-  loop_ = std::make_unique<ServingLoop>(scheduler, executor, clock_, &load_);
+  journal_.Begin(model.info->weights.front().format, executor->kv_geometry().page_tokens);
+  loop_ = std::make_unique<ServingLoop>(scheduler, executor, clock_, &load_,
+                                        worker_server_ == nullptr ? nullptr : &journal_);
   model.loop = loop_.get();
+  model.shares_prefixes = scheduler.prefix_cache;
   gate_.Open(model);
   SetServing(true);
 }

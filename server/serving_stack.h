@@ -12,6 +12,7 @@
 #include "engine/step_executor.h"
 #include "server/inference_service.h"
 #include "server/kserve_service.h"
+#include "server/kv_journal.h"
 #include "server/load_monitor.h"
 #include "server/load_report.h"
 #include "server/metrics.h"
@@ -42,7 +43,8 @@ class ServingStack {
   // Ends what still runs, at once.
   ~ServingStack();
 
-  // Starts the loop on `executor` and opens the service. Once. `model.loop` is set here.
+  // Starts the loop on `executor` and opens the service. Once. `model.loop` and
+  // `model.shares_prefixes` are set here.
   void Serve(const SchedulerConfig& scheduler, StepExecutor* executor, ServedModel model);
 
   // Turns health off for good once the engine has failed. False from then on.
@@ -76,6 +78,7 @@ class ServingStack {
   ServingGate gate_;
   LoadMonitor load_;
   TenantUsage tenants_;
+  KvJournal journal_;
   InferenceService inference_;
   KserveService kserve_;
   VllmService vllm_;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "server/generate_stream.h"
+#include "server/kv_event_stream.h"
 #include "server/rpc_status.h"
 #include "server/tokenizer_bundle.h"
 #include "server/version.h"
@@ -87,13 +88,14 @@ grpc::ServerUnaryReactor* Finished(grpc::CallbackServerContext* context,
 
 }  // namespace
 
-VllmService::VllmService(const CallServices& services, const ServingGate* gate)
+VllmService::VllmService(const CallServices& services, const ServingGate* gate, KvJournal* journal)
     : services_([&] {
         CallServices own = services;
         own.abortable = true;
         return own;
       }()),
       gate_(gate),
+      journal_(journal),
       started_(services.clock->Now()) {}
 
 grpc::ServerWriteReactor<vllm::GenerateResponse>* VllmService::Generate(
@@ -202,6 +204,17 @@ grpc::ServerWriteReactor<GetTokenizerChunk>* VllmService::GetTokenizer(
   const auto model = gate_->Enter();
   if (!model.ok()) return new RefusedStream<GetTokenizerChunk>(model.status());
   return new TokenizerStream(model->directory, services_.workers);
+}
+
+grpc::ServerWriteReactor<KvEventBatch>* VllmService::SubscribeKvEvents(
+    Context* /*context*/, const smg::grpc::common::SubscribeKvEventsRequest* request) {
+  const auto model = gate_->Enter();
+  if (!model.ok()) return new RefusedStream<KvEventBatch>(model.status());
+  if (!model->shares_prefixes) {
+    return new RefusedStream<KvEventBatch>(
+        absl::UnimplementedError("this server has no prefix cache"));
+  }
+  return KvEventStream::Start(journal_, services_.workers, request->start_sequence_number());
 }
 
 }  // namespace skim

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "server/generate_call.h"
+#include "server/kv_journal.h"
 #include "server/serving_gate.h"
 #include "server/vllm_request.h"
 #include "vllm/grpc/engine/vllm_engine.grpc.pb.h"
@@ -13,8 +14,8 @@ namespace skim {
 
 class VllmService final : public vllm::VllmEngine::CallbackService {
  public:
-  // Borrows `gate`.
-  VllmService(const CallServices& services, const ServingGate* gate);
+  // Borrows both.
+  VllmService(const CallServices& services, const ServingGate* gate, KvJournal* journal);
 
  private:
   using Context = grpc::CallbackServerContext;
@@ -37,8 +38,12 @@ class VllmService final : public vllm::VllmEngine::CallbackService {
   Stream<smg::grpc::common::GetTokenizerChunk>* GetTokenizer(
       Context* context, const smg::grpc::common::GetTokenizerRequest* request) override;
 
+  Stream<smg::grpc::common::KvEventBatch>* SubscribeKvEvents(
+      Context* context, const smg::grpc::common::SubscribeKvEventsRequest* request) override;
+
   const CallServices services_;
   const ServingGate* const gate_;
+  KvJournal* const journal_;
   const Micros started_;
   std::atomic<double> last_receive_{0};  // seconds since 1970
 };

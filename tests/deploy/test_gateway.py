@@ -198,6 +198,27 @@ class GatewayTest(unittest.TestCase):
         self.assertLess(hit_share(self.gateway, "the sea"), 0.1)
         self.assertGreater(hit_share(cache_aware, "the hills"), 0.4)
 
+    def test_a_gateway_that_comes_later_is_told_what_the_daemons_have_cached(self):
+        stories = [f"Story {n} about the moon. " + "It went on and on. " * 120 for n in range(8)]
+        for story in stories:
+            self.gateway.complete(prompt=story + "Who?", max_tokens=1)
+        self.assert_idle()
+        later = Gateway([daemon.worker for daemon in self.daemons], "cache_aware")
+        self.addCleanup(later.stop)
+        wait_until(
+            "both subscriptions",
+            lambda: later.output().count("KV event stream connected") == len(self.daemons),
+        )
+        before = [daemon.metrics() for daemon in self.daemons]
+        # First those of one daemon: taking turns would hit half of them.
+        for story in stories[::2] + stories[1::2]:
+            later.complete(prompt=story + "Why?", max_tokens=1)
+        hits, queries = (
+            sum(d.metrics()[name] - then[name] for d, then in zip(self.daemons, before))
+            for name in ("skim_prefix_cache_hits_total", "skim_prefix_cache_queries_total")
+        )
+        self.assertGreater(hits / queries, 0.85)
+
     def test_a_client_that_goes_frees_its_pages(self):
         body = {"prompt": PROMPT, "max_tokens": 4000, "ignore_eos": True}
         with self.gateway.stream("/v1/completions", body) as events:
