@@ -211,6 +211,18 @@ class LazyFile(unittest.TestCase):
         self.assertEqual(list(self.model.glob("*.partial")), [])
         self.assertEqual(len(lazy_file.held_out(cuts, scores)), 4)
 
+    def test_boundaries_for_others_cut_nothing_more_and_split_no_chosen_heads_off(self) -> None:
+        scores = Scores([sample({(2, 1): 30 + i}, seed=i) for i in range(8)])
+        also = [1, 2]
+        cuts = choose.best_cuts(scores, 4, 2, mock.Mock(), nearest=1, also=also)
+        value = lazy_file.contents(4, cuts, also)
+        self.assertEqual(value["boundaries"], sorted({1, 2, cuts.first.boundary, 3}))
+        below = 0
+        for boundary, heads in zip(value["boundaries"], value["score_heads"], strict=True):
+            self.assertTrue(all(below <= layer < boundary for layer, _ in heads))
+            below = boundary
+        self.assertEqual(lazy_file.spread([1, 2, 3], [2, 3], [0.5, 0.1]), [1.0, 0.5, 0.1])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 
 from calibrate import lazy_file
-from calibrate.choose import Cuts, Scores, best_cuts, cut_at, first_boundaries
+from calibrate.choose import (
+    Cuts,
+    Scores,
+    best_cuts,
+    cut_at,
+    first_boundaries,
+    segment_below,
+)
 from calibrate.forward import Shape
 from calibrate.model_files import read_config
 from calibrate.samples import TASKS, look, make_items
@@ -43,6 +50,13 @@ def parse_args() -> argparse.Namespace:
     add("--items", type=int, default=64, help="half to choose on, half to judge on (default 64)")
     add("--tokens", type=int, default=1024, help="of a prompt (default 1024)")
     add("--boundaries", type=boundaries, metavar="A,B", help="cut there; choose only the heads")
+    add(
+        "--also",
+        type=layer_list,
+        default=[],
+        metavar="A,...",
+        help="boundaries for other profiles: 0.3, 0.6 and 0.9 of the layers keep `paper`",
+    )
     add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts")
     add("--seed", type=int, default=1, help="of the items (default 1)")
     args = parser.parse_args()
@@ -53,29 +67,34 @@ def parse_args() -> argparse.Namespace:
 
 def calibrate(args: argparse.Namespace) -> None:
     shape = Shape.of(read_config(args.model))
-    if args.boundaries and args.boundaries[1] >= shape.layers:
-        raise EvalError(f"--boundaries: the model has {shape.layers} layers")
+    if max([*(args.boundaries or ()), *args.also, 0]) >= shape.layers:
+        raise EvalError(f"--boundaries, --also: the model has {shape.layers} layers")
     items = make_items(args.model, Texts(args.folder / "texts"), args.tokens, args.items, args.seed)
     samples = look(args.model, items)
     # Tasks and layouts take turns, so both halves hold all of them.
     half = len(TASKS)
     chosen_on = Scores([s for i, s in enumerate(samples) if i // half % 2 == 0])
     judged_on = Scores([s for i, s in enumerate(samples) if i // half % 2 == 1])
-    cuts = find_cuts(chosen_on, shape, args.boundaries)
+    cuts = find_cuts(chosen_on, shape, args.boundaries, args.also)
     table = lazy_file.held_out(cuts, judged_on)
-    value = lazy_file.contents(shape.layers, cuts)
+    value = lazy_file.contents(shape.layers, cuts, args.also)
     out = args.out or args.model / lazy_file.NAME
     lazy_file.write(out, value)
     report(cuts, table, value, shape.layers)
     say(f"wrote {out}")
 
 
-def find_cuts(scores: Scores, shape: Shape, fixed: tuple[int, int] | None) -> Cuts:
+def find_cuts(
+    scores: Scores, shape: Shape, fixed: tuple[int, int] | None, also: list[int]
+) -> Cuts:
     if fixed:
-        first = cut_at(scores, 0, fixed[0], shape.heads)
-        return Cuts(first, cut_at(scores, *fixed, shape.heads))
+        first, second = (
+            cut_at(scores, segment_below(boundary, [*fixed, *also]), boundary, shape.heads)
+            for boundary in fixed
+        )
+        return Cuts(first, second)
     progress = Progress("first boundaries", len(first_boundaries(shape.layers)))
-    return best_cuts(scores, shape.layers, shape.heads, progress.step)
+    return best_cuts(scores, shape.layers, shape.heads, progress.step, also=also)
 
 
 def report(cuts: Cuts, table: dict, value: dict, layers: int) -> None:
@@ -95,6 +114,13 @@ def boundaries(text: str) -> tuple[int, int]:
     if not first.isdigit() or not second.isdigit() or not 1 <= int(first) < int(second):
         raise argparse.ArgumentTypeError(f"'{text}' is not two layers, as in 18,23")
     return int(first), int(second)
+
+
+def layer_list(text: str) -> list[int]:
+    layers = text.split(",")
+    if not all(layer.isdigit() and int(layer) > 0 for layer in layers):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of layers, as in 9,18,27")
+    return sorted({int(layer) for layer in layers})
 
 
 if __name__ == "__main__":

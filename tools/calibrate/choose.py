@@ -95,19 +95,25 @@ class Cuts:
 
 
 def best_cuts(
-    scores: Scores, layers: int, heads: int, step: Callable[[], None], nearest: int = 2
+    scores: Scores,
+    layers: int,
+    heads: int,
+    step: Callable[[], None],
+    nearest: int = 2,
+    also: Sequence[int] = (),
 ) -> Cuts:
     """Of all pairs of boundaries at least `nearest` layers apart. `step` is called for each first
-    boundary, of which there are first_boundaries()."""
+    boundary, of which there are first_boundaries(). Heads lie above the boundaries in `also`."""
     best: Cuts | None = None
     for first_boundary in first_boundaries(layers, nearest):
-        first = cut_at(scores, 0, first_boundary, heads)
+        first = cut_at(scores, segment_below(first_boundary, also), first_boundary, heads)
         for second_boundary in range(first_boundary + nearest, layers):
             # Even a cut that keeps nothing would not do.
             floor = Cuts(first, Cut(second_boundary, (), 0.0)).cost(layers)
             if best is not None and floor >= best.cost(layers):
                 break
-            second = cut_at(scores, first_boundary, second_boundary, heads)
+            below = segment_below(second_boundary, [first_boundary, *also])
+            second = cut_at(scores, below, second_boundary, heads)
             cuts = Cuts(first, second)
             if second.ratio <= first.ratio and (best is None or cuts.cost(layers) < best.cost(layers)):
                 best = cuts
@@ -118,7 +124,15 @@ def best_cuts(
 
 
 def first_boundaries(layers: int, nearest: int = 2) -> range:
-    return range(max(2, layers // 5), layers - nearest)
+    """From half of the depth on. Heads further below may know the answer's tokens, but not what
+    else a reply needs, and tokens that early cuts lose are not missed in time to be revived:
+    cut after 8 and 15 of 30 layers, all answers kept, a model lost 11 points of whole replies."""
+    return range(max(2, layers // 2), layers - nearest)
+
+
+def segment_below(boundary: int, others: Sequence[int]) -> int:
+    """The first layer of the segment that ends at the boundary."""
+    return max((other for other in others if other < boundary), default=0)
 
 
 def cut_at(scores: Scores, begin: int, boundary: int, heads: int) -> Cut:

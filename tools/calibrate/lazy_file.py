@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,23 +23,38 @@ class Profile:
 PROFILES = {"safe": Profile(4, 8), "fast": Profile(2, 8), "aggressive": Profile(1.25, 32)}
 
 
-def contents(layers: int, cuts: Cuts) -> dict:
+def contents(layers: int, cuts: Cuts, also: Sequence[int] = ()) -> dict:
     """What the daemon reads (engine/lazy_config.h): layers and query heads count from 0, and a
-    head's layer lies in the segment below its boundary."""
+    head's layer lies in the segment below its boundary. Nothing is cut at the boundaries in
+    `also`: they are there for other profiles and for requests with ratios of their own."""
     both = (cuts.first, cuts.second)
+    boundaries = sorted({*also, *(cut.boundary for cut in both)})
+    heads = {cut.boundary: [list(head) for head in cut.heads] for cut in both}
     return {
         "version": VERSION,
         "layers": layers,
-        "boundaries": [cut.boundary for cut in both],
-        "score_heads": [[list(head) for head in cut.heads] for cut in both],
+        "boundaries": boundaries,
+        "score_heads": [heads.get(boundary, []) for boundary in boundaries],
         "profiles": {
             name: {
-                "keep": keep_ratios([profile.margin * cut.ratio for cut in both]),
+                "keep": spread(
+                    boundaries,
+                    [cut.boundary for cut in both],
+                    keep_ratios([profile.margin * cut.ratio for cut in both]),
+                ),
                 "revival_budget": profile.revival_budget,
             }
             for name, profile in PROFILES.items()
         },
     }
+
+
+def spread(boundaries: list[int], cuts: list[int], keep: list[float]) -> list[float]:
+    """What is kept above each boundary, from what the cuts among them keep."""
+    return [
+        min([1.0, *(share for cut, share in zip(cuts, keep, strict=True) if cut <= boundary)])
+        for boundary in boundaries
+    ]
 
 
 def keep_ratios(ratios: list[float]) -> list[float]:
