@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from arguments import list_of
 from bench_peers import machine, report
 from bench_peers.errors import BenchError, NotServed
 from bench_peers.gguf_files import check_same_model
@@ -52,8 +53,8 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run bench peers", description=__doc__)
     add = parser.add_argument
-    add("--peers", type=_list_of(PEERS), default=list(PEERS), help="default: all; " + _of(PEERS))
-    add("--weights", type=_list_of(FORMATS), default=["bf16", "int8"], help=_of(FORMATS))
+    add("--peers", type=list_of(PEERS), default=list(PEERS), help="default: all; " + _of(PEERS))
+    add("--weights", type=list_of(FORMATS), default=["bf16", "int8"], help=_of(FORMATS))
     add("--rounds", type=int, help=f"visits to each (default {ROUNDS})")
     add("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, docs/ left alone")
     add("--threads", type=int, default=machine.usable_cores(), help="default: every core")
@@ -164,17 +165,6 @@ def setting(
 
 def _of(choices: tuple[str, ...]) -> str:
     return f"separated by commas, of {', '.join(choices)}"
-
-
-def _list_of(choices: tuple[str, ...]):
-    def parse(text: str) -> list[str]:
-        values = text.split(",")
-        for value in values:
-            if value not in choices:
-                raise argparse.ArgumentTypeError(f"'{value}' is none of {', '.join(choices)}")
-        return values
-
-    return parse
 
 
 if __name__ == "__main__":

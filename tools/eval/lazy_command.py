@@ -6,13 +6,14 @@ import datetime
 import json
 from pathlib import Path
 
+from arguments import list_of
 from eval import lazy, lazy_report, plots, tasks, verdicts
 from eval.document import write_part
 from eval.errors import EvalError
 from eval.lazy import DEFAULT_SETTINGS, EXACT, SETTINGS, Setting
 from eval.progress import say
 from eval.prompts import Composer, Filler
-from eval.settings import add_common, connected, list_of, stubs, weights_remark
+from eval.settings import add_common, connected, stubs, weights_remark
 from eval.sources import Sources
 from eval.store import Store
 from eval.texts import Texts, library_code

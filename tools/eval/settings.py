@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -62,14 +62,3 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
-
-
-def list_of(choices: Sequence[str]):
-    def parse(text: str) -> list[str]:
-        values = text.split(",")
-        for value in values:
-            if value not in choices:
-                raise argparse.ArgumentTypeError(f"'{value}' is none of {', '.join(choices)}")
-        return values
-
-    return parse

@@ -4,12 +4,13 @@ import argparse
 import datetime
 import json
 
+from arguments import list_of
 from eval import formats, formats_report
 from eval.document import write_part
 from eval.errors import EvalError
 from eval.formats import BASE, Measured, Plan, Setting
 from eval.progress import say
-from eval.settings import add_common, at_least_one, connected, list_of, stubs, weights_remark
+from eval.settings import add_common, at_least_one, connected, stubs, weights_remark
 from eval.store import Store
 from eval.texts import Texts
 
