@@ -1,6 +1,7 @@
 #include "loadtest/decoding_users.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -9,6 +10,7 @@ namespace skim {
 namespace {
 
 constexpr int64_t kPromptTokens = 64;
+constexpr int64_t kWatchedTokens = 5;
 
 }  // namespace
 
@@ -39,11 +41,18 @@ DecodingUsers::~DecodingUsers() { End(); }
 
 bool DecodingUsers::OnMessage(size_t tokens) {
   std::lock_guard lock(mutex_);
-  if (tokens == 1) {
-    ++decoding_;
-    changed_.notify_all();
-  }
+  ++messages_;
+  if (tokens == 1) ++decoding_;
+  changed_.notify_all();
   return !going_;
+}
+
+void DecodingUsers::Watch(Micros at_least) {
+  std::this_thread::sleep_for(std::chrono::microseconds(at_least));
+  std::unique_lock lock(mutex_);
+  // They take turns, so all together tells enough of each.
+  const int64_t enough = messages_ + kWatchedTokens * users_;
+  changed_.wait(lock, [&] { return messages_ >= enough || records_; });
 }
 
 void DecodingUsers::End() {

@@ -21,6 +21,9 @@ class DecodingUsers {
                                                               v1::WeightFormat weights);
   ~DecodingUsers();  // tells them to go
 
+  // Returns after so long, and not before every one of them has had a few tokens more.
+  void Watch(Micros at_least);
+
   // Tells them to go and returns what they got. INTERNAL if one of them had ended before.
   absl::StatusOr<std::vector<StreamRecord>> Stop();
 
@@ -32,7 +35,8 @@ class DecodingUsers {
   const int64_t users_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  int64_t decoding_ = 0;  // guarded by mutex_, as the next two
+  int64_t decoding_ = 0;  // guarded by mutex_, as the next three
+  int64_t messages_ = 0;
   bool going_ = false;
   std::optional<absl::StatusOr<std::vector<StreamRecord>>> records_;
   std::thread thread_;  // waits for the streams

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -164,7 +163,7 @@ absl::Status LazyBench::MeasureUsers() {
     const Setting setting = {profile, options_.weights.front()};
     Measured& measured = measured_[setting];
     const Micros begin = clock.Now();
-    std::this_thread::sleep_for(std::chrono::microseconds(options_.quiet));
+    users->Watch(options_.quiet);
     quiet.push_back({begin, clock.Now(), &measured.quiet_ms});
     SKIM_ASSIGN_OR_RETURN(const auto records, client_->Run(WorkOf(setting, length, 1)));
     const StreamRecord& record = records.front();
