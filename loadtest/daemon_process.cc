@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <fstream>
 #include <string_view>
 #include <utility>
@@ -28,11 +29,14 @@ std::string AddressBehind(std::string_view prefix, const std::string& word) {
 
 absl::StatusOr<ReadyLine> ParseReadyLine(const std::string& line) {
   const std::vector<std::string> words = absl::StrSplit(line, ' ');
-  if ((words.size() == 3 || words.size() == 4) && words[0] == "ready") {
-    ReadyLine ready = {AddressBehind("grpc=", words[1]), AddressBehind("metrics=", words[2]), ""};
-    if (words.size() == 4) ready.worker_address = AddressBehind("worker=", words[3]);
-    const bool worker_fits = ready.worker_address.empty() == (words.size() == 3);
-    if (worker_fits && !ready.grpc_address.empty() && !ready.metrics_address.empty()) return ready;
+  if (words.size() >= 3 && words[0] == "ready") {
+    ReadyLine ready = {AddressBehind("grpc=", words[1]), AddressBehind("metrics=", words[2]), {}};
+    for (size_t i = 3; i < words.size(); ++i) {
+      ready.worker_addresses.push_back(
+          AddressBehind("worker=", words[i].substr(0, words[i].find('/'))));
+    }
+    const bool workers_fit = std::ranges::count(ready.worker_addresses, "") == 0;
+    if (workers_fit && !ready.grpc_address.empty() && !ready.metrics_address.empty()) return ready;
   }
   return absl::InvalidArgumentError("not a ready line: '" + line + "'");
 }

@@ -47,12 +47,12 @@ class DaemonProcess {
 };
 
 // The addresses in skimd's line on stdout, which must be exactly
-// "ready grpc=HOST:PORT metrics=HOST:PORT", with " worker=HOST:PORT" behind it if gateways are
-// served.
+// "ready grpc=HOST:PORT metrics=HOST:PORT", with " worker=HOST:PORT" or " worker=HOST:PORT/SAVINGS"
+// behind it for each port for gateways.
 struct ReadyLine {
   std::string grpc_address;
   std::string metrics_address;
-  std::string worker_address;  // empty if there is none
+  std::vector<std::string> worker_addresses;  // without savings
 };
 absl::StatusOr<ReadyLine> ParseReadyLine(const std::string& line);
 

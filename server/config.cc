@@ -17,7 +17,7 @@ namespace {
 constexpr char kDescription[] =
     "skimd serves a language model over streaming gRPC.\n"
     "Once it serves, it prints one line: ready grpc=HOST:PORT metrics=HOST:PORT, and\n"
-    "worker=HOST:PORT if gateways are served";
+    "worker=HOST:PORT[/SAVINGS] for each port for gateways";
 
 constexpr char kFooter[] =
     "\nSizes take a unit: 512MiB, 2GiB, 1GB (= 1000^3 bytes). Times: 30s, 500ms, 2min.\n"
@@ -42,7 +42,7 @@ struct RawFlags {
   std::string listen;
   std::string metrics;
   std::vector<std::string> weights;
-  std::string worker_listen;
+  std::vector<std::string> workers;
   std::string lazy_boundaries = "auto";
   uint64_t kv_cache_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
@@ -189,10 +189,14 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->default_str(config->metrics.ToString())
       ->type_name("HOST:PORT")
       ->group(group);
-  app->add_option("--worker-listen", raw->worker_listen,
+  app->add_option("--worker-listen", raw->workers,
                   "Address for gateways that speak vllm.grpc.engine.VllmEngine; they show no "
-                  "token, so keep it inside your network. Default: not served")
-      ->type_name("HOST:PORT")
+                  "token, so keep it inside your network. What comes through HOST:PORT/SAVINGS "
+                  "gets these: a weight format, a profile for pruning, or both as in fast+int8; "
+                  "gateways know it as model NAME:SAVINGS. Default: not served")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("HOST:PORT[/SAVINGS],...")
       ->group(group);
   app->add_option("--max-output-tokens", config->limits.max_output_tokens,
                   "Most tokens that a call may generate; 0 = what the context leaves")
@@ -291,12 +295,12 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
     }
     config.engine.weights.push_back(format);
   }
-  if (!raw.worker_listen.empty()) {
-    const auto parsed = ParseListenAddress(raw.worker_listen);
+  for (const std::string& worker : raw.workers) {
+    const auto parsed = ParseWorkerAddress(worker);
     if (!parsed.ok()) {
       return Mistake("--worker-listen: " + std::string(parsed.status().message()));
     }
-    config.worker_listen = *parsed;
+    config.workers.push_back(*parsed);
   }
   if (config.scheduler.max_running > config.scheduler.max_rows_per_step) {
     return Mistake("--max-running: a step of --max-rows-per-step " +

@@ -2,15 +2,16 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "base/types.h"
 #include "engine/engine.h"
 #include "scheduler/serving_loop.h"
 #include "server/listen_address.h"
 #include "server/served_model.h"
+#include "server/worker_ports.h"
 
 namespace skim {
 
@@ -22,8 +23,8 @@ struct ServerConfig {
 
   ListenAddress listen{"127.0.0.1", 50051};
   ListenAddress metrics{"127.0.0.1", 9090};
-  std::optional<ListenAddress> worker_listen;  // for gateways; unset = they are not served
-  std::string tls_cert;                        // PEM files; empty = plaintext
+  std::vector<WorkerAddress> workers;  // for gateways
+  std::string tls_cert;                // PEM files; empty = plaintext
   std::string tls_key;
   std::string tls_client_ca;  // set = clients must show a certificate of this authority
   std::string auth_token_file;

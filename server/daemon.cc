@@ -46,7 +46,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
 absl::StatusOr<ServingStack::Options> StackOptions(const ServerConfig& config) {
   ServingStack::Options options;
   options.rpc.listen = config.listen;
-  options.worker_listen = config.worker_listen;
+  options.workers = config.workers;
   options.rpc.max_message_bytes = config.max_message_bytes;
   options.text_threads = config.text_threads;
   options.tenant_labels = config.tenant_labels;
@@ -85,7 +85,9 @@ absl::Status RunDaemon(const ServerConfig& config, Signals* signals, spdlog::log
   SKIM_ASSIGN_OR_RETURN(engine, LoadEngine(config.engine, log));
 
   const ModelInfo& info = engine->model();
+  SKIM_RETURN_IF_ERROR(CheckWorkerSavings(config.workers, info));
   metrics.SetModel(config.model_name, info);
+  metrics.SetKvCache(engine->executor().kv_geometry().page_tokens, info.kv_cache_tokens);
   SchedulerConfig scheduler = config.scheduler;
   scheduler.max_context = info.max_context;
   stack->Serve(scheduler, &engine->executor(),
@@ -98,8 +100,9 @@ absl::Status RunDaemon(const ServerConfig& config, Signals* signals, spdlog::log
   signals->BeginServing();
   std::string ready =
       "ready grpc=" + stack->address().ToString() + " metrics=" + exposer->address().ToString();
-  if (const ListenAddress* worker = stack->worker_address())
-    ready += " worker=" + worker->ToString();
+  for (const WorkerAddress& worker : stack->worker_addresses()) {
+    ready += " worker=" + worker.ToString();
+  }
   std::puts(ready.c_str());
   std::fflush(stdout);
 

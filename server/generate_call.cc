@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "server/final_message.h"
 #include "server/rpc_status.h"
+#include "server/trace_context.h"
 
 namespace skim {
 namespace {
@@ -23,21 +24,28 @@ bool Empty(const v1::Delta& delta) {
 
 }  // namespace
 
-Micros CallDeadline(const grpc::CallbackServerContext& context, Micros now) {
+CallOrigin OriginOf(const grpc::CallbackServerContext& context, Micros now) {
+  CallOrigin origin;
   const auto left = context.deadline() - std::chrono::system_clock::now();
   const Micros micros = std::chrono::duration_cast<std::chrono::microseconds>(left).count();
   // No deadline is the end of time, a few centuries away.
   constexpr Micros kYear = Micros{365} * 24 * 3600 * 1'000'000;
-  return micros > kYear ? kNever : now + micros;
+  if (micros <= kYear) origin.deadline = now + micros;
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("traceparent");
+  if (found != metadata.end()) {
+    origin.trace_id = TraceIdOf({found->second.data(), found->second.size()});
+  }
+  return origin;
 }
 
 GenerateCall::GenerateCall(const v1::GenerateRequest* request, const ServedModel& model,
-                           const CallServices& services, Micros deadline, GenerateSink* sink)
+                           const CallServices& services, CallOrigin origin, GenerateSink* sink)
     : request_(request),
       model_(model),
       services_(services),
       arrival_(services.clock->Now()),
-      deadline_(deadline),
+      origin_(std::move(origin)),
       request_id_(IsPrintableName(request->request_id()) ? request->request_id() : ""),
       sink_(sink),
       task_(services.workers) {}
@@ -66,7 +74,7 @@ void GenerateCall::Admit() {
 
 absl::Status GenerateCall::Submit() {
   SKIM_ASSIGN_OR_RETURN(generation_,
-                        BuildGeneration(*request_, model_, arrival_, deadline_, DrawSeed()));
+                        BuildGeneration(*request_, model_, arrival_, origin_.deadline, DrawSeed()));
   if (services_.log_prompts) {
     services_.log->info("prompt id={} {}", request_id_, request_->ShortDebugString());
   }
@@ -104,8 +112,8 @@ absl::Status GenerateCall::Submit() {
 void GenerateCall::Refuse(const absl::Status& status) {
   services_.metrics->OnRefused(status.code());
   // Not the message: a template's may quote the prompt.
-  services_.log->info("request id={} refused status={} field={}", request_id_,
-                      absl::StatusCodeToString(status.code()), FieldOf(status));
+  services_.log->info("request id={} trace={} refused status={} field={}", request_id_,
+                      origin_.trace_id, absl::StatusCodeToString(status.code()), FieldOf(status));
   sink_->Finish(status);
 }
 
@@ -205,6 +213,7 @@ void GenerateCall::FinishChoice(uint32_t index, const skim::Finish& finish) {
                             model_.info->kv_page_bytes);
   choice.final->set_seed(generation_.requests[index].sampling.seed);
   choice.final->set_request_id(request_id_);
+  choice.final->set_trace_id(origin_.trace_id);
   services_.metrics->OnOutcome(choice.final->finish_reason());
   services_.tenants->OnFinal(request_->tenant(), choice.final->usage());
   if (choice.final->finish_reason() == v1::FINISH_REASON_UNSPECIFIED) {
@@ -226,10 +235,10 @@ void GenerateCall::LogOutcome(const absl::Status& status) const {
   }
   const v1::Final& first = *choices_.front().final;
   services_.log->info(
-      "request id={} seq={} choices={} weights={} prompt_tokens={} cached_tokens={} "
+      "request id={} trace={} seq={} choices={} weights={} prompt_tokens={} cached_tokens={} "
       "generated_tokens={} "
       "queue_ms={:.1f} ttft_ms={:.1f} total_ms={:.1f} tokens_per_s={:.1f} finish={} status={}",
-      request_id_, generation_.requests.front().id, choices_.size(),
+      request_id_, origin_.trace_id, generation_.requests.front().id, choices_.size(),
       WeightFormatName(generation_.requests.front().weight_format), first.usage().prompt_tokens(),
       first.usage().cached_tokens(), generated_tokens, first.timings().queue_ms(),
       first.timings().time_to_first_token_ms(),

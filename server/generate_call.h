@@ -51,8 +51,14 @@ struct CallServices {
   bool abortable = false;  // by request_id
 };
 
-// gRPC's deadline is wall time; the loop's clock is monotonic. kNever without one.
-Micros CallDeadline(const grpc::CallbackServerContext& context, Micros now);
+// What a transport tells of a call beside its message.
+struct CallOrigin {
+  Micros deadline = kNever;  // on the loop's clock
+  std::string trace_id;      // of W3C's `traceparent`, 32 hex digits; empty without one
+};
+
+// gRPC's deadline is wall time; the loop's clock is monotonic.
+CallOrigin OriginOf(const grpc::CallbackServerContext& context, Micros now);
 
 // What a protocol does with the messages of a call. One thread at a time.
 class GenerateSink {
@@ -66,10 +72,9 @@ class GenerateSink {
 
 class GenerateCall final : public ActiveCall, public std::enable_shared_from_this<GenerateCall> {
  public:
-  // `request` and `sink` outlive the sink's Finish or last Send. `deadline` is on the loop's
-  // clock.
+  // `request` and `sink` outlive the sink's Finish or last Send.
   GenerateCall(const v1::GenerateRequest* request, const ServedModel& model,
-               const CallServices& services, Micros deadline, GenerateSink* sink);
+               const CallServices& services, CallOrigin origin, GenerateSink* sink);
 
   // --- the transport, any thread ---
   void Start();  // first, once
@@ -106,7 +111,7 @@ class GenerateCall final : public ActiveCall, public std::enable_shared_from_thi
   const ServedModel model_;
   const CallServices services_;
   const Micros arrival_;
-  const Micros deadline_;         // the call's own, on the loop's clock
+  const CallOrigin origin_;
   const std::string request_id_;  // empty if it may not be logged
   GenerateSink* const sink_;
   SerialTask task_;

@@ -26,7 +26,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<Message>, public Ge
         load_(services.load),
         translator_(std::move(translator)),
         call_(std::make_shared<GenerateCall>(&translator_.request(), model, services,
-                                             CallDeadline(*context, services.clock->Now()), this)) {
+                                             OriginOf(*context, services.clock->Now()), this)) {
   }
 
   // Once, at once.

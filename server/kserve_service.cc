@@ -2,12 +2,12 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/kserve_output.h"
 #include "server/kserve_stream.h"
 #include "server/load_report.h"
 #include "server/rpc_status.h"
+#include "server/savings.h"
 #include "server/version.h"
 
 namespace skim {
@@ -26,7 +26,7 @@ class InferCall final : public grpc::ServerUnaryReactor, public GenerateSink {
         output_(std::move(call)),
         response_(response),
         call_(std::make_shared<GenerateCall>(&output_.request(), model, services,
-                                             CallDeadline(*context, services.clock->Now()), this)) {
+                                             OriginOf(*context, services.clock->Now()), this)) {
   }
 
   void Start() { call_->Start(); }
@@ -82,10 +82,9 @@ void Describe(std::span<const TensorSpec> specs, Tensors* out) {
 
 absl::Status CheckModel(const ServedModel& model, const std::string& name,
                         const std::string& version) {
-  if (name != model.name) {
-    return FieldError(absl::StatusCode::kNotFound, "name",
-                      absl::StrCat("is not served here; this server has ", model.name));
-  }
+  SKIM_ASSIGN_OR_RETURN(const std::string savings, SavingsInName(name, model.name, "name"));
+  v1::GenerateRequest request;
+  SKIM_RETURN_IF_ERROR(ApplySavings(savings, *model.info, "name", &request));
   return CheckKserveVersion("version", version);
 }
 

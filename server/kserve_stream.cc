@@ -26,7 +26,7 @@ class KserveStream::Call final : public GenerateSink {
       : stream_(stream),
         output_(std::move(call)),
         generate_(std::make_shared<GenerateCall>(&output_.request(), model, stream->services_,
-                                                 stream->deadline_, this)) {}
+                                                 stream->origin_, this)) {}
 
   const std::shared_ptr<GenerateCall>& generate() const { return generate_; }
 
@@ -59,7 +59,7 @@ KserveStream::KserveStream(grpc::CallbackServerContext* context, const CallServi
     : context_(context),
       services_(services),
       gate_(gate),
-      deadline_(CallDeadline(*context, services.clock->Now())) {
+      origin_(OriginOf(*context, services.clock->Now())) {
   StartRead(&request_);
 }
 

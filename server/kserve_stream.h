@@ -55,7 +55,7 @@ class KserveStream final
   grpc::CallbackServerContext* const context_;
   const CallServices services_;
   const ServingGate* const gate_;
-  const Micros deadline_;
+  const CallOrigin origin_;
   kserve::ModelInferRequest request_;  // that is being read
 
   std::mutex mutex_;

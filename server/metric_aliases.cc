@@ -15,6 +15,7 @@ constexpr Alias kAliases[] = {
     {"skim_requests_running", "vllm:num_requests_running"},
     {"skim_requests_waiting", "vllm:num_requests_waiting"},
     {"skim_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc"},
+    {"skim_kv_cache_config_info", "vllm:cache_config_info"},
     {"skim_prompt_tokens_total", "vllm:prompt_tokens_total"},
     {"skim_prompt_tokens_cached_total", "vllm:prompt_tokens_cached_total"},
     {"skim_generation_tokens_total", "vllm:generation_tokens_total"},
@@ -36,9 +37,10 @@ const Alias* FindAlias(const std::string& name) {
   return nullptr;
 }
 
-// `reason` is called finished_reason there, and a cancellation abort.
-void RenameReason(prometheus::ClientMetric* metric) {
+// Labels are called otherwise there, and a cancellation abort.
+void RenameLabels(prometheus::ClientMetric* metric) {
   for (auto& label : metric->label) {
+    if (label.name == "num_blocks") label.name = "num_gpu_blocks";
     if (label.name != "reason") continue;
     label.name = "finished_reason";
     if (label.value == "cancelled") label.value = "abort";
@@ -54,7 +56,7 @@ std::vector<prometheus::MetricFamily> MetricAliases::Collect() const {
     if (alias == nullptr) continue;
     family.name = alias->other;
     for (prometheus::ClientMetric& metric : family.metric) {
-      RenameReason(&metric);
+      RenameLabels(&metric);
       metric.label.push_back({"model_name", model_name_});
       metric.label.push_back({"engine", "0"});
     }

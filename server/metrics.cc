@@ -193,6 +193,16 @@ void Metrics::SetModel(const std::string& name, const ModelInfo& model) {
   kv_cache_bytes_.Set(static_cast<double>(model.kv_cache_bytes));
 }
 
+void Metrics::SetKvCache(int32_t page_tokens, int64_t tokens) {
+  prometheus::BuildGauge()
+      .Name("skim_kv_cache_config_info")
+      .Help("Always 1; the labels say how many tokens a block holds, and how many blocks there are")
+      .Register(*registry_)
+      .Add({{"block_size", std::to_string(page_tokens)},
+            {"num_blocks", std::to_string(tokens / page_tokens)}})
+      .Set(1);
+}
+
 prometheus::Counter& Metrics::AddCounter(const char* name, const char* help) {
   return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_).Add({});
 }

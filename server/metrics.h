@@ -35,6 +35,8 @@ class Metrics final : public ServingObserver {
   void OnRefused(absl::StatusCode code);
 
   // --- once, after loading ---
+  // Sizes of the KV cache, once known.
+  void SetKvCache(int32_t page_tokens, int64_t tokens);
   void SetModel(const std::string& name, const ModelInfo& model);
 
   // For the HTTP exposer, which holds it weakly.

@@ -6,6 +6,7 @@
 #include "server/build_prefill.h"
 #include "server/build_sampling.h"
 #include "server/rpc_status.h"
+#include "server/savings.h"
 #include "server/unknown_fields.h"
 #include "server/weight_formats.h"
 
@@ -22,12 +23,7 @@ absl::Status CheckName(const char* field, const std::string& value) {
       field, "must be printable ASCII of at most " + std::to_string(kMaxNameBytes) + " bytes");
 }
 
-absl::Status CheckNames(const v1::GenerateRequest& request, const ServedModel& model) {
-  if (!request.model().empty() && request.model() != model.name) {
-    // The name that was asked for is not echoed: it may be anything.
-    return FieldError(absl::StatusCode::kNotFound, "model",
-                      "is not served here; this server has " + model.name);
-  }
+absl::Status CheckNames(const v1::GenerateRequest& request) {
   SKIM_RETURN_IF_ERROR(CheckName("request_id", request.request_id()));
   SKIM_RETURN_IF_ERROR(CheckName("tenant", request.tenant()));
   SKIM_RETURN_IF_ERROR(CheckName("cache_salt", request.cache_salt()));
@@ -175,7 +171,15 @@ absl::StatusOr<Generation> BuildGeneration(const v1::GenerateRequest& request,
                                            const ServedModel& model, Micros arrival,
                                            Micros deadline, uint64_t drawn_seed) {
   SKIM_RETURN_IF_ERROR(CheckNoUnknownFields(request));
-  SKIM_RETURN_IF_ERROR(CheckNames(request, model));
+  SKIM_ASSIGN_OR_RETURN(const std::string savings,
+                        SavingsInName(request.model(), model.name, "model"));
+  if (!savings.empty()) {
+    v1::GenerateRequest spelled_out = request;
+    spelled_out.set_model(model.name);
+    SKIM_RETURN_IF_ERROR(ApplySavings(savings, *model.info, "model", &spelled_out));
+    return BuildGeneration(spelled_out, model, arrival, deadline, drawn_seed);
+  }
+  SKIM_RETURN_IF_ERROR(CheckNames(request));
   SKIM_RETURN_IF_ERROR(CheckSavings(request));
   SKIM_ASSIGN_OR_RETURN(const WeightFormat weights, ChooseWeights(request, *model.info));
   SKIM_RETURN_IF_ERROR(

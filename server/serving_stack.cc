@@ -18,7 +18,7 @@ absl::StatusOr<std::unique_ptr<ServingStack>> ServingStack::Start(Options option
                                                                   const Clock* clock,
                                                                   spdlog::logger* log) {
   std::unique_ptr<ServingStack> stack(new ServingStack(options, metrics, clock, log));
-  SKIM_RETURN_IF_ERROR(stack->Listen(options));
+  SKIM_RETURN_IF_ERROR(stack->Listen(options, metrics));
   return stack;
 }
 
@@ -26,16 +26,15 @@ ServingStack::ServingStack(const Options& options, Metrics* metrics, const Clock
                            spdlog::logger* log)
     : clock_(clock),
       log_(log),
-      workers_(options.text_threads, kMaxWaitingAdmissions),
+      text_workers_(options.text_threads, kMaxWaitingAdmissions),
       load_(metrics, clock),
       tenants_(metrics->registry().get(), options.tenant_labels),
       inference_(Services(options, metrics), &gate_, options.auth),
       kserve_(Services(options, metrics), &gate_, options.auth),
-      vllm_(Services(options, metrics), &gate_, &journal_),
       load_report_(&load_) {}
 
 CallServices ServingStack::Services(const Options& options, Metrics* metrics) {
-  return {.workers = &workers_,
+  return {.workers = &text_workers_,
           .calls = &calls_,
           .metrics = metrics,
           .tenants = &tenants_,
@@ -46,40 +45,34 @@ CallServices ServingStack::Services(const Options& options, Metrics* metrics) {
           .log_prompts = options.log_prompts};
 }
 
-absl::Status ServingStack::Listen(const Options& options) {
+absl::Status ServingStack::Listen(const Options& options, Metrics* metrics) {
   SKIM_ASSIGN_OR_RETURN(
       server_,
       RpcServer::Start(options.rpc,
                        {.services = {&inference_, &kserve_, &load_report_},
                         .health_names = {v1::Inference::service_full_name(),
                                          kserve::GRPCInferenceService::service_full_name()}}));
-  if (!options.worker_listen.has_value()) return absl::OkStatus();
-  RpcServerOptions worker = options.rpc;
-  worker.flag = "worker-listen";
-  worker.listen = *options.worker_listen;
-  const std::string name = vllm::VllmEngine::service_full_name();
-  // The second name is what a template of the llm-d gateway probes.
-  SKIM_ASSIGN_OR_RETURN(worker_server_,
-                        RpcServer::Start(worker, {.services = {&vllm_, &load_report_},
-                                                  .health_names = {name, name + "/HealthCheck"}}));
+  SKIM_ASSIGN_OR_RETURN(
+      workers_, WorkerPorts::Listen(options.workers, options.rpc, Services(options, metrics),
+                                    &gate_, &load_report_));
   return absl::OkStatus();
 }
 
 void ServingStack::SetServing(bool serving) {
   server_->SetServing(serving);
-  if (worker_server_ != nullptr) worker_server_->SetServing(serving);
+  workers_->SetServing(serving);
 }
 
 ServingStack::~ServingStack() {
-  if (server_ != nullptr) Drain(0);
+  if (workers_ != nullptr) Drain(0);
 }
 
 void ServingStack::Serve(const SchedulerConfig& scheduler, StepExecutor* executor,
                          ServedModel model) {
   load_.SetCapacity(scheduler, executor->kv_geometry());
-  journal_.Begin(model.info->weights.front().format, executor->kv_geometry().page_tokens);
+  workers_->Begin(*model.info, executor->kv_geometry().page_tokens);
   loop_ = std::make_unique<ServingLoop>(scheduler, executor, clock_, &load_,
-                                        worker_server_ == nullptr ? nullptr : &journal_);
+                                        workers_->empty() ? nullptr : workers_.get());
   model.loop = loop_.get();
   model.shares_prefixes = scheduler.prefix_cache;
   gate_.Open(model);
@@ -90,7 +83,7 @@ bool ServingStack::CheckEngine() {
   if (loop_->healthy()) return true;
   SetServing(false);
   server_->SetAlive(false);
-  if (worker_server_ != nullptr) worker_server_->SetAlive(false);
+  workers_->SetAlive(false);
   return false;
 }
 
@@ -106,7 +99,7 @@ void ServingStack::Drain(Micros timeout) {
   }
   // A client that does not read cannot be told; its connection goes instead.
   server_->Shutdown(kEndGrace);
-  if (worker_server_ != nullptr) worker_server_->Shutdown(kEndGrace);
+  workers_->Shutdown(kEndGrace);
 }
 
 }  // namespace skim

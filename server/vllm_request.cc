@@ -117,9 +117,11 @@ constexpr FieldName kFieldNames[] = {
 
 }  // namespace
 
-absl::StatusOr<v1::GenerateRequest> FromVllm(const vllm::GenerateRequest& request) {
+absl::StatusOr<v1::GenerateRequest> FromVllm(const vllm::GenerateRequest& request,
+                                             const std::string& model) {
   SKIM_RETURN_IF_ERROR(CheckServed(request));
   v1::GenerateRequest out;
+  out.set_model(model);
   out.set_request_id(request.request_id());
   if (request.has_tokenized()) {
     *out.mutable_token_ids()->mutable_ids() = request.tokenized().input_ids();

@@ -2,6 +2,8 @@
 // words. What the other protocol has and this server does not is refused here.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "skim/v1/inference.pb.h"
@@ -12,8 +14,10 @@ namespace skim {
 namespace vllm = ::vllm::grpc::engine;
 
 // Cheap; all checks of values are left to BuildGeneration. The savings (weights, prompt
-// pruning, speculation) are left unset, as this protocol has no fields for them.
-absl::StatusOr<v1::GenerateRequest> FromVllm(const vllm::GenerateRequest& request);
+// pruning, speculation) are what `model` says behind its name, as this protocol has no fields
+// for them.
+absl::StatusOr<v1::GenerateRequest> FromVllm(const vllm::GenerateRequest& request,
+                                             const std::string& model);
 
 // `status`, an error about a v1::GenerateRequest that FromVllm made, with the field's name in
 // the request that the client sent.

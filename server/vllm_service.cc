@@ -9,6 +9,7 @@
 #include "server/generate_stream.h"
 #include "server/kv_event_stream.h"
 #include "server/rpc_status.h"
+#include "server/savings.h"
 #include "server/tokenizer_bundle.h"
 #include "server/version.h"
 #include "server/vllm_output.h"
@@ -88,13 +89,15 @@ grpc::ServerUnaryReactor* Finished(grpc::CallbackServerContext* context,
 
 }  // namespace
 
-VllmService::VllmService(const CallServices& services, const ServingGate* gate, KvJournal* journal)
+VllmService::VllmService(const CallServices& services, const ServingGate* gate,
+                         std::string savings, KvJournal* journal)
     : services_([&] {
         CallServices own = services;
         own.abortable = true;
         return own;
       }()),
       gate_(gate),
+      savings_(std::move(savings)),
       journal_(journal),
       started_(services.clock->Now()) {}
 
@@ -102,7 +105,8 @@ grpc::ServerWriteReactor<vllm::GenerateResponse>* VllmService::Generate(
     Context* context, const vllm::GenerateRequest* request) {
   last_receive_.store(UnixSeconds());
   const auto model = gate_->Enter();
-  auto translated = FromVllm(*request);
+  auto translated =
+      FromVllm(*request, model.ok() ? NameWithSavings(model->name, savings_) : std::string());
   const absl::Status status = model.ok() ? translated.status() : model.status();
   if (!status.ok()) {
     services_.metrics->OnRefused(status.code());
@@ -142,8 +146,9 @@ grpc::ServerUnaryReactor* VllmService::GetModelInfo(Context* context,
   const ModelInfo& info = *model->info;
   // Not the directory, which means nothing on the gateway's machine. Without a path, a gateway
   // would not ask for the tokenizer at all.
-  response->set_model_path(model->name);
-  response->set_served_model_name(model->name);
+  const std::string name = NameWithSavings(model->name, savings_);
+  response->set_model_path(name);
+  response->set_served_model_name(name);
   response->set_is_generation(true);
   response->set_max_context_length(info.max_context);
   response->set_max_req_input_len(info.max_context - 1);

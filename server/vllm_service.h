@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <string>
 
 #include "server/generate_call.h"
 #include "server/kv_journal.h"
@@ -14,8 +15,9 @@ namespace skim {
 
 class VllmService final : public vllm::VllmEngine::CallbackService {
  public:
-  // Borrows both.
-  VllmService(const CallServices& services, const ServingGate* gate, KvJournal* journal);
+  // Borrows `gate` and `journal`. Every call gets the savings (savings.h).
+  VllmService(const CallServices& services, const ServingGate* gate, std::string savings,
+              KvJournal* journal);
 
  private:
   using Context = grpc::CallbackServerContext;
@@ -43,6 +45,7 @@ class VllmService final : public vllm::VllmEngine::CallbackService {
 
   const CallServices services_;
   const ServingGate* const gate_;
+  const std::string savings_;
   KvJournal* const journal_;
   const Micros started_;
   std::atomic<double> last_receive_{0};  // seconds since 1970

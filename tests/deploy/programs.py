@@ -80,10 +80,13 @@ class Skimd(Program):
             stdout=subprocess.PIPE,
         )
         line = self.process.stdout.readline().decode()
-        ready = re.fullmatch(r"ready grpc=(\S+) metrics=(\S+) worker=(\S+)\n", line)
+        ready = re.fullmatch(r"ready grpc=(\S+) metrics=(\S+)((?: worker=\S+)+)\n", line)
         if not ready:
             raise AssertionError(f"skimd does not serve: {self.output()}")
-        self.grpc, self.metrics_address, self.worker = ready.groups()
+        self.grpc, self.metrics_address, workers = ready.groups()
+        # As "HOST:PORT" or "HOST:PORT/SAVINGS".
+        self.workers = [word.removeprefix("worker=") for word in workers.split()]
+        self.worker = self.workers[0]
 
     def metrics(self) -> dict[str, float]:
         """Sample (with its labels) -> value."""

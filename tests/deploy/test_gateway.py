@@ -88,6 +88,26 @@ def text_of(answer: dict) -> str:
     return answer["choices"][0]["text"]
 
 
+class SavingsTest(unittest.TestCase):
+    def test_a_port_with_savings_is_a_model_of_its_own(self):
+        daemon = Skimd("--weights", "bf16,int8", "--worker-listen", "127.0.0.1:0/int8")
+        self.addCleanup(daemon.kill)
+        self.assertEqual([worker.partition("/")[2] for worker in daemon.workers], ["", "int8"])
+        gateway = Gateway([worker.partition("/")[0] for worker in daemon.workers])
+        self.addCleanup(gateway.stop)
+        models = {model["id"] for model in json.loads(get(gateway.url + "/v1/models"))["data"]}
+        self.assertEqual(models, {NAME, NAME + ":int8"})
+
+        def rows_of_int8() -> float:
+            return daemon.metrics()['skim_rows_total{format="int8"}']
+
+        before = rows_of_int8()
+        gateway.complete(max_tokens=4)
+        self.assertEqual(rows_of_int8(), before)
+        wait_until("an answer", lambda: gateway.complete(model=NAME + ":int8", max_tokens=4))
+        self.assertGreater(rows_of_int8(), before)
+
+
 class GatewayTest(unittest.TestCase):
     def setUp(self):
         self.daemons = [Skimd() for _ in range(2)]

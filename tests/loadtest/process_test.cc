@@ -53,10 +53,11 @@ TEST(ReadyLine, IsReadExactly) {
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(line->grpc_address, "127.0.0.1:5");
   EXPECT_EQ(line->metrics_address, "[::1]:65535");
-  EXPECT_EQ(line->worker_address, "");
-  const auto with_worker = ParseReadyLine("ready grpc=a:5 metrics=b:6 worker=c:7");
-  ASSERT_TRUE(with_worker.ok()) << with_worker.status();
-  EXPECT_EQ(with_worker->worker_address, "c:7");
+  EXPECT_TRUE(line->worker_addresses.empty());
+  const auto with_workers =
+      ParseReadyLine("ready grpc=a:5 metrics=b:6 worker=c:7 worker=d:8/fast+int8");
+  ASSERT_TRUE(with_workers.ok()) << with_workers.status();
+  EXPECT_THAT(with_workers->worker_addresses, testing::ElementsAre("c:7", "d:8"));
   for (const char* bad : {"", "ready", "ready grpc=a:1", "ready grpc=a:1 metrics=b",
                           " ready grpc=a:1 metrics=b:2", "ready grpc=a:1 metrics=b:2 ",
                           "ready grpc=a:1 metrics=b:2 more", "ready grpc=a:1 metrics=b:2 worker=c",

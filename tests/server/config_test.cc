@@ -27,7 +27,7 @@ TEST(Config, HasDefaultsForAllButTheModel) {
   EXPECT_EQ(config.model_name, "smollm2");
   EXPECT_EQ(config.listen.ToString(), "127.0.0.1:50051");
   EXPECT_EQ(config.metrics.ToString(), "127.0.0.1:9090");
-  EXPECT_FALSE(config.worker_listen.has_value());
+  EXPECT_TRUE(config.workers.empty());
   EXPECT_EQ(config.engine.kv_cache_bytes, 0);
   EXPECT_EQ(config.engine.kv_format, KvFormat::kBf16);
   EXPECT_EQ(config.drain_timeout, 30'000'000);
@@ -36,9 +36,13 @@ TEST(Config, HasDefaultsForAllButTheModel) {
 }
 
 TEST(Config, ServesGatewaysWhereItIsTold) {
-  const ServerConfig config = MustParse({"--model", "m", "--worker-listen", "0.0.0.0:50052"});
-  ASSERT_TRUE(config.worker_listen.has_value());
-  EXPECT_EQ(config.worker_listen->ToString(), "0.0.0.0:50052");
+  const ServerConfig config = MustParse(
+      {"--model", "m", "--worker-listen", "0.0.0.0:50052,[::]:50053/fast+int8"});
+  ASSERT_EQ(config.workers.size(), 2u);
+  EXPECT_EQ(config.workers[0].ToString(), "0.0.0.0:50052");
+  EXPECT_EQ(config.workers[0].savings, "");
+  EXPECT_EQ(config.workers[1].ToString(), "[::]:50053/fast+int8");
+  EXPECT_EQ(config.workers[1].savings, "fast+int8");
 }
 
 TEST(Config, ReadsSizesAndTimesWithUnits) {
@@ -108,6 +112,7 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--kv-format", "int4"}, "--kv-format"},
       {{"--model", "m", "--listen", "nowhere"}, "--listen"},
       {{"--model", "m", "--worker-listen", "nowhere"}, "--worker-listen"},
+      {{"--model", "m", "--worker-listen", "0.0.0.0:1/"}, "--worker-listen"},
       {{"--model", "m", "--listen", "127.0.0.1:70000"}, "--listen"},
       {{"--model", "m", "--metrics", "::1:90"}, "--metrics"},
       {{"--model", "m", "--isa", "mmx"}, "--isa"},

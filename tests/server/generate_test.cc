@@ -351,6 +351,22 @@ TEST_F(GenerateTest, KeepsPromptsOutOfTheLog) {
   EXPECT_NE(server_.log().find("field=sampling.n"), std::string::npos);
 }
 
+TEST_F(GenerateTest, ALogLineAndTheFinalMessageCarryTheTraceOfTheCall) {
+  const std::string trace = "0af7651916cd43dd8448eb211c80319c";
+  grpc::ClientContext context;
+  context.AddMetadata("traceparent", "00-" + trace + "-b7ad6b7169203331-01");
+  EXPECT_EQ(server_.Generate(TextRequest("traced"), &context).only().final.trace_id(), trace);
+  EXPECT_EQ(server_.Generate(TextRequest("untraced")).only().final.trace_id(), "");
+  grpc::ClientContext refused;
+  refused.AddMetadata("traceparent", "00-" + trace + "-b7ad6b7169203331-00");
+  EXPECT_FALSE(server_.Generate(TextRequest(""), &refused).status.ok());
+  server_.ExpectIdle();
+  const std::string log = server_.log();
+  EXPECT_NE(log.find("trace=" + trace + " seq="), std::string::npos) << log;
+  EXPECT_NE(log.find("trace=" + trace + " refused"), std::string::npos) << log;
+  EXPECT_NE(log.find("trace= seq="), std::string::npos) << log;
+}
+
 TEST(GenerateLimits, RefusesWithRetryInfoWhenTheQueueIsFull) {
   TestServerOptions options;
   options.scheduler.max_running = 1;

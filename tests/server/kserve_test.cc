@@ -150,6 +150,21 @@ TEST_F(KserveTest, AnOutputThatIsNamedIsSentAndNoOther) {
   EXPECT_THAT(values.at("logprobs"), ElementsAre("null"));  // sampling_parameters has none
 }
 
+TEST_F(KserveTest, TheModelsNameMayNameSavings) {
+  kserve::ModelInferRequest request = Asking("ab");
+  request.set_model_name("echo:int8");
+  EXPECT_THAT(Infer(request)["text_output"], ElementsAre("abab"));
+  EXPECT_GT(server_.Metric("skim_rows_total", {{"format", "int8"}}), 0);
+  for (const auto& [name, ready] : {std::pair{"echo:int8", true}, std::pair{"echo:int4", false}}) {
+    grpc::ClientContext context;
+    kserve::ModelReadyRequest ask;
+    ask.set_name(name);
+    kserve::ModelReadyResponse answer;
+    EXPECT_TRUE(stub_->ModelReady(&context, ask, &answer).ok());
+    EXPECT_EQ(answer.ready(), ready) << name;
+  }
+}
+
 TEST_F(KserveTest, TakesTypedContentsToo) {
   kserve::ModelInferRequest request;
   request.set_model_name("echo");

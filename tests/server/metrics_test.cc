@@ -132,6 +132,7 @@ TEST(Metrics, AreShownUnderTheNamesOfVllmAsWellWhereAsked) {
                    .kv_pages_cached = 5});
   metrics.OnFirstToken(7000, PrefillMode::kExact);
   metrics.OnOutcome(v1::FINISH_REASON_CANCELLED);
+  metrics.SetKvCache(/*page_tokens=*/32, /*tokens=*/3200);
   const auto exposer = MetricsExposer::Start({"127.0.0.1", 0}, metrics);
   ASSERT_TRUE(exposer.ok()) << exposer.status();
   EXPECT_EQ(HttpGet((*exposer)->address(), "/metrics").find("vllm:"), std::string::npos);
@@ -143,6 +144,7 @@ TEST(Metrics, AreShownUnderTheNamesOfVllmAsWellWhereAsked) {
            "# TYPE vllm:num_requests_waiting gauge",
            "vllm:num_requests_waiting{model_name=\"m\",engine=\"0\"} 2",
            "vllm:num_requests_running{model_name=\"m\",engine=\"0\"} 3",
+           "vllm:cache_config_info{block_size=\"32\",num_gpu_blocks=\"100\",model_name=\"m\",",
            "vllm:kv_cache_usage_perc{model_name=\"m\",engine=\"0\"} 0.25",
            "vllm:generation_tokens_total{model_name=\"m\",engine=\"0\"} 1",
            "vllm:time_to_first_token_seconds_count{model_name=\"m\",engine=\"0\"} 1",

@@ -83,7 +83,13 @@ TestServer::TestServer(TestServerOptions options)
   }
   ServingStack::Options stack = options_.stack;
   stack.rpc.listen = {"127.0.0.1", 0};
-  stack.worker_listen = ListenAddress{"127.0.0.1", 0};
+  WorkerAddress worker;
+  worker.address = stack.rpc.listen;
+  stack.workers = {worker};
+  if (!options_.savings.empty()) {
+    worker.savings = options_.savings;
+    stack.workers.push_back(worker);
+  }
   if (stack.rpc.credentials == nullptr) stack.rpc.credentials = grpc::InsecureServerCredentials();
   auto started = ServingStack::Start(stack, &metrics_, &clock_, &log_);
   SKIM_CHECK(started.ok());
@@ -115,8 +121,9 @@ std::shared_ptr<grpc::Channel> TestServer::NewChannel(
   return OwnConnection(stack_->address(), credentials);
 }
 
-std::shared_ptr<grpc::Channel> TestServer::NewWorkerChannel() const {
-  return OwnConnection(*stack_->worker_address(), grpc::InsecureChannelCredentials());
+std::shared_ptr<grpc::Channel> TestServer::NewWorkerChannel(size_t port) const {
+  return OwnConnection(stack_->worker_addresses().at(port).address,
+                       grpc::InsecureChannelCredentials());
 }
 
 double TestServer::Metric(const std::string& name,

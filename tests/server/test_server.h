@@ -50,6 +50,7 @@ struct TestServerOptions {
   ServingStack::Options stack;
   RequestLimits limits;
   std::string model_directory;
+  std::string savings;  // of a second port for gateways; empty = there is none
   bool prunes = false;  // one boundary, and the profile "fast" that keeps half
   bool serve = true;  // else it stays as while loading
 };
@@ -70,8 +71,8 @@ class TestServer {
   std::shared_ptr<grpc::Channel> NewChannel(
       const std::shared_ptr<grpc::ChannelCredentials>& credentials =
           grpc::InsecureChannelCredentials()) const;
-  // To the port for gateways.
-  std::shared_ptr<grpc::Channel> NewWorkerChannel() const;
+  // To a port for gateways: 0, or 1 with savings.
+  std::shared_ptr<grpc::Channel> NewWorkerChannel(size_t port = 0) const;
   v1::Inference::Stub& stub() { return *stub_; }
   ::vllm::grpc::engine::VllmEngine::Stub& worker_stub() { return *worker_stub_; }
   EchoEngine& engine() { return engine_; }

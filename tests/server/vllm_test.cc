@@ -167,7 +167,7 @@ TEST_F(VllmTest, GivesTheLogprobsThatWereAskedForInChunksOrAtTheEnd) {
 
 TEST_F(VllmTest, ZerosMeanNotSet) {
   vllm::GenerateRequest request = Tokenized("zero");
-  const auto translated = FromVllm(request);
+  const auto translated = FromVllm(request, "echo");
   ASSERT_TRUE(translated.ok());
   const v1::Sampling& sampling = translated->sampling();
   EXPECT_EQ(sampling.temperature(), 1);
@@ -181,7 +181,7 @@ TEST_F(VllmTest, ZerosMeanNotSet) {
 
   request.mutable_sampling_params()->set_temperature(0);
   request.mutable_sampling_params()->set_seed(-1);
-  const auto greedy = FromVllm(request);
+  const auto greedy = FromVllm(request, "echo");
   ASSERT_TRUE(greedy.ok());
   EXPECT_EQ(greedy->sampling().temperature(), 0);
   EXPECT_EQ(greedy->sampling().seed(), UINT64_MAX);
