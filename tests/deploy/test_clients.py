@@ -31,13 +31,12 @@ class Clients:
     """The command of each client that can be run here. What they need is built in a directory
     of its own that is kept between runs."""
 
-    def __init__(self):
+    def __init__(self, names=("python", "node", "go")):
         self.directory = ROOT / "build/clients"
-        self.commands = {"python": self.python()}
-        if shutil.which("npm"):
-            self.commands["node"] = self.node()
-        if shutil.which("go"):
-            self.commands["go"] = self.go()
+        self.commands = {}
+        for name, tool in (("python", sys.executable), ("node", "npm"), ("go", "go")):
+            if name in names and shutil.which(tool):
+                self.commands[name] = getattr(self, name)()
 
     def copy(self, name: str) -> Path:
         """The client beside the protos, as in the source tree."""
