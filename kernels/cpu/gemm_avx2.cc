@@ -4,8 +4,8 @@
 
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/gemm_prefetch.h"
-#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/simd_exp.h"
+#include "kernels/hadamard.h"
 
 namespace skim {
 namespace {

@@ -8,7 +8,7 @@
 #include "base/bf16.h"
 #include "base/fp8.h"
 #include "kernels/cpu/gemm_kernels.h"
-#include "kernels/cpu/hadamard.h"
+#include "kernels/hadamard.h"
 #include "kernels/cpu/simd_exp.h"
 
 namespace skim {

@@ -10,7 +10,7 @@
 #include "base/checked_math.h"
 #include "base/fp8.h"
 #include "base/status_macros.h"
-#include "kernels/cpu/weight_codes.h"
+#include "kernels/cpu/weight_places.h"
 
 namespace skim {
 namespace {

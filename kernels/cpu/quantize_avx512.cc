@@ -3,7 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/gemm_avx512.h"
-#include "kernels/cpu/hadamard.h"
+#include "kernels/hadamard.h"
 
 namespace skim {
 namespace {

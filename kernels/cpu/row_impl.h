@@ -1,7 +1,7 @@
 // Single-row kernels, written once over the vector types of vec_*.h.
 #pragma once
 
-#include "kernels/cpu/kv_codes.h"
+#include "kernels/kv_codes.h"
 #include "kernels/cpu/row_kernels.h"
 
 namespace skim {

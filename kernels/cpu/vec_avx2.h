@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "base/bf16.h"
-#include "kernels/cpu/kv_codes.h"
+#include "kernels/kv_codes.h"
 #include "kernels/cpu/vec_constants.h"
 
 namespace skim {

@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "base/bf16.h"
-#include "kernels/cpu/kv_codes.h"
+#include "kernels/kv_codes.h"
 #include "kernels/cpu/vec_constants.h"
 
 namespace skim {

@@ -3,7 +3,7 @@
 // CPU, so prefill and decode compute a row alike whatever else is in the batch.
 #include <algorithm>
 
-#include "kernels/cuda/device_util.cuh"
+#include "kernels/cuda/kv_read.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace skim::cuda {
@@ -29,24 +29,26 @@ struct Task {
   KvLayer kv;
 };
 
-// A block of slots is kPlaces groups of 16, each of which lies in one page (kv_layout.h).
-constexpr int kPlaceSlots = 16;
-constexpr int kPlaces = kAttentionBlock / kPlaceSlots;
+// Where 16 slots of a block lie: their first number, and the scales of coded ones.
+struct Place {
+  const std::byte* keys;
+  const std::byte* values;
+  const float* key_scales;
+  const float* value_scales;
+};
 
 // Views of the block's shared memory.
 struct Scratch {
-  const std::byte* (&keys)[kPlaces];  // of the group's first slot
-  const std::byte* (&values)[kPlaces];
+  Place (&places)[kPlaces];
   float* q;        // [group][head_dim]
   float* acc;      // [group][head_dim]
-  float* scores;   // [group][kAttentionBlock], then probabilities
+  float* scores;   // [group][kAttentionBlock], then what the stored values are multiplied with
   float* maximum;  // [group]
   float* sum;      // [group]
   float* factor;   // [group] what the block rescales acc with
 
-  __device__ Scratch(float* memory, const std::byte* (&places)[2][kPlaces], int group, int head_dim)
-      : keys(places[0]),
-        values(places[1]),
+  __device__ Scratch(float* memory, Place (&places_of_block)[kPlaces], int group, int head_dim)
+      : places(places_of_block),
         q(memory),
         acc(q + group * head_dim),
         scores(acc + group * head_dim),
@@ -61,16 +63,17 @@ __device__ void FindPlaces(const Task& task, const Scratch& s, int first) {
   const RowPlace place = task.places[blockIdx.x];
   const int slot = first + static_cast<int>(threadIdx.x) * kPlaceSlots;
   if (threadIdx.x >= kPlaces || slot >= place.slots) return;
-  const PageId page = task.blocks[place.block_begin + slot / layout.page_tokens];
-  const std::byte* base = task.kv.pool + page * layout.PageBytes();
-  const int offset = slot % layout.page_tokens;
-  s.keys[threadIdx.x] =
-      base + layout.KeyBase(task.kv.layer_in_unit, blockIdx.y) + layout.KeyElement(offset, 0);
-  s.values[threadIdx.x] =
-      base + layout.ValueBase(task.kv.layer_in_unit, blockIdx.y) + layout.ValueElement(offset, 0);
+  const SlotPlace at = PlaceOf(task.kv, task.blocks, place.block_begin, slot);
+  const std::byte* keys = at.page + layout.KeyBase(task.kv.layer_in_unit, blockIdx.y);
+  const std::byte* values = at.page + layout.ValueBase(task.kv.layer_in_unit, blockIdx.y);
+  s.places[threadIdx.x] = {keys + layout.KeyElement(at.offset, 0),
+                           values + layout.ValueElement(at.offset, 0),
+                           reinterpret_cast<const float*>(keys + layout.KeyScale(at.offset)),
+                           reinterpret_cast<const float*>(values + layout.ValueScale(at.offset))};
 }
 
 // scores[h][i] = scale * q_h . k_i for the slots that the row sees, else -inf.
+template <KvFormat kFormat>
 __device__ void Score(const Task& task, const Scratch& s, int first, int group) {
   const KvLayout& layout = task.kv.layout;
   const RowPlace place = task.places[blockIdx.x];
@@ -85,21 +88,26 @@ __device__ void Score(const Task& task, const Scratch& s, int first, int group) 
   for (int h = threadIdx.x / kAttentionBlock; h < group; h += kThreads / kAttentionBlock) {
     float score = kNegativeInfinity;
     if (seen) {
-      const float* q = s.q + h * head_dim;
-      const auto* keys = reinterpret_cast<const uint32_t*>(s.keys[i / kPlaceSlots]) + in_place;
-      float dot = 0;
-      for (int d = 0; d < head_dim; d += 2) {
-        const uint32_t pair = keys[d / 2 * kPlaceSlots];
-        dot = fmaf(q[d], LowBf16(pair), dot);
-        dot = fmaf(q[d + 1], HighBf16(pair), dot);
-      }
+      const Place& at = s.places[i / kPlaceSlots];
+      const float dot =
+          DotKey<kFormat>(s.q + h * head_dim, at.keys + layout.KeyElement(in_place, 0), head_dim);
       score = dot * task.scale;
+      if constexpr (kFormat != KvFormat::kBf16) score *= at.key_scales[in_place];
     }
     s.scores[h * kAttentionBlock + i] = score;
   }
 }
 
+// What the value stored in slot i of the block is multiplied with, at probability p. Not even the
+// NaN of a slot that is not seen may matter.
+template <KvFormat kFormat>
+__device__ float ValueFactor(const Scratch& s, int i, float p) {
+  if constexpr (kFormat == KvFormat::kBf16) return p;
+  return p == 0 ? 0 : p * s.places[i / kPlaceSlots].value_scales[i % kPlaceSlots];
+}
+
 // Scores to probabilities relative to the new maximum; one warp per head.
+template <KvFormat kFormat>
 __device__ void Normalise(const Scratch& s, int group) {
   const int lane = threadIdx.x % kWarp;
   for (int h = threadIdx.x / kWarp; h < group; h += kWarps) {
@@ -111,8 +119,8 @@ __device__ void Normalise(const Scratch& s, int group) {
     const float pa = none ? 0 : expf(a - maximum), pb = none ? 0 : expf(b - maximum);
     const float factor = none ? 1 : expf(before - maximum);
     const float sum = s.sum[h] * factor + WarpSum(pa + pb);
-    scores[lane] = pa;
-    scores[lane + kWarp] = pb;
+    scores[lane] = ValueFactor<kFormat>(s, lane, pa);
+    scores[lane + kWarp] = ValueFactor<kFormat>(s, lane + kWarp, pb);
     __syncwarp();  // every lane has read the old maximum and sum
     if (lane == 0) {
       s.maximum[h] = maximum;
@@ -122,23 +130,25 @@ __device__ void Normalise(const Scratch& s, int group) {
   }
 }
 
-// acc = acc * factor + probabilities . V; a thread owns columns of V. What lies
+// acc = acc * factor + factors . V; a thread owns columns of V. What lies
 // in a slot of probability 0 counts as 0: not even the NaN of a token not seen may matter.
+template <KvFormat kFormat>
 __device__ void Accumulate(const Task& task, const Scratch& s, int first, int group) {
-  const int head_dim = task.kv.layout.head_dim;
+  const KvLayout& layout = task.kv.layout;
+  const int head_dim = layout.head_dim;
   const int count = min(kAttentionBlock, task.places[blockIdx.x].slots - first);
   for (int d = threadIdx.x; d < head_dim; d += kThreads) {
     for (int h = 0; h < group; ++h) {
       float& acc = s.acc[h * head_dim + d];
       float sum = acc * s.factor[h];
       for (int begin = 0; begin < count; begin += kPlaceSlots) {
-        const auto* pairs = reinterpret_cast<const uint32_t*>(s.values[begin / kPlaceSlots]) + d;
+        const std::byte* values = s.places[begin / kPlaceSlots].values;
         const float* p = s.scores + h * kAttentionBlock + begin;
         const int end = min(kPlaceSlots, count - begin);
         for (int i = 0; i < end; i += 2) {
-          const uint32_t pair = pairs[i / 2 * head_dim];
-          sum = fmaf(p[i], p[i] == 0 ? 0 : LowBf16(pair), sum);
-          sum = fmaf(p[i + 1], p[i + 1] == 0 ? 0 : HighBf16(pair), sum);
+          const Pair pair = PairAt<kFormat>(values + layout.ValueElement(i, d));
+          sum = fmaf(p[i], p[i] == 0 ? 0 : pair.first, sum);
+          sum = fmaf(p[i + 1], p[i + 1] == 0 ? 0 : pair.second, sum);
         }
       }
       acc = sum;
@@ -147,9 +157,10 @@ __device__ void Accumulate(const Task& task, const Scratch& s, int first, int gr
 }
 
 // Eight blocks to a multiprocessor leave 64 registers a thread.
+template <KvFormat kFormat>
 __global__ void __launch_bounds__(kThreads, 8) Attention(Task task) {
   extern __shared__ float memory[];
-  __shared__ const std::byte* places[2][kPlaces];
+  __shared__ Place places[kPlaces];
   const int64_t row = blockIdx.x;
   const int head_dim = task.kv.layout.head_dim, sharing = task.heads / task.kv.layout.kv_heads;
   const int skipped = static_cast<int>(blockIdx.z) * kGroup, group = min(kGroup, sharing - skipped);
@@ -168,11 +179,11 @@ __global__ void __launch_bounds__(kThreads, 8) Attention(Task task) {
   for (int first = 0; first < slots; first += kAttentionBlock) {
     FindPlaces(task, s, first);
     __syncthreads();
-    Score(task, s, first, group);
+    Score<kFormat>(task, s, first, group);
     __syncthreads();
-    Normalise(s, group);
+    Normalise<kFormat>(s, group);
     __syncthreads();
-    Accumulate(task, s, first, group);
+    Accumulate<kFormat>(task, s, first, group);
     __syncthreads();
   }
   for (int i = threadIdx.x; i < group * head_dim; i += kThreads) {
@@ -206,7 +217,9 @@ void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRo
                   static_cast<unsigned>((sharing + kGroup - 1) / kGroup));
   const size_t shared = sizeof(float) * static_cast<size_t>(std::min(sharing, kGroup)) *
                         static_cast<size_t>(2 * kv.layout.head_dim + kAttentionBlock + 3);
-  Attention<<<grid, kThreads, shared, stream>>>(task);
+  ForKvFormat(kv.layout.format, [&]<KvFormat kFormat>() {
+    Attention<kFormat><<<grid, kThreads, shared, stream>>>(task);
+  });
 }
 
 }  // namespace skim::cuda

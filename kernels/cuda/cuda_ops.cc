@@ -26,12 +26,8 @@ class CudaBuffer final : public Buffer {
 };
 
 // Only this backend's own weights come back to it.
-WeightView Own(const PackedWeight& weight) {
+const WeightView& Own(const PackedWeight& weight) {
   return static_cast<const CudaPackedWeight&>(weight).view();
-}
-
-absl::Status Bf16Only() {
-  return absl::UnimplementedError("weight format: the CUDA backend packs bf16 only");
 }
 
 }  // namespace
@@ -43,6 +39,8 @@ absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create() {
 
 CudaOps::CudaOps(std::unique_ptr<Runtime> runtime)
     : runtime_(std::move(runtime)),
+      input_codes_(runtime_.get()),
+      input_scales_(runtime_.get()),
       places_scratch_(runtime_.get()),
       score_tasks_(runtime_.get()),
       scored_heads_(runtime_.get()),
@@ -68,13 +66,12 @@ void CudaOps::Download(void* host, const void* device, size_t bytes) {
 absl::StatusOr<std::unique_ptr<PackedWeight>> CudaOps::PackWeight(Matrix<const Bf16> weight,
                                                                   WeightFormat format,
                                                                   WeightShape shape) {
-  if (format != WeightFormat::kBf16) return Bf16Only();
-  return CudaPackedWeight::Pack(runtime_.get(), weight, shape);
+  return CudaPackedWeight::Pack(runtime_.get(), weight, format, shape);
 }
 
-absl::StatusOr<std::unique_ptr<PackedWeight>> CudaOps::PackQuantized(const QuantizedMatrix&,
-                                                                     WeightShape) {
-  return Bf16Only();
+absl::StatusOr<std::unique_ptr<PackedWeight>> CudaOps::PackQuantized(const QuantizedMatrix& weight,
+                                                                     WeightShape shape) {
+  return CudaPackedWeight::Pack(runtime_.get(), weight, shape);
 }
 
 void CudaOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {
@@ -89,17 +86,45 @@ void CudaOps::RmsNorm(Matrix<const float> x, const float* weight, float eps, Mat
   runtime_->CheckLaunch("rms norm");
 }
 
+LinearInput CudaOps::Input(Matrix<const Bf16> x, const WeightView& weight) {
+  if (weight.format == WeightFormat::kBf16 || weight.format == WeightFormat::kFp8) {
+    return {reinterpret_cast<const std::byte*>(x.data), x.rows, x.cols,
+            x.stride * int64_t{sizeof(Bf16)}};
+  }
+  const int64_t padded = weight.padded_inputs();
+  auto* codes = input_codes_.Reserve<int8_t>(static_cast<size_t>(x.rows * padded));
+  LinearInput input = {reinterpret_cast<const std::byte*>(codes), x.rows, padded, padded};
+  if (weight.format == WeightFormat::kInt8) {
+    auto* scales = input_scales_.Reserve<float>(static_cast<size_t>(x.rows));
+    if (!runtime_->ok()) return {};
+    LaunchQuantizeRows(runtime_->stream(), x, padded, weight.rotated, codes, scales);
+    input.scales = scales;
+  } else {
+    auto* groups =
+        input_scales_.Reserve<InputGroup>(static_cast<size_t>(x.rows * padded / kInt4Group));
+    if (!runtime_->ok()) return {};
+    LaunchQuantizeGroups(runtime_->stream(), x, padded, codes, groups);
+    input.groups = groups;
+  }
+  runtime_->CheckLaunch("quantise");
+  return input;
+}
+
 void CudaOps::Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                      bool accumulate, Matrix<float> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  LaunchLinear(runtime_->stream(), x, Own(weight), bias, accumulate, y);
+  const LinearInput input = Input(x, Own(weight));
+  if (!runtime_->ok()) return;
+  LaunchLinear(runtime_->stream(), input, Own(weight), bias, accumulate, y);
   runtime_->CheckLaunch("linear");
 }
 
 void CudaOps::LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                            Matrix<Bf16> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  LaunchLinearSwiGlu(runtime_->stream(), x, Own(weight), bias, y);
+  const LinearInput input = Input(x, Own(weight));
+  if (!runtime_->ok()) return;
+  LaunchLinearSwiGlu(runtime_->stream(), input, Own(weight), bias, y);
   runtime_->CheckLaunch("linear swiglu");
 }
 

@@ -22,13 +22,11 @@ class CudaOps final : public Ops {
   static absl::StatusOr<std::unique_ptr<Ops>> Create();
 
   std::string Description() const override { return "cuda " + runtime_->device_name(); }
-  bool HasKvFormat(KvFormat format) const override { return format == KvFormat::kBf16; }
   std::optional<size_t> FreeDeviceBytes() override { return runtime_->FreeBytes(); }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void Upload(void* device, const void* host, size_t bytes) override;
   void Download(void* host, const void* device, size_t bytes) override;
-  // UNIMPLEMENTED for formats other than bf16.
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackWeight(Matrix<const Bf16> weight,
                                                            WeightFormat format,
                                                            WeightShape shape) override;
@@ -65,6 +63,8 @@ class CudaOps final : public Ops {
   };
 
   explicit CudaOps(std::unique_ptr<Runtime> runtime);
+  // x as the weight's format reads it: itself, or quantised in scratch memory.
+  LinearInput Input(Matrix<const Bf16> x, const WeightView& weight);
   // Copies a list to `scratch`; null if there is nothing or something failed.
   template <typename T>
   const T* UploadList(std::span<const T> list, Scratch* scratch);
@@ -72,6 +72,7 @@ class CudaOps final : public Ops {
   DeviceRows Rows(const AttentionRows& rows);
 
   std::unique_ptr<Runtime> runtime_;
+  Scratch input_codes_, input_scales_;
   Scratch places_scratch_, score_tasks_, scored_heads_, summed_scores_, forced_rows_;
   Scratch sample_lists_, sample_logits_, sample_results_;
   std::vector<RowPlace> places_;  // what lies at device_places_

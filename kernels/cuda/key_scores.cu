@@ -199,7 +199,9 @@ void LaunchKeyScores(Stream stream, const KeyScoresArgs& args, const DeviceTarge
       static_cast<unsigned>((targets.most_slots + kAttentionBlock - 1) / kAttentionBlock),
       static_cast<unsigned>(args.targets.size()), static_cast<unsigned>(arrays));
   const size_t shared = sizeof(float) * kTile * static_cast<size_t>(kv.layout.head_dim);
-  KeyScores<KvFormat::kBf16><<<grid, kThreads, shared, stream>>>(scoring, targets.tasks);
+  ForKvFormat(kv.layout.format, [&]<KvFormat kFormat>() {
+    KeyScores<kFormat><<<grid, kThreads, shared, stream>>>(scoring, targets.tasks);
+  });
 }
 
 void LaunchPoolScores(Stream stream, const PoolScoresArgs& args, float* summed) {

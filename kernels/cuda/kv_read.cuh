@@ -1,5 +1,5 @@
 // Keys and values as they lie in pages (kv_layout.h), read by kernels: a thread looks at one key,
-// or at one dimension of the values. Device code only.
+// or at one dimension of the values.
 #pragma once
 
 #include "kernels/cuda/device_util.cuh"
@@ -70,6 +70,19 @@ __device__ inline float KeyScaleAt(const KvLayer& kv, int kv_head, const SlotPla
   if constexpr (kFormat == KvFormat::kBf16) return 1;
   return *reinterpret_cast<const float*>(place.page + kv.layout.KeyBase(kv.layer_in_unit, kv_head) +
                                          kv.layout.KeyScale(place.offset));
+}
+
+// Calls f.operator()<format>() for the kernel of a format.
+template <typename F>
+void ForKvFormat(KvFormat format, const F& f) {
+  switch (format) {
+    case KvFormat::kBf16:
+      return f.template operator()<KvFormat::kBf16>();
+    case KvFormat::kInt8:
+      return f.template operator()<KvFormat::kInt8>();
+    case KvFormat::kFp8:
+      return f.template operator()<KvFormat::kFp8>();
+  }
 }
 
 }  // namespace skim::cuda

@@ -9,6 +9,7 @@
 #include "kernels/kv_layout.h"
 #include "kernels/matrix.h"
 #include "kernels/ops.h"
+#include "kernels/weight.h"
 
 struct CUstream_st;
 
@@ -16,28 +17,78 @@ namespace skim::cuda {
 
 using Stream = CUstream_st*;
 
-// bf16 weights in the order in which mma.m16n8k16 wants its B operand: tiles of 8 output
-// features x 32 inputs, [tiles of features][tiles of inputs][32 lanes][8]. Lane l of a tile
-// holds feature l / 4 and inputs {2p, 2p+1, 2p+8, 2p+9, 2p+16, ..} with p = l % 4, so that one
-// 16-byte load per lane feeds two products. Both dimensions are padded with zeros. kGateUp
-// puts tile j of the gate at 2j and the tile of the same columns of up at 2j + 1.
+// Weights in the order in which the tensor cores want their B operand: tiles of 8 output features,
+// [tiles of features][tiles of inputs][32 lanes][bytes of a lane], so that a lane gets what it
+// needs for several products with one load. Lane l of a tile holds feature l / 4 and, p = l % 4,
+//   bf16, fp8  of every 16 inputs {2p, 2p+1, 2p+8, 2p+9} (mma.m16n8k16); 32 inputs of two bytes
+//              or 64 codes of one
+//   int8       of every 32 inputs {4p .. 4p+3, 4p+16 .. 4p+19} (mma.m16n8k32); 64 inputs
+//   int4       the same inputs; of every 32 a word, whose low halves are the first four and whose
+//              high halves are the others; 64 inputs
+// Both dimensions are padded with zeros. kGateUp puts tile j of the gate at 2j and the tile of
+// the same columns of up at 2j + 1: "packed features" count in that order.
 struct WeightView {
-  const Bf16* data = nullptr;
+  // Scale and offset of an int4 group, in bf16.
+  struct Group {
+    Bf16 scale, offset;
+  };
+
+  const std::byte* data = nullptr;
+  const float* scales = nullptr;  // fp8, int8: [packed features]
+  const Group* groups = nullptr;  // int4: [tiles of features][groups of inputs][8]
+  WeightFormat format = WeightFormat::kBf16;
+  bool rotated = false;     // int8: x has to be, too (kernels/hadamard.h)
   int64_t features = 0;     // without padding
   int64_t inputs = 0;       // without padding
-  int64_t input_tiles = 0;  // of kTileInputs
+  int64_t input_tiles = 0;  // of TileInputs(format)
 
   static constexpr int kTileFeatures = 8;
-  static constexpr int kTileInputs = 32;
-  static constexpr int kTileElements = kTileFeatures * kTileInputs;
-
-  // Element of (feature of the padded, interleaved order; input).
-  constexpr int64_t Element(int64_t feature, int64_t input) const {
-    const int64_t tile = feature / kTileFeatures * input_tiles + input / kTileInputs;
-    const int k = static_cast<int>(input % kTileInputs);
-    const int lane = static_cast<int>(feature % kTileFeatures) * 4 + k % 8 / 2;
-    return (tile * 32 + lane) * 8 + k / 8 * 2 + k % 2;
+  static constexpr int TileInputs(WeightFormat format) {
+    return format == WeightFormat::kBf16 ? 32 : 64;
   }
+  static constexpr int LaneBytes(WeightFormat format) {
+    return format == WeightFormat::kInt4 ? 8 : 16;
+  }
+  constexpr int64_t padded_inputs() const { return input_tiles * TileInputs(format); }
+
+  // Where the number of (packed feature, input) lies: its byte, or for int4 the half of it.
+  struct Place {
+    int64_t byte;
+    int shift;
+  };
+  constexpr Place At(int64_t feature, int64_t input) const {
+    const int inputs = TileInputs(format), k = static_cast<int>(input % inputs);
+    const int64_t tile = feature / kTileFeatures * input_tiles + input / inputs;
+    const int row = static_cast<int>(feature % kTileFeatures);
+    const bool words = format == WeightFormat::kBf16 || format == WeightFormat::kFp8;
+    const int lane = row * 4 + (words ? k % 8 / 2 : k % 16 / 4);
+    const int64_t base = (tile * 32 + lane) * LaneBytes(format);
+    switch (format) {
+      case WeightFormat::kBf16:
+        return {base + 2 * (k / 8 * 2 + k % 2), 0};
+      case WeightFormat::kFp8:
+        return {base + k / 8 * 2 + k % 2, 0};
+      case WeightFormat::kInt8:
+        return {base + k / 16 * 4 + k % 4, 0};
+      case WeightFormat::kInt4:
+        break;
+    }
+    return {base + k / 32 * 4 + k % 4, k % 32 / 16 * 4};
+  }
+};
+
+// Rows of x as a product reads them. int8: codes and a scale a row; int4: codes, and of every 32
+// the scale and the scale times the sum of the codes.
+struct InputGroup {
+  float scale, sum;
+};
+struct LinearInput {
+  const std::byte* data = nullptr;  // bf16, or int8 codes
+  int64_t rows = 0;
+  int64_t cols = 0;                    // numbers of a row that are there
+  int64_t stride = 0;                  // bytes
+  const float* scales = nullptr;       // [rows]
+  const InputGroup* groups = nullptr;  // [rows][cols / 32]
 };
 
 // What a row of the step needs to find its K/V: filled in from SequenceRows, once per span.
@@ -48,17 +99,24 @@ struct RowPlace {
   bool operator==(const RowPlace&) const = default;
 };
 
-// y[r] = row tokens[r] of the table.
+// y[r] = row tokens[r] of the table, which is bf16.
 void LaunchEmbed(Stream stream, const WeightView& table, const TokenId* tokens, Matrix<float> y);
 void LaunchRmsNorm(Stream stream, Matrix<const float> x, const float* weight, float eps,
                    Matrix<Bf16> y);
 void LaunchGatherRows(Stream stream, Matrix<const float> x, const int32_t* index, Matrix<float> y);
 void LaunchScatterRows(Stream stream, Matrix<const float> x, const int32_t* index, Matrix<float> y);
 
+// codes[r] = round(row r of x / its scale), of the rotated row if `rotate`; a row of `padded` codes
+// begins every `padded` bytes. As QuantizeRow and QuantizeGroups of kernels/cpu/gemm_kernels.h.
+void LaunchQuantizeRows(Stream stream, Matrix<const Bf16> x, int64_t padded, bool rotate,
+                        int8_t* codes, float* scales);
+void LaunchQuantizeGroups(Stream stream, Matrix<const Bf16> x, int64_t padded, int8_t* codes,
+                          InputGroup* groups);
+
 // One arithmetic for any number of rows: a row's result does not depend on the others.
-void LaunchLinear(Stream stream, Matrix<const Bf16> x, const WeightView& weight, const float* bias,
+void LaunchLinear(Stream stream, const LinearInput& x, const WeightView& weight, const float* bias,
                   bool accumulate, Matrix<float> y);
-void LaunchLinearSwiGlu(Stream stream, Matrix<const Bf16> x, const WeightView& weight,
+void LaunchLinearSwiGlu(Stream stream, const LinearInput& x, const WeightView& weight,
                         const float* bias, Matrix<Bf16> y);
 
 // The step's rows on the device; `rows.sequences` is not read.

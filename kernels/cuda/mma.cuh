@@ -1,5 +1,5 @@
 // The tensor-core and asynchronous-copy instructions, sm_80 and later. PTX ISA: mma.m16n8k16,
-// ldmatrix, cp.async.
+// ldmatrix, cp.async, fma.bf16x2.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ __device__ inline void WaitAsync() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// The A operand of m16n8k16: four 8 x 8 matrices. Lane l gives the address of row l % 16 at
-// element 8 * (l / 16) of a 16 x 16 bf16 tile.
+// The A operand of m16n8k16 or, of bytes, m16n8k32: four 8 x 16-byte matrices. Lane l gives the
+// address of row l % 16 at byte 16 * (l / 16) of a 16 x 32-byte tile.
 __device__ inline void LoadMatrixA(uint32_t (&a)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
@@ -42,6 +42,29 @@ __device__ inline void MultiplyBf16(float (&c)[4], const uint32_t (&a)[4], uint3
       "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same for 16 x 32 and 32 x 8 signed bytes; c is exact.
+__device__ inline void MultiplyInt8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The two e4m3 codes in bytes 1 and 3 of `codes` as a pair of bf16, exactly: three bits of
+// fraction fit, and the exponent grows by 120.
+__device__ inline uint32_t Fp8PairToBf16(uint32_t codes) {
+  constexpr uint32_t kExponent = 0x7b807b80;  // 2^120, twice
+  constexpr uint32_t kNegativeZero = 0x80008000;
+  const uint32_t small = (codes & 0x80008000) | (codes & 0x7f007f00) >> 4;
+  uint32_t pair;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+      : "=r"(pair)
+      : "r"(small), "r"(kExponent), "r"(kNegativeZero));
+  return pair;
 }
 
 }  // namespace skim::cuda

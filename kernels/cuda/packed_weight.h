@@ -1,4 +1,5 @@
-// Weights as linear.cu reads them: WeightView in launch.h says how they lie.
+// Weights as linear.cu reads them: WeightView in launch.h says how they lie. Quantised by the same
+// code as for the CPU (kernels/weight_codes.h), so both backends compute with the same weights.
 #pragma once
 
 #include <memory>
@@ -15,28 +16,37 @@ namespace skim::cuda {
 
 class CudaPackedWeight final : public PackedWeight {
  public:
-  // Copies `weight` to the device and waits for that. INVALID_ARGUMENT for empty shapes and
-  // for kGateUp with an odd number of rows. The runtime must outlive the result.
+  // Copies `weight`, quantised to `format`, to the device and waits for that. INVALID_ARGUMENT
+  // for empty shapes, for kGateUp with an odd number of rows, for too many inputs for an int32
+  // sum, and for weights that are not finite where the format cannot hold them. The runtime must
+  // outlive the result.
   static absl::StatusOr<std::unique_ptr<CudaPackedWeight>> Pack(Runtime* runtime,
                                                                 Matrix<const Bf16> weight,
+                                                                WeightFormat format,
                                                                 WeightShape shape);
-  ~CudaPackedWeight() override { runtime_.Free(data_); }
+  // The same for codes that exist already.
+  static absl::StatusOr<std::unique_ptr<CudaPackedWeight>> Pack(Runtime* runtime,
+                                                                const QuantizedMatrix& weight,
+                                                                WeightShape shape);
+  ~CudaPackedWeight() override { runtime_.Free(memory_); }
 
   size_t bytes() const override { return bytes_; }
-  WeightView view() const { return view_; }
+  const WeightView& view() const { return view_; }
 
  private:
-  CudaPackedWeight(Runtime* runtime, const WeightView& view, size_t bytes, void* data)
-      : PackedWeight(view.features, view.inputs, WeightFormat::kBf16),
+  CudaPackedWeight(Runtime* runtime, const WeightView& view, size_t bytes, void* memory)
+      : PackedWeight(view.features, view.inputs, view.format),
         runtime_(*runtime),
         view_(view),
         bytes_(bytes),
-        data_(data) {}
+        memory_(memory) {}
+
+  class Builder;
 
   Runtime& runtime_;
   const WeightView view_;
   const size_t bytes_;
-  void* const data_;
+  void* const memory_;
 };
 
 }  // namespace skim::cuda

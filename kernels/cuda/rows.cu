@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t token = tokens[blockIdx.x];
   float* out = y.data + blockIdx.x * y.stride;
   for (int64_t c = threadIdx.x; c < y.cols; c += kThreads) {
-    out[c] = FromBf16(table.data[table.Element(token, c)]);
+    out[c] = FromBf16(*reinterpret_cast<const Bf16*>(table.data + table.At(token, c).byte));
   }
 }
 

@@ -78,6 +78,48 @@ INSTANTIATE_TEST_SUITE_P(cuda, BackendParity,
                            return name;
                          });
 
+struct Formats {
+  WeightFormat weights;
+  KvFormat kv;
+};
+
+class FormatParity : public ::testing::TestWithParam<Formats> {};
+
+TEST_P(FormatParity, GreedyTokensAreTheCpus) {
+  std::vector<std::vector<TokenId>> tokens;
+  std::vector<std::vector<float>> logits;
+  std::vector<WeightFormat> formats = {WeightFormat::kBf16};
+  if (GetParam().weights != WeightFormat::kBf16) formats.push_back(GetParam().weights);
+  for (const std::string backend : {"cpu", "cuda"}) {
+    const auto harness =
+        Load("tiny-llama2", {.backend = backend, .kv_format = GetParam().kv, .formats = formats});
+    if (harness == nullptr) GTEST_SKIP() << "no CUDA device";
+    // Beside a row of bf16, so that a step has both.
+    HarnessSequence a = harness->NewSequence(Prompt(21)), b = harness->NewSequence(Prompt(4));
+    a.format = GetParam().weights;
+    ASSERT_TRUE(harness->Step({{&a, 13}, {&b, 4}}).ok());
+    ASSERT_TRUE(harness->Step({{&a, 8}, {&b, 1}}).ok());
+    for (int i = 0; i < 3; ++i) ASSERT_TRUE(harness->Step({{&a, 1}}).ok());
+    tokens.push_back(a.tokens);
+    logits.push_back(harness->Logits(a.id, a.computed - 1));
+  }
+  EXPECT_EQ(tokens[0], tokens[1]);
+  ExpectNear(logits[0], logits[1]);
+}
+
+std::string FormatNames(const testing::TestParamInfo<Formats>& info) {
+  return std::string(WeightFormatName(info.param.weights)) + "_kv_" +
+         std::string(KvFormatName(info.param.kv));
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, FormatParity,
+                         testing::Values(Formats{WeightFormat::kFp8, KvFormat::kBf16},
+                                         Formats{WeightFormat::kInt8, KvFormat::kInt8},
+                                         Formats{WeightFormat::kInt4, KvFormat::kBf16},
+                                         Formats{WeightFormat::kBf16, KvFormat::kInt8},
+                                         Formats{WeightFormat::kBf16, KvFormat::kFp8}),
+                         FormatNames);
+
 // One request through the real scheduler.
 struct PrunedRun {
   ScheduledEngine::Client client;

@@ -51,8 +51,9 @@ class OpScene {
     std::copy(cells.begin(), cells.end(), &host->at(0, 0));
   }
 
-  std::unique_ptr<PackedWeight> Pack(const TestMatrix<Bf16>& w, WeightShape shape) {
-    auto packed = ops_.PackWeight(w.view(), WeightFormat::kBf16, shape);
+  std::unique_ptr<PackedWeight> Pack(const TestMatrix<Bf16>& w, WeightShape shape,
+                                     WeightFormat format = WeightFormat::kBf16) {
+    auto packed = ops_.PackWeight(w.view(), format, shape);
     EXPECT_TRUE(packed.ok()) << packed.status();
     return *std::move(packed);
   }

@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "base/fp8.h"
-#include "kernels/cpu/weight_codes.h"
+#include "kernels/weight_codes.h"
 #include "tests/kernels/weight_oracle.h"
 
 namespace skim {

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "tests/ptxsim/modifiers.h"
+#include "tests/ptxsim/small_floats.h"
 #include "tests/ptxsim/values.h"
 
 namespace ptxsim {
@@ -119,6 +120,21 @@ void RunFma(const Instruction& i, Thread& t) {
   });
 }
 
+// fma.rn.bf16x2: two at once, each rounded once. A double holds the product exactly, and the sum
+// unless the exponents are 36 apart.
+void RunPackedFma(const Instruction& i, Thread& t) {
+  uint32_t result = 0;
+  for (int half = 0; half < 2; ++half) {
+    const auto number = [&](int operand) {
+      const auto pair = Get<uint32_t>(t, i.operands[operand]);
+      return double{Bf16ToFloat(static_cast<uint16_t>(pair >> 16 * half))};
+    };
+    const double exact = number(1) * number(2) + number(3);
+    result |= uint32_t{DoubleToBf16(exact)} << 16 * half;
+  }
+  Put<uint32_t>(t, i.operands[0], result);
+}
+
 // The device's approximations are good to a few units in the last place; these are exact.
 void RunFunction(const Instruction& i, Thread& t) {
   ForFloat(i.type, [&](auto zero) {
@@ -181,6 +197,10 @@ bool DecodeArithmetic(Modifiers& m, Instruction& i) {
     i.mode = static_cast<uint8_t>(function);
     i.run = RunFunction;
     return IsFloat(i.type);
+  }
+  if (fma && i.type == Type::kBf16x2) {
+    i.run = RunPackedFma;
+    return !i.flush && !i.saturate && half < 0 && i.operands.size() == 4;
   }
   if (fma || (mad && IsFloat(i.type))) {
     i.run = RunFma;

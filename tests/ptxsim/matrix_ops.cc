@@ -61,6 +61,33 @@ void RunMultiply(const Instruction& i, Warp& warp, uint32_t) {
   }
 }
 
+// mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32: exact, and wraps like the hardware. "Matrix
+// fragments for mma.m16n8k32 with integer type".
+void RunIntegerMultiply(const Instruction& i, Warp& warp, uint32_t) {
+  int8_t a[16][32], b[32][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const int group = lane / 4, four = lane % 4 * 4;
+    for (int e = 0; e < 4; ++e) {
+      const uint64_t bytes = warp.lane(lane)[i.operands[1].reg[e]];
+      for (int n = 0; n < 4; ++n) {
+        a[group + e % 2 * 8][four + n + e / 2 * 16] = static_cast<int8_t>(bytes >> 8 * n);
+      }
+    }
+    for (int e = 0; e < 2; ++e) {
+      const uint64_t bytes = warp.lane(lane)[i.operands[2].reg[e]];
+      for (int n = 0; n < 4; ++n) b[four + n + e * 16][group] = static_cast<int8_t>(bytes >> 8 * n);
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const int group = lane / 4, pair = lane % 4 * 2;
+    for (int e = 0; e < 4; ++e) {
+      int64_t sum = Value<int32_t>(warp.lane(lane)[i.operands[3].reg[e]]);
+      for (int k = 0; k < 32; ++k) sum += a[group + e / 2 * 8][k] * b[k][pair + e % 2];
+      warp.lane(lane)[i.operands[0].reg[e]] = static_cast<uint32_t>(sum);
+    }
+  }
+}
+
 }  // namespace
 
 bool DecodeMatrix(Modifiers& m, Instruction& i) {
@@ -75,13 +102,21 @@ bool DecodeMatrix(Modifiers& m, Instruction& i) {
            i.operands.size() == 2 && i.operands[0].count == 1 << count;
   }
   if (m.base() == "mma") {
-    const bool form = m.TakeNext("sync") && m.TakeNext("aligned") && m.TakeNext("m16n8k16") &&
-                      m.TakeNext("row") && m.TakeNext("col") && m.TakeType() == Type::kF32;
+    if (!m.TakeNext("sync") || !m.TakeNext("aligned")) return false;
+    const int shape = m.TakeOneOf({"m16n8k16", "m16n8k32"});
+    const bool form = m.TakeNext("row") && m.TakeNext("col") && i.operands.size() == 4 &&
+                      i.operands[0].count == 4 && i.operands[1].count == 4 &&
+                      i.operands[2].count == 2 && i.operands[3].count == 4;
+    if (shape == 1) {
+      i.run_warp = RunIntegerMultiply;
+      return form && m.TakeType() == Type::kS32 && m.TakeNext("s8") && m.TakeNext("s8") &&
+             m.TakeType() == Type::kS32;
+    }
+    if (shape != 0 || m.TakeType() != Type::kF32) return false;
     i.type = m.TakeType();
     i.run_warp = RunMultiply;
     return form && (i.type == Type::kBf16 || i.type == Type::kF16) && m.TakeType() == i.type &&
-           m.TakeType() == Type::kF32 && i.operands.size() == 4 && i.operands[0].count == 4 &&
-           i.operands[1].count == 4 && i.operands[2].count == 2 && i.operands[3].count == 4;
+           m.TakeType() == Type::kF32;
   }
   return false;
 }

@@ -41,7 +41,7 @@ TEST_P(Correct, ProgramsEndWellInAnyOrder) {
 
 INSTANTIATE_TEST_SUITE_P(Ptxsim, Correct,
                          testing::Values("integers", "bits", "floats", "warps", "events", "limits",
-                                         "plain"),
+                                         "plain", "products", "packed"),
                          [](const auto& info) { return info.param; });
 
 struct Canary {

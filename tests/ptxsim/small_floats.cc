@@ -14,6 +14,17 @@ uint16_t FloatToBf16(float x, Rounding rounding) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+uint16_t DoubleToBf16(double x) {
+  auto nearest = static_cast<float>(x);
+  if (!std::isfinite(nearest) || double{nearest} == x) {
+    return FloatToBf16(nearest, Rounding::kNearest);
+  }
+  // To odd, so that the second rounding sees that the first one lost something.
+  if (std::fabs(double{nearest}) > std::fabs(x)) nearest = std::nextafter(nearest, 0.0f);
+  return FloatToBf16(std::bit_cast<float>(std::bit_cast<uint32_t>(nearest) | 1),
+                     Rounding::kNearest);
+}
+
 float HalfToFloat(uint16_t bits) {
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
   const float sign = bits >> 15 ? -1.0f : 1.0f;

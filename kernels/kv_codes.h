@@ -44,12 +44,12 @@ constexpr int kHighestInt8 = 127, kHighestFp8 = 126;  // 127, 448
 
 // The code nearest to x >= 0 on the scale of codes, ties to even; saturates. The loops that
 // call these are left to the compiler to vectorise, so there are no branches.
-[[maybe_unused]] inline uint32_t NearestInt8(float x) {
+[[maybe_unused]] constexpr uint32_t NearestInt8(float x) {
   // Adding 2^23 leaves the integer in the low bits.
   const uint32_t code = __builtin_bit_cast(uint32_t, x + 0x1p23f) & 0xff;
   return code < kHighestInt8 ? code : kHighestInt8;
 }
-[[maybe_unused]] inline uint32_t NearestFp8(float x) {
+[[maybe_unused]] constexpr uint32_t NearestFp8(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x);
   // Three bits of fraction remain, and the exponent's bias goes from 127 to 7.
   const uint32_t normal = ((bits + 0x7ffff + ((bits >> 20) & 1)) >> 20) - (120 << 3);

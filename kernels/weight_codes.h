@@ -1,5 +1,4 @@
-// From one row of bf16 weights to the codes of a format, and from codes to their places in
-// packed lines (packed_weight.h).
+// From one row of bf16 weights to the codes of a format (weight.h), for every backend.
 #pragma once
 
 #include <cstdint>
@@ -26,13 +25,5 @@ struct Int4Group {
   Bf16 scale, offset;
 };
 bool QuantizeInt4(std::span<const Bf16> row, uint8_t* codes, Int4Group* groups);
-
-// Put the codes of one row into column `column` of a block whose lines are `stride` bytes
-// apart. `codes` as the functions above write them.
-void PlaceBf16(std::span<const Bf16> row, int column, uint8_t* lines, int64_t stride);
-void PlaceFp8(std::span<const uint8_t> codes, int column, uint8_t* lines, int64_t stride);
-void PlaceInt8(std::span<const uint8_t> codes, int column, uint8_t* lines, int64_t stride);
-void PlaceInt4(std::span<const uint8_t> codes, std::span<const Int4Group> groups, int column,
-               uint8_t* lines, int64_t stride);
 
 }  // namespace skim
