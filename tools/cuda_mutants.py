@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     place = Workplace(SOURCE / "build/mutants", args.jobs)
-    if not place.compile() or (said := place.verdict(args.orders)):
+    if not place.compile():
+        sys.exit("cuda_mutants: the suite does not compile")
+    if said := place.verdict(args.orders):
         sys.exit(f"cuda_mutants: the suite fails without any mutation: {said}")
     chosen = sites(place.source)
     if 0 < args.sample < len(chosen):

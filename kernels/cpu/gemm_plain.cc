@@ -8,8 +8,8 @@
 #include "base/bf16.h"
 #include "base/fp8.h"
 #include "kernels/cpu/gemm_kernels.h"
-#include "kernels/hadamard.h"
 #include "kernels/cpu/simd_exp.h"
+#include "kernels/hadamard.h"
 
 namespace skim {
 namespace {

@@ -1,8 +1,8 @@
 // Single-row kernels, written once over the vector types of vec_*.h.
 #pragma once
 
-#include "kernels/kv_codes.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/kv_codes.h"
 
 namespace skim {
 namespace {

@@ -8,8 +8,8 @@
 #include <cstdint>
 
 #include "base/bf16.h"
-#include "kernels/kv_codes.h"
 #include "kernels/cpu/vec_constants.h"
+#include "kernels/kv_codes.h"
 
 namespace skim {
 namespace {

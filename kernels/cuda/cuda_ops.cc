@@ -42,6 +42,7 @@ CudaOps::CudaOps(std::unique_ptr<Runtime> runtime)
       input_codes_(runtime_.get()),
       input_scales_(runtime_.get()),
       places_scratch_(runtime_.get()),
+      attention_parts_(runtime_.get()),
       score_tasks_(runtime_.get()),
       scored_heads_(runtime_.get()),
       summed_scores_(runtime_.get()),
@@ -152,7 +153,9 @@ DeviceRows CudaOps::Rows(const AttentionRows& rows) {
     if (device_places_ == nullptr) return {};
     places_ = std::move(places);
   }
-  return {static_cast<int64_t>(places_.size()), device_places_};
+  int32_t most_slots = 0;
+  for (const RowPlace& place : places_) most_slots = std::max(most_slots, place.slots);
+  return {static_cast<int64_t>(places_.size()), device_places_, most_slots};
 }
 
 void CudaOps::RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
@@ -166,7 +169,10 @@ void CudaOps::RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& row
 void CudaOps::Attention(const AttentionArgs& args, const AttentionRows& rows, const KvLayer& kv) {
   const DeviceRows device = Rows(rows);
   if (device.count == 0 || !runtime_->ok()) return;
-  LaunchAttention(runtime_->stream(), args, rows, device, kv);
+  const int64_t floats = AttentionPartFloats(args.heads, device, kv.layout);
+  auto* parts = floats > 0 ? attention_parts_.Reserve<float>(static_cast<size_t>(floats)) : nullptr;
+  if (!runtime_->ok()) return;
+  LaunchAttention(runtime_->stream(), args, rows, device, kv, parts);
   runtime_->CheckLaunch("attention");
 }
 

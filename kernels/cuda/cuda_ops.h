@@ -73,7 +73,7 @@ class CudaOps final : public Ops {
 
   std::unique_ptr<Runtime> runtime_;
   Scratch input_codes_, input_scales_;
-  Scratch places_scratch_, score_tasks_, scored_heads_, summed_scores_, forced_rows_;
+  Scratch places_scratch_, attention_parts_, score_tasks_, scored_heads_, summed_scores_, forced_rows_;
   Scratch sample_lists_, sample_logits_, sample_results_;
   std::vector<RowPlace> places_;  // what lies at device_places_
   const RowPlace* device_places_ = nullptr;

@@ -10,6 +10,7 @@
 #include "kernels/matrix.h"
 #include "kernels/ops.h"
 #include "kernels/weight.h"
+#include "kernels/weight_codes.h"
 
 struct CUstream_st;
 
@@ -28,14 +29,9 @@ using Stream = CUstream_st*;
 // Both dimensions are padded with zeros. kGateUp puts tile j of the gate at 2j and the tile of
 // the same columns of up at 2j + 1: "packed features" count in that order.
 struct WeightView {
-  // Scale and offset of an int4 group, in bf16.
-  struct Group {
-    Bf16 scale, offset;
-  };
-
   const std::byte* data = nullptr;
-  const float* scales = nullptr;  // fp8, int8: [packed features]
-  const Group* groups = nullptr;  // int4: [tiles of features][groups of inputs][8]
+  const float* scales = nullptr;      // fp8, int8: [packed features]
+  const Int4Group* groups = nullptr;  // int4: [tiles of features][groups of inputs][8]
   WeightFormat format = WeightFormat::kBf16;
   bool rotated = false;     // int8: x has to be, too (kernels/hadamard.h)
   int64_t features = 0;     // without padding
@@ -123,12 +119,17 @@ void LaunchLinearSwiGlu(Stream stream, const LinearInput& x, const WeightView& w
 struct DeviceRows {
   int64_t count = 0;
   const RowPlace* places = nullptr;  // [count]
+  int32_t most_slots = 0;            // of a row
 };
 void LaunchRopeAndWriteKv(Stream stream, const RopeWriteArgs& args, const AttentionRows& rows,
                           const DeviceRows& device_rows, const KvLayer& kv);
 
+// Scratch that attention wants for these rows: 0 if a block does all of a row, else room for what
+// several blocks find out about one. The result has the same bits.
+int64_t AttentionPartFloats(int heads, const DeviceRows& rows, const KvLayout& layout);
+// `parts` is null or has AttentionPartFloats, if that is more than 0.
 void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRows& rows,
-                     const DeviceRows& device_rows, const KvLayer& kv);
+                     const DeviceRows& device_rows, const KvLayer& kv, float* parts);
 
 // A KeyScoreTarget with what a block needs of its sequence.
 struct KeyScoreTask {

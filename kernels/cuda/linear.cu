@@ -73,8 +73,8 @@ __device__ uint32_t Word(const uint2& lane, int i) { return i == 0 ? lane.x : la
 
 // The groups of the inputs that a lane's four sums of a product share.
 struct GroupsOfInputs {
-  InputGroup rows[2];            // of rows lane / 4 and lane / 4 + 8
-  WeightView::Group columns[2];  // of features 2 (lane % 4), + 1
+  InputGroup rows[2];    // of rows lane / 4 and lane / 4 + 8
+  Int4Group columns[2];  // of features 2 (lane % 4), + 1
 };
 
 // c += product of fragment i.
@@ -95,7 +95,7 @@ __device__ void MultiplyFragment(Sum (&c)[4], const uint32_t (&a)[4], const Lane
     MultiplyInt8(whole, a, codes & 0x0f0f0f0f, codes >> 4 & 0x0f0f0f0f);
     for (int e = 0; e < 4; ++e) {
       const InputGroup& row = groups.rows[e / 2];
-      const WeightView::Group& column = groups.columns[e % 2];
+      const Int4Group& column = groups.columns[e % 2];
       c[e] = fmaf(static_cast<float>(whole[e]), FromBf16(column.scale) * row.scale, c[e]);
       c[e] = fmaf(FromBf16(column.offset), row.sum, c[e]);
     }

@@ -19,8 +19,6 @@ constexpr int64_t kBlockFeatures = 2 * kTileFeatures;  // what a block of linear
 constexpr int kTileLanes = 32;
 constexpr size_t kAlign = 256;
 
-static_assert(sizeof(WeightView::Group) == sizeof(Int4Group));
-
 int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 absl::Status NotFinite() {
@@ -98,7 +96,7 @@ class CudaPackedWeight::Builder {
       const int64_t at =
           (feature / kTileFeatures * per_row + static_cast<int64_t>(g)) * kTileFeatures +
           feature % kTileFeatures;
-      groups_[at] = {groups[g].scale, groups[g].offset};
+      groups_[at] = groups[g];
     }
   }
 
@@ -106,13 +104,13 @@ class CudaPackedWeight::Builder {
   absl::StatusOr<std::unique_ptr<CudaPackedWeight>> Upload(Runtime* runtime) {
     const size_t beside = (numbers_.size() + kAlign - 1) / kAlign * kAlign;
     const size_t scale_bytes = scales_.size() * sizeof(float);
-    const size_t group_bytes = groups_.size() * sizeof(WeightView::Group);
+    const size_t group_bytes = groups_.size() * sizeof(Int4Group);
     const size_t bytes = beside + scale_bytes + group_bytes;
     SKIM_ASSIGN_OR_RETURN(void* const memory, runtime->Allocate(bytes));
     auto* device = static_cast<std::byte*>(memory);
     view_.data = device;
     if (scale_bytes > 0) view_.scales = reinterpret_cast<const float*>(device + beside);
-    if (group_bytes > 0) view_.groups = reinterpret_cast<WeightView::Group*>(device + beside);
+    if (group_bytes > 0) view_.groups = reinterpret_cast<Int4Group*>(device + beside);
     std::unique_ptr<CudaPackedWeight> result(new CudaPackedWeight(runtime, view_, bytes, memory));
     runtime->Upload(device, numbers_.data(), numbers_.size());
     runtime->Upload(device + beside, scales_.data(), scale_bytes);
@@ -133,7 +131,7 @@ class CudaPackedWeight::Builder {
   int64_t half_ = 0;  // rows of the gate; 0: kPlain
   std::vector<uint8_t> numbers_;
   std::vector<float> scales_;
-  std::vector<WeightView::Group> groups_;
+  std::vector<Int4Group> groups_;
 };
 
 absl::StatusOr<std::unique_ptr<CudaPackedWeight>> CudaPackedWeight::Pack(Runtime* runtime,

@@ -55,6 +55,24 @@ TEST_P(OpSuite, AttentionOfARowDoesNotDependOnTheBatch) {
   ExpectNear(shape, work[2], 0, together[12]);
 }
 
+// Long enough that a backend may cut the slots into parts, which it need not do for many rows.
+TEST_P(OpSuite, AttentionOfALongSequenceDoesNotDependOnTheNumberOfRows) {
+  const KvShape shape = {8, 8, 8, 64};
+  const KvSequence sequence = RandomSequence(4, shape, 530);
+  const KvWork few = {&sequence, {529}, 530}, many = {&sequence, Range(498, 530), 530};
+  PagedScene pages(&scene(), shape, 12);
+  pages.Write({few}, 530);
+  const auto alone = pages.Attend({few});
+  const auto together = pages.Attend({many});
+  ASSERT_EQ(alone[0].out.size(), together[31].out.size());
+  for (size_t i = 0; i < alone[0].out.size(); ++i) {
+    ASSERT_EQ(alone[0].out[i].bits, together[31].out[i].bits);
+  }
+  EXPECT_EQ(alone[0].lse, together[31].lse);
+  ExpectNear(shape, few, 0, alone[0]);
+  for (int r : {0, 31}) ExpectNear(shape, many, r, together[r]);
+}
+
 TEST_P(OpSuite, AttentionMasksByPositionWhateverTheOrderOfSlots) {
   const KvShape shape = {4, 2, 32, 16};
   const KvSequence ordered = RandomSequence(11, shape, 140), shuffled = Shuffled(ordered, 12);
