@@ -42,7 +42,7 @@ class Workplace:
             if not origin.is_file() or (copy.exists() and copy.read_bytes() == origin.read_bytes()):
                 continue
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(origin, copy)
+            shutil.copyfile(origin, copy)  # with a new time: what is built from it is out of date
         subprocess.run(
             ["cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
              "-DSKIM_SERVER=OFF", "-DSKIM_CUDA=ON", "-DSKIM_CUDA_ARCHITECTURES=80-virtual",

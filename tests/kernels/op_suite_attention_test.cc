@@ -88,12 +88,14 @@ TEST_P(OpSuite, ARowThatSeesNothingGetsZeros) {
   KvSequence sequence = RandomSequence(17, shape, 40);
   for (int32_t& position : sequence.positions) position += 10;
   sequence.by_index = false;
-  const KvWork work = {&sequence, {5}, 30};
-  PagedScene pages(&scene(), shape, 4);
-  pages.Write({work}, 30);
-  const auto results = pages.Attend({work});
-  for (Bf16 x : results[0].out) EXPECT_EQ(x.bits, 0);
-  for (float lse : results[0].lse) EXPECT_EQ(lse, -INFINITY);
+  for (const int slots : {30, 0}) {
+    const KvWork work = {&sequence, {5}, slots};
+    PagedScene pages(&scene(), shape, 4);
+    pages.Write({work}, 30);
+    const auto results = pages.Attend({work});
+    for (Bf16 x : results[0].out) EXPECT_EQ(x.bits, 0);
+    for (float lse : results[0].lse) EXPECT_EQ(lse, -INFINITY);
+  }
 }
 
 TEST_P(OpSuite, RopeNormalisesAndRotatesQueries) {

@@ -27,8 +27,9 @@ Exact Want(const UnpackedWeight& oracle, const TestMatrix<Bf16>& x, int64_t r, i
 struct LinearShape {
   int64_t m, n, k, extra_stride;
 };
-constexpr LinearShape kLinearShapes[] = {
-    {1, 7, 5, 3}, {3, 18, 64, 0}, {17, 10, 96, 0}, {2, 33, 296, 8}, {2, 5, 131, 1}};
+// The last is deep enough to come back to a buffer that was read before.
+constexpr LinearShape kLinearShapes[] = {{1, 7, 5, 3},    {3, 18, 64, 0}, {17, 10, 96, 0},
+                                         {2, 33, 296, 8}, {2, 5, 131, 1}, {2, 9, 1000, 0}};
 
 TEST_P(OpSuite, LinearIsTheProductWithWhatTheCodesStandFor) {
   for (const WeightFormat format : kQuantized) {

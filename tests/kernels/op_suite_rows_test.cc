@@ -100,8 +100,10 @@ Product Dot(const TestMatrix<Bf16>& x, int64_t r, const TestMatrix<Bf16>& w, int
 struct LinearShape {
   int64_t m, n, k, extra_stride;
 };
+// The last is deep enough to come back to a buffer that was read before.
 constexpr LinearShape kLinearShapes[] = {{1, 7, 5, 3},    {3, 33, 17, 0},  {1, 16, 32, 0},
-                                         {2, 18, 200, 8}, {17, 10, 96, 0}, {5, 40, 136, 1}};
+                                         {2, 18, 200, 8}, {17, 10, 96, 0}, {5, 40, 136, 1},
+                                         {2, 10, 520, 0}};
 
 TEST_P(OpSuite, LinearIsTheProductPlusBiasPlusWhatWasThere) {
   for (const LinearShape& s : kLinearShapes) {
