@@ -38,6 +38,17 @@ std::string DescribePrefill(const v1::PrefillOutcome& prefill) {
                          prefill.revival_stopped() ? ", revival stopped for lack of memory" : "");
 }
 
+std::string DescribeSpeculation(const v1::SpeculationOutcome& speculation) {
+  uint32_t drafted = 0, accepted = 0;
+  for (const v1::SpeculationOutcome::Source& source : speculation.sources()) {
+    drafted += source.draft_tokens();
+    accepted += source.accepted_tokens();
+  }
+  if (drafted == 0) return "; nothing drafted";
+  return absl::StrFormat("; drafted %u tokens, accepted %u (%.0f %%), %.2f tokens a round", drafted,
+                         accepted, 100.0 * accepted / drafted, speculation.tokens_per_round());
+}
+
 }  // namespace
 
 ExitCode Complain(const grpc::Status& status, std::string_view server) {
@@ -85,6 +96,7 @@ std::string Describe(const v1::Final& final) {
       timings.mean_inter_token_ms(), timings.tokens_per_s(), WeightFormatName(final.weights()),
       final.seed());
   if (final.has_prefill()) text += DescribePrefill(final.prefill());
+  if (final.has_speculation()) text += DescribeSpeculation(final.speculation());
   return text;
 }
 

@@ -91,6 +91,7 @@ ExitCode ModelCommand::Run(const ConnectionOptions& options) {
       {"chat template", model.has_chat_template() ? "yes" : "no"},
       {"weights", DescribeWeights(model)},
       {"KV cache", absl::StrCat(model.kv_format(), ", ", model.kv_cache_tokens(), " tokens")},
+      {"drafters", absl::StrJoin(model.drafters(), ", ")},
       {"backend", model.backend()},
       {"skimd", model.version()},
       {"pruning", DescribePruning(model)},

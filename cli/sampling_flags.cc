@@ -1,6 +1,7 @@
 #include "cli/sampling_flags.h"
 
 #include "absl/strings/numbers.h"
+#include "cli/speculation_flag.h"
 #include "cli/weight_format_name.h"
 
 namespace skim {
@@ -57,6 +58,10 @@ void SamplingFlags::Register(CLI::App* command) {
                       "1,0.3,0.1,0.1; instead of the profile's")
       ->delimiter(',')
       ->allow_extra_args(false);
+  command->add_option("--speculation", speculation_, kSpeculationHelp);
+  command->add_option("--max-draft-tokens", max_draft_tokens_, "Guess at most this many a step");
+  command->add_option("--stop-confidence", stop_confidence_,
+                      "Guess no further behind a guess of less probability, [0, 1]");
   command->add_option("--weights", weights_,
                       "bf16, fp8, int8 or int4, if the daemon holds it (see skim model)");
 }
@@ -89,6 +94,14 @@ absl::Status SamplingFlags::Fill(v1::GenerateRequest* request) const {
     }
     request->set_weights(*format);
   }
+  if (speculation_) {
+    const absl::Status status = ParseSpeculation(*speculation_, request->mutable_speculation());
+    if (!status.ok()) return status;
+  }
+  if (max_draft_tokens_) {
+    request->mutable_speculation()->set_max_draft_tokens(*max_draft_tokens_);
+  }
+  if (stop_confidence_) request->mutable_speculation()->set_stop_confidence(*stop_confidence_);
   if (prefill_ == "exact") {
     if (!keep_ratio_.empty()) {
       return absl::InvalidArgumentError("--keep-ratio: nothing is cut with --prefill exact");

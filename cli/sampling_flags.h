@@ -44,6 +44,9 @@ class SamplingFlags {
   std::optional<std::string> weights_;
   std::optional<std::string> prefill_;
   std::vector<float> keep_ratio_;
+  std::optional<std::string> speculation_;
+  std::optional<uint32_t> max_draft_tokens_;
+  std::optional<float> stop_confidence_;
 };
 
 }  // namespace skim

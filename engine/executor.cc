@@ -138,8 +138,8 @@ std::vector<Executor::Wanted> Executor::WantedRows(const StepPlan& plan) const {
         }
       }
     }
-    if (sequence.logits != LogitsWanted::kNone && sequence.sample) {
-      wanted.push_back({end - 1, static_cast<int32_t>(s), /*draw=*/true});
+    for (int32_t row = end - sequence.draws; row < end; ++row) {
+      wanted.push_back({row, static_cast<int32_t>(s), /*draw=*/true});
     }
   }
   return wanted;
@@ -206,10 +206,11 @@ absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wan
     const PlanSequence& sequence = plan.sequences[want.sequence];
     index.push_back(want.row);
     AppendRows(sequence.weight_format, 1, &formats);
+    const int32_t position = plan.positions[want.row] + 1;
     if (want.draw) {
-      sample_rows_.AddDraw(sequence);
+      sample_rows_.AddDraw(sequence, position);
     } else {
-      sample_rows_.AddScore(sequence, plan.positions[want.row] + 1);
+      sample_rows_.AddScore(sequence, position);
     }
   }
   const Matrix<float> x{head_hidden_->As<float>(), rows, hidden, hidden};
@@ -226,11 +227,13 @@ absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wan
   SKIM_RETURN_IF_ERROR(ops_.Wait());
   for (size_t i = 0; i < wanted.size(); ++i) {
     SequenceResult& sequence = result->sequences[wanted[i].sequence];
-    if (!sampled[i].finite || sampled[i].token < 0) {
+    if (wanted[i].draw) {
+      sequence.sampled.push_back(std::move(sampled[i]));
+    } else if (sampled[i].finite && sampled[i].token >= 0) {
+      sequence.prompt_logprobs.push_back(std::move(sampled[i]));
+    } else {
       sequence.status = absl::InternalError("the model's output has no usable probabilities");
-      continue;
     }
-    (wanted[i].draw ? sequence.sampled : sequence.prompt_logprobs).push_back(std::move(sampled[i]));
   }
   return absl::OkStatus();
 }

@@ -7,22 +7,23 @@ void SampleRows::Clear() {
   counts_.clear();
 }
 
-std::span<const TokenCount> SampleRows::Count(const PlanSequence& sequence) {
+std::span<const TokenCount> SampleRows::Count(const PlanSequence& sequence, int32_t length) {
   std::vector<TokenCount>& counts = counts_.emplace_back();
-  for (size_t i = 0; i < sequence.tokens.size(); ++i) {
-    int32_t& slot = slot_of_token_[sequence.tokens[i]];
+  const auto known = static_cast<int32_t>(sequence.tokens.size());
+  for (int32_t i = 0; i < length; ++i) {
+    const TokenId token = i < known ? sequence.tokens[i] : sequence.drafts[i - known];
+    int32_t& slot = slot_of_token_[token];
     if (slot < 0) {
       slot = static_cast<int32_t>(counts.size());
-      counts.push_back({sequence.tokens[i], 0, 0});
+      counts.push_back({token, 0, 0});
     }
-    const bool prompt = static_cast<int32_t>(i) < sequence.prompt_tokens;
-    ++(prompt ? counts[slot].in_prompt : counts[slot].in_output);
+    ++(i < sequence.prompt_tokens ? counts[slot].in_prompt : counts[slot].in_output);
   }
   for (const TokenCount& count : counts) slot_of_token_[count.token] = -1;
   return counts;
 }
 
-void SampleRows::AddDraw(const PlanSequence& sequence) {
+void SampleRows::AddDraw(const PlanSequence& sequence, int32_t position) {
   const SamplingParams& params = *sequence.sampling;
   SampleRow row;
   row.temperature = params.temperature;
@@ -33,8 +34,7 @@ void SampleRows::AddDraw(const PlanSequence& sequence) {
   row.frequency_penalty = params.frequency_penalty;
   row.presence_penalty = params.presence_penalty;
   row.bias = params.bias;
-  if (params.HasPenalties()) row.counts = Count(sequence);
-  const auto position = static_cast<int32_t>(sequence.tokens.size());
+  if (params.HasPenalties()) row.counts = Count(sequence, position);
   const int32_t generated = position - sequence.prompt_tokens;
   if (generated < params.min_tokens) row.banned = params.stop_tokens;
   if (static_cast<size_t>(generated) < params.forced.size()) row.score = params.forced[generated];

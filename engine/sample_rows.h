@@ -15,15 +15,15 @@ class SampleRows {
   explicit SampleRows(int32_t vocab_size) : slot_of_token_(vocab_size, -1) {}
 
   void Clear();
-  // A draw of the token after all of sequence.tokens.
-  void AddDraw(const PlanSequence& sequence);
+  // A draw of the token at `position`, after all known or drafted tokens before it.
+  void AddDraw(const PlanSequence& sequence, int32_t position);
   // The log-probability of the known token at `position`.
   void AddScore(const PlanSequence& sequence, int32_t position);
 
   std::span<const SampleRow> rows() const { return rows_; }
 
  private:
-  std::span<const TokenCount> Count(const PlanSequence& sequence);
+  std::span<const TokenCount> Count(const PlanSequence& sequence, int32_t length);
 
   std::vector<SampleRow> rows_;
   std::deque<std::vector<TokenCount>> counts_;  // behind the rows' spans

@@ -69,14 +69,14 @@ class Builder {
                      : leave < context_.segments.layers() && leave > out_.first_layer &&
                            leave <= out_.end_layer;
         if (!transfers) continue;
-        const int32_t layer = entering ? enter : leave;
+        const int32_t layer = entering ? enter : leave, position = plan_.positions[row];
+        if (sequence.draft && !context_.hidden.Keeps(sequence.hidden_pages, position)) continue;
         rows.push_back(row);
         if (context_.segments.SegmentOf(layer) <= sequence.dense_segments) {
-          hidden.push_back(context_.hidden.Row(sequence.hidden_pages, plan_.positions[row]));
+          hidden.push_back(context_.hidden.Row(sequence.hidden_pages, position));
         } else {
           if (deep.empty()) deep = DeepHiddenIndices(plan_, sequence, context_.segments);
-          hidden.push_back(
-              context_.hidden.Row(sequence.deep_hidden_pages, deep[plan_.positions[row]]));
+          hidden.push_back(context_.hidden.Row(sequence.deep_hidden_pages, deep[position]));
         }
       }
     }

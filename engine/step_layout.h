@@ -56,6 +56,12 @@ struct HiddenGeometry {
     return sequence_pages[index / rows_per_page] * granules_per_page +
            index % rows_per_page * granules_per_row;
   }
+  // Whether the sequence's pages have a place for it.
+  bool Keeps(std::span<const PageId> sequence_pages, int32_t index) const {
+    if (rows_per_page == 0 || index < 0) return false;
+    const auto page = static_cast<size_t>(index / rows_per_page);
+    return page < sequence_pages.size() && sequence_pages[page] != kNoPage;
+  }
 };
 
 // Where a pruned sequence's prompt tokens have, or get in this step, their rows in its deep
@@ -81,7 +87,8 @@ struct StepLayout {
   size_t tokens = 0;  // [step rows]
   std::vector<LayerSpan> spans;
   HiddenTransfer enter;  // rows with 0 < enter, in [first_layer, end_layer)
-  HiddenTransfer leave;  // rows with leave < L, in (first_layer, end_layer]
+  // Rows with leave < L, in (first_layer, end_layer]; of a draft pass, those that are kept.
+  HiddenTransfer leave;
 
   // INTERNAL if the plan contradicts itself or the geometry: a scheduler's mistake must not
   // write into pages of others.

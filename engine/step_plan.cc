@@ -69,7 +69,13 @@ std::string ToString(const StepPlan& plan) {
       if (cut.revive > 0) out << " revive " << cut.revive;
     }
     if (sequence.logits == LogitsWanted::kAll) out << " score";
-    if (sequence.sample) out << " sample";
+    if (sequence.draft) {
+      out << " draft to layer " << plan.leave[first];
+    } else if (sequence.draws == 1) {
+      out << " sample";
+    } else if (sequence.draws > 1) {
+      out << " verify " << sequence.draws - 1;
+    }
   }
   return out.str();
 }

@@ -5,6 +5,15 @@
 // A row is one token of one sequence. It enters the stack before layer `enter` and leaves
 // before layer `leave`; entering at 0 means from the embedding, leaving at L means to the
 // head. Anything else passes through the HiddenStore, which lies in pages of the KV pool.
+//
+// Speculation (LayerSkip, arXiv 2404.16710, section 4; Leviathan et al., arXiv 2211.17192) is
+// rows of this kind, too. A draft pass runs one row of a sequence, of its last known token or
+// of the draft before, as far as layer E or in another weight format, and draws from it. A
+// verify step runs the known token and the drafts x_1 .. x_k as k + 1 rows and draws after
+// each, y_1 .. y_{k+1}, all in the request's own format; where exit rows of the same format
+// were kept, all but the newest enter at E. Each y_i is drawn exactly as plain decoding would
+// draw it at that position after x_1 .. x_{i-1}: so the longest run with x_i == y_i and the y
+// behind it are what plain decoding would have written, token for token, also when sampling.
 #pragma once
 
 #include <cstdint>
@@ -62,9 +71,13 @@ struct PlanSequence {
   int32_t row_begin = 0;
   int32_t row_count = 0;
   LogitsWanted logits = LogitsWanted::kNone;
-  bool sample = false;  // draw the token after the last row (never with kNone)
+  int32_t draws = 0;  // a token is drawn after each of the last so many rows (0 with kNone)
+  // A draft pass: its draws are guesses. Its rows may be in any resident weight format, and may
+  // leave below L without a hidden row, if nobody goes on with them.
+  bool draft = false;
   const SamplingParams* sampling = nullptr;
   std::span<const TokenId> tokens;  // everything known: prompt, then generated
+  std::span<const TokenId> drafts;  // what may follow
   int32_t prompt_tokens = 0;
   // Resident. Products run once per stretch of neighbours of one format.
   WeightFormat weight_format = WeightFormat::kBf16;
@@ -96,6 +109,12 @@ struct StepPlan {
 
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
   bool empty() const { return tokens.empty(); }
+  void AddRow(TokenId token, int32_t position, int32_t enter_layer, int32_t leave_layer) {
+    tokens.push_back(token);
+    positions.push_back(position);
+    enter.push_back(static_cast<int16_t>(enter_layer));
+    leave.push_back(static_cast<int16_t>(leave_layer));
+  }
 };
 
 // "seq 3 rows 0..6 pos 0..6 sample; seq 1 row 7 pos 41 int8 sample" (bf16 goes unsaid), for traces and logs.
@@ -107,8 +126,10 @@ struct CutResult {  // positions, ascending
 };
 
 struct SequenceResult {
-  absl::Status status;                // this sequence alone failed (say, NaN logits)
-  std::vector<SampledToken> sampled;  // tokens to append: none, one, or an accepted run
+  absl::Status status;  // this sequence alone failed
+  // One per draw, in order of position. Whoever planned the step judges which of them count;
+  // one that is not `finite` ends the request only if it does.
+  std::vector<SampledToken> sampled;
   // With kAll: element i scores the prompt token that follows row i, for the rows that have one.
   std::vector<SampledToken> prompt_logprobs;
   std::vector<CutResult> cuts;  // parallel to PlanSequence::cuts

@@ -25,6 +25,7 @@ class SequenceCheck {
     }
     SKIM_RETURN_IF_ERROR(CheckCuts());
     SKIM_RETURN_IF_ERROR(CheckRows());
+    SKIM_RETURN_IF_ERROR(CheckDraws());
     return CheckPages();
   }
 
@@ -75,9 +76,9 @@ class SequenceCheck {
         return Broken("a row's layers are no interval");
       }
       const int32_t position = plan_.positions[row];
+      const bool kept = plan_.leave[row] < context_.segments.layers() && !sequence_.draft;
       if ((plan_.enter[row] > 0 && !HasHiddenRow(position, plan_.enter[row])) ||
-          (plan_.leave[row] < context_.segments.layers() &&
-           !HasHiddenRow(position, plan_.leave[row]))) {
+          (kept && !HasHiddenRow(position, plan_.leave[row]))) {
         return Broken("a row has no hidden row");
       }
     }
@@ -86,18 +87,31 @@ class SequenceCheck {
 
   // Where a row of this position stops at `layer`, or goes on.
   bool HasHiddenRow(int32_t position, int32_t layer) {
-    const int32_t rows = context_.hidden.rows_per_page;
-    if (rows == 0) return false;
-    const auto has = [rows](std::span<const PageId> pages, int32_t index) {
-      return index >= 0 && index / rows < static_cast<int32_t>(pages.size()) &&
-             pages[index / rows] >= 0;
-    };
+    const HiddenGeometry& hidden = context_.hidden;
     if (context_.segments.SegmentOf(layer) <= sequence_.dense_segments) {
-      return has(sequence_.hidden_pages, position);
+      return hidden.Keeps(sequence_.hidden_pages, position);
     }
     if (position >= sequence_.prompt_tokens) return false;
     if (deep_.empty()) deep_ = DeepHiddenIndices(plan_, sequence_, context_.segments);
-    return has(sequence_.deep_hidden_pages, deep_[position]);
+    return hidden.Keeps(sequence_.deep_hidden_pages, deep_[position]);
+  }
+
+  // A draw needs the tokens up to its row, and that row alone may be one of a draft pass.
+  absl::Status CheckDraws() const {
+    if (sequence_.draws < 0 || sequence_.draws > sequence_.row_count - reserved_ ||
+        (sequence_.draws > 0 && sequence_.logits == LogitsWanted::kNone)) {
+      return Broken("draws without rows, or without logits");
+    }
+    const size_t known = sequence_.tokens.size() + sequence_.drafts.size();
+    for (int32_t row = end_row() - sequence_.draws; row < end_row(); ++row) {
+      if (static_cast<size_t>(plan_.positions[row]) >= known) {
+        return Broken("a draw follows no token");
+      }
+      if (plan_.leave[row] < context_.segments.layers() && !sequence_.draft) {
+        return Broken("a row is drawn from below the last layer");
+      }
+    }
+    return absl::OkStatus();
   }
 
   // Every segment has the pages that its rows may come to need.

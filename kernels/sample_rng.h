@@ -6,7 +6,9 @@
 
 namespace skim {
 
-enum class DrawPurpose : uint32_t { kToken, kDraft, kAccept, kResidual };
+// A draft of a token is drawn from its own distribution with the token's own number: the two
+// draws then agree as often as they can, and nothing is drawn to accept or to replace a draft.
+enum class DrawPurpose : uint32_t { kToken };
 
 // Finaliser of SplitMix64 (Steele, Lea & Flood 2014): every input bit reaches every output bit.
 constexpr uint64_t MixBits(uint64_t z) {

@@ -10,6 +10,7 @@
 #include "cli/connection_flags.h"
 #include "cli/errors.h"
 #include "cli/interrupts.h"
+#include "cli/speculation_flag.h"
 #include "cli/weight_format_name.h"
 #include "loadtest/load_report.h"
 #include "loadtest/load_runner.h"
@@ -32,6 +33,7 @@ struct Flags {
   std::string text_file;
   double slow_delay_ms = 200;
   std::vector<std::string> weights;
+  std::string speculation = "off";
   bool json = false;
 };
 
@@ -68,6 +70,7 @@ void Register(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_option("--prefill", flags->workload.prefill,
                   "Profile by which the server is to prune prompts; exact if not given");
+  app->add_option("--speculation", flags->speculation, kSpeculationHelp)->capture_default_str();
   app->add_option("--weights", flags->weights,
                   "Weight formats to ask for in turn, as in bf16,int8; the server's default if "
                   "not given")
@@ -114,6 +117,7 @@ absl::Status Complete(Flags* flags, std::string* text) {
     }
     flags->workload.weights.push_back(*format);
   }
+  SKIM_RETURN_IF_ERROR(ParseSpeculation(flags->speculation, &flags->workload.speculation));
   flags->load.seed = flags->workload.seed;
   flags->workload.read_delay = static_cast<Micros>(flags->slow_delay_ms * 1e3);
   if (flags->text_file.empty()) return absl::OkStatus();

@@ -80,6 +80,9 @@ PlannedRequest Workload::Next() {
   if (!options_.prefill.empty()) {
     request.mutable_prefill()->mutable_lazy()->set_profile(options_.prefill);
   }
+  if (options_.speculation.drafter_case() != v1::Speculation::DRAFTER_NOT_SET) {
+    *request.mutable_speculation() = options_.speculation;
+  }
   if (!options_.weights.empty()) {
     request.set_weights(options_.weights[next_ % options_.weights.size()]);
   }

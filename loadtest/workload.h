@@ -30,6 +30,7 @@ struct WorkloadOptions {
   // Asked for in turn; empty = the server's default.
   std::vector<v1::WeightFormat> weights;
   std::string prefill;  // profile by which prompts are pruned; empty: exact
+  v1::Speculation speculation;
 };
 
 class Workload {

@@ -95,11 +95,12 @@ KvExtent KvCache::FullExtent(int64_t tokens) const {
 int64_t KvCache::PagesFor(const KvExtent& extent) const { return Missing(extent, KvHoldings()); }
 
 int64_t KvCache::Missing(const KvExtent& extent, const KvHoldings& kv) const {
-  const auto lacks = [](int32_t wanted, const std::vector<PageId>& held) {
-    return std::max<int64_t>(0, wanted - static_cast<int64_t>(held.size()));
+  const auto lacks = [](int32_t wanted, int64_t held) {
+    return std::max<int64_t>(0, wanted - held);
   };
-  int64_t missing =
-      lacks(extent.hidden_pages, kv.hidden) + lacks(extent.deep_hidden_pages, kv.deep_hidden);
+  const int64_t hidden = std::max<int64_t>(extent.first_hidden_page, std::ssize(kv.hidden));
+  int64_t missing = lacks(extent.hidden_pages, hidden) +
+                    lacks(extent.deep_hidden_pages, std::ssize(kv.deep_hidden));
   for (size_t s = 0; s < extent.slots.size(); ++s) {
     const int64_t held =
         kv.segments.empty() ? 0 : static_cast<int64_t>(kv.segments[s].pages.size());
@@ -121,6 +122,9 @@ void KvCache::Grow(const KvExtent& extent, KvHoldings* kv) {
     const int32_t more = wanted - static_cast<int32_t>(pages->size());
     if (more > 0) ledger_.Allocate(more, pages);
   };
+  if (extent.hidden_pages > 0 && std::ssize(kv->hidden) < extent.first_hidden_page) {
+    kv->hidden.resize(static_cast<size_t>(extent.first_hidden_page), kNoPage);
+  }
   grow(extent.hidden_pages, &kv->hidden);
   grow(extent.deep_hidden_pages, &kv->deep_hidden);
   kv->blocks = static_cast<int32_t>(kv->segments[0].pages.size()) / geometry_.segment_units[0];
@@ -135,8 +139,10 @@ std::span<PageId> KvCache::HiddenOf(KvHoldings* kv, int32_t block) const {
 void KvCache::ReleaseHidden(std::span<const int32_t> blocks, std::span<const int32_t> deep_pages,
                             KvHoldings* kv) {
   for (const int32_t block : blocks) {
-    for (PageId& page : HiddenOf(kv, block)) ledger_.Release(std::exchange(page, kNoPage));
-    if (block < static_cast<int32_t>(kv->published.size())) {
+    for (PageId& page : HiddenOf(kv, block)) {
+      if (page != kNoPage) ledger_.Release(std::exchange(page, kNoPage));
+    }
+    if (kv->shared.hidden && block < static_cast<int32_t>(kv->published.size())) {
       index_.UnuseAttached(kv->published[block]);
     }
   }
@@ -148,9 +154,10 @@ void KvCache::ReleaseHidden(std::span<const int32_t> blocks, std::span<const int
 void KvCache::ReleaseAllHidden(KvHoldings* kv) {
   // Last block first: hidden rows are of no use without those before them.
   std::vector<int32_t> blocks;
-  for (size_t i = 0; i < kv->hidden.size(); i += hidden_pages_per_block_) {
-    if (kv->hidden[i] != kNoPage)
-      blocks.push_back(static_cast<int32_t>(i) / hidden_pages_per_block_);
+  for (size_t i = 0; i < kv->hidden.size(); ++i) {
+    const int32_t block = static_cast<int32_t>(i) / hidden_pages_per_block_;
+    const bool known = !blocks.empty() && blocks.back() == block;
+    if (kv->hidden[i] != kNoPage && !known) blocks.push_back(block);
   }
   std::ranges::reverse(blocks);
   std::vector<int32_t> deep_pages;
@@ -158,6 +165,8 @@ void KvCache::ReleaseAllHidden(KvHoldings* kv) {
     if (kv->deep_hidden[i] != kNoPage) deep_pages.push_back(static_cast<int32_t>(i));
   }
   ReleaseHidden(blocks, deep_pages, kv);
+  // Exit rows are those of one round: the next begins at another page.
+  if (!kv->shared.hidden) kv->hidden.clear();
 }
 
 std::vector<PageId> KvCache::BlockPages(const KvHoldings& kv, int32_t block) const {

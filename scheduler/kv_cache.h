@@ -22,8 +22,11 @@ struct KvSpan {
 // How far a sequence's memory reaches.
 struct KvExtent {
   std::vector<int32_t> slots;     // per segment
-  int32_t hidden_pages = 0;       // of the HiddenStore: rows that stop at the first cut,
-  int32_t deep_hidden_pages = 0;  // and at later ones
+  // Of the HiddenStore: rows that stop at the first cut, or at a draft's exit, all pages from
+  // this one on, and rows that stop at later cuts.
+  int32_t first_hidden_page = 0;
+  int32_t hidden_pages = 0;
+  int32_t deep_hidden_pages = 0;
 };
 
 // How much of a sequence's blocks the prefix index shares.
@@ -41,8 +44,8 @@ struct KvHoldings {
   std::vector<PrefixIndex::NodeId> published;
   int32_t blocks = 0;       // of the first segment; of all, unless the sequence is pruned
   bool publishable = true;  // false once a hash collision broke the chain
-  // Pages of the HiddenStore, kNoPage where given back: for the blocks in order, as many for
-  // each. Those of a published block are attached to its node.
+  // Pages of the HiddenStore, kNoPage where none is held: for the blocks in order, as many for
+  // each. Where hidden rows are shared, those of a published block are attached to its node.
   std::vector<PageId> hidden;
   std::vector<PageId> deep_hidden;
 
@@ -67,6 +70,7 @@ class KvCache {
   // As those of the index.
   void RecordEvents() { index_.RecordEvents(); }
   std::vector<PrefixEvent> TakeEvents() { return index_.TakeEvents(); }
+  const KvGeometry& geometry() const { return geometry_; }
   int32_t page_tokens() const { return geometry_.page_tokens; }
   int32_t pages_per_block() const { return pages_per_block_; }
   // Pages that a new owner could get, evicting what nobody uses.

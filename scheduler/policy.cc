@@ -29,11 +29,14 @@ class Planner {
   Decision Plan() {
     ServeRunning([](const Sequence& s) { return s.decoding() && !s.lazy; });
     ServePrunedDecodes();
+    ServeDrafts();
     ServeRunning([](const Sequence& s) { return !s.decoding(); });
     if (decision_.preempted.empty()) Admit();
-    for (const Entry& entry : running_) {
+    for (Entry& entry : running_) {
       if (entry.hidden_dropped) decision_.hidden_dropped.push_back(entry.sequence);
-      if (entry.work.rows > 0) decision_.slices.push_back({entry.sequence, entry.work.rows});
+      Work& work = entry.work;
+      if (work.rows == 0) continue;
+      decision_.slices.push_back({entry.sequence, work.rows, work.drafts, std::move(work.extent)});
     }
     if (decision_.slices.empty()) decision_.failed = blocked_;
     return std::move(decision_);
@@ -43,6 +46,7 @@ class Planner {
   // What a sequence does in this step.
   struct Work {
     int32_t rows = 0;
+    int32_t drafts = 0;  // rows beside those
     int64_t token_layers = 0;
     int32_t reserved_rows = 0;
     KvExtent extent;
@@ -88,7 +92,7 @@ class Planner {
 
   void Spend(const Work& work, int sign) {
     budget_ -= sign * work.token_layers;
-    rows_left_ -= sign * work.rows;
+    rows_left_ -= sign * (work.rows + work.drafts);
     revival_rows_left_ -= sign * work.reserved_rows;
   }
 
@@ -130,6 +134,32 @@ class Planner {
     if (entry.hidden_dropped) work.reserved_rows = 0;
     entry.work = std::move(work);
     Spend(entry.work, 1);
+  }
+
+  // In order, as many as fit. Of the pages left, those that others' known tokens wait for are
+  // no drafts': so drafts preempt nobody, now or later.
+  void ServeDrafts() {
+    int64_t spare = scratch_.available() - OutstandingPages();
+    for (Entry& entry : running_) {
+      const Sequence& s = *entry.sequence;
+      if (entry.work.rows == 0 || !s.decoding()) continue;
+      const int64_t rows = std::min<int64_t>(rows_left_, budget_ / limits_.layers);
+      for (auto drafts = static_cast<int32_t>(std::min<int64_t>(s.wanted_drafts(), rows));
+           drafts > 0; --drafts) {
+        KvExtent extent = s.VerifyExtent(cache_, drafts);
+        const int64_t pages = cache_.Missing(extent, s.kv) - entry.planned_pages;
+        if (pages > spare) continue;
+        spare -= pages;
+        scratch_.Take(pages);
+        entry.planned_pages += pages;
+        Spend(entry.work, -1);
+        entry.work.drafts = drafts;
+        entry.work.token_layers += int64_t{drafts} * limits_.layers;
+        entry.work.extent = std::move(extent);
+        Spend(entry.work, 1);
+        break;
+      }
+    }
   }
 
   // The sequences that can be preempted for running_[index], in this order.

@@ -6,8 +6,9 @@
 //   1. to running sequences that miss one token, so that no prefill delays a decode; then to
 //      pruned ones, which also reserve rows for tokens to be revived and take turns where
 //      those are short,
-//   2. to running sequences that miss more (chunked prefill, resumption),
-//   3. if nobody had to be preempted, to waiting ones.
+//   2. to the drafts of those, as far as they take no page that a known token waits for,
+//   3. to running sequences that miss more (chunked prefill, resumption),
+//   4. if nobody had to be preempted, to waiting ones.
 // A running sequence without room for its rows takes the hidden rows of pruned sequences, last
 // first (they revive nothing from then on), then the pages of paused sequences, then of
 // those behind it in the order, last first (they are recomputed later). If even that does
@@ -44,7 +45,9 @@ struct PolicyLimits {
 struct Decision {
   struct Slice {
     Sequence* sequence;
-    int32_t rows;
+    int32_t rows;     // of known tokens
+    int32_t drafts;   // to be verified behind them, at most
+    KvExtent extent;  // what the sequence then holds
   };
   struct Admission {
     Sequence* sequence;

@@ -11,6 +11,7 @@
 #include "engine/sampling_params.h"
 #include "kernels/weight.h"
 #include "scheduler/prefill_policy.h"
+#include "scheduler/speculation.h"
 
 namespace skim {
 
@@ -27,6 +28,7 @@ struct Request {
   // for its prefill and then take its pages from the prefix cache.
   uint64_t group = 0;
   PrefillPolicy prefill;
+  SpeculationPolicy speculation;
 };
 
 // What the prefill of a request came to.
@@ -66,6 +68,7 @@ struct Finish {
   int32_t preemptions = 0;
   WeightFormat weight_format = WeightFormat::kBf16;
   PrefillReport prefill;
+  SpeculationReport speculation = {};
   // On the loop's clock; kNever for what did not happen.
   Micros submitted = kNever;
   Micros scheduled = kNever;      // first row in a step

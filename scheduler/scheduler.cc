@@ -1,6 +1,7 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,13 +56,8 @@ int32_t ScoredRows(const Sequence& sequence, const PlanSequence& planned) {
 absl::Status CheckResult(const Sequence& sequence, const PlanSequence& planned,
                          const SequenceResult& result) {
   if (!result.status.ok()) return result.status;
-  if (planned.sample == result.sampled.empty()) {
-    return absl::InternalError("the engine sampled where it should not, or not where it should");
-  }
-  for (const SampledToken& sampled : result.sampled) {
-    if (!sampled.finite || sampled.token < 0) {
-      return absl::InternalError("no token could be drawn: the logits are not finite");
-    }
+  if (static_cast<int32_t>(result.sampled.size()) != planned.draws) {
+    return absl::InternalError("the engine drew another number of tokens");
   }
   const int32_t scores = planned.logits == LogitsWanted::kAll ? ScoredRows(sequence, planned) : 0;
   if (static_cast<int32_t>(result.prompt_logprobs.size()) != scores) {
@@ -71,6 +67,40 @@ absl::Status CheckResult(const Sequence& sequence, const PlanSequence& planned,
     return absl::InternalError("the engine returned another number of cuts");
   }
   return absl::OkStatus();
+}
+
+// What the draws of a step come to.
+struct Run {
+  int32_t tokens = 0;    // that many of the draws are output
+  int32_t accepted = 0;  // of the drafts, are output
+  bool finite = true;    // false: ended before a draw that could not be made
+  std::optional<FinishReason> end;
+};
+
+// The draws are output up to the first that is not what was drafted, inclusive: those behind it
+// follow a token that is not there. Each is what would have been drawn alone (step_plan.h), so
+// each may end the request as it would alone.
+Run OutputOf(const Sequence& sequence, std::span<const TokenId> drafts, int32_t max_context,
+             std::span<const SampledToken> draws) {
+  const SamplingParams& sampling = sequence.request.sampling;
+  Run run;
+  for (const SampledToken& draw : draws) {
+    if (!draw.finite || draw.token < 0) {
+      run.finite = false;
+      return run;
+    }
+    const bool drafted = run.tokens < std::ssize(drafts) && draw.token == drafts[run.tokens];
+    run.accepted += drafted;
+    ++run.tokens;
+    if (std::ranges::find(sampling.stop_tokens, draw.token) != sampling.stop_tokens.end()) {
+      run.end = FinishReason::kStopToken;
+    } else if (sequence.report.generated_tokens + run.tokens >= sampling.max_tokens ||
+               sequence.total() + run.tokens >= max_context) {
+      run.end = FinishReason::kLength;
+    }
+    if (!drafted || run.end.has_value()) break;
+  }
+  return run;
 }
 
 void FillReport(const LazyProgress& lazy, int32_t layers, Finish* finish) {
@@ -113,6 +143,10 @@ void Scheduler::TakeArrivals() {
     sequence->report.weight_format = sequence->request.weight_format;
     sequence->report.submitted = arrival.submitted;
     PrepareLazy(geometry_, sequence.get());
+    if (sequence->request.speculation.on()) {
+      sequence->speculation =
+          std::make_unique<Speculation>(sequence->request.speculation, sequence->request.sampling);
+    }
     if (const uint64_t id = sequence->request.group; id != 0) {
       Group& group = groups_.try_emplace(id, Group{.leader = sequence->arrival}).first->second;
       ++group.members;
@@ -124,16 +158,42 @@ void Scheduler::TakeArrivals() {
 const StepPlan& Scheduler::BeginStep(Micros now) {
   SKIM_CHECK(plan_.empty());
   stats_ = StepStats();
-  ++steps_;
-  TakeArrivals();
-  Reap(now);
-  Decision decision;
-  do {
-    decision = Decide(limits_, cache_, Borrow(running_), Borrow(waiting_), fair_share_.served());
-    Apply(decision, now);
-    Sweep();
-  } while (decision.failed != nullptr);
+  if (!slices_.empty()) {  // between the draft passes of a step, or behind them
+    Reap(now);
+  }
+  if (slices_.empty()) {
+    ++steps_;
+    TakeArrivals();
+    Reap(now);
+    Propose();
+    bool failed = false;
+    do {
+      Decision decision =
+          Decide(limits_, cache_, Borrow(running_), Borrow(waiting_), fair_share_.served());
+      failed = decision.failed != nullptr;
+      Apply(std::move(decision), now);
+      Sweep();
+    } while (failed);
+  }
+  PlanDrafts();
+  if (plan_.empty()) PlanStep();
   return plan_;
+}
+
+// A pruned sequence whose every step chooses anew who is revived takes its tokens one by one:
+// only so does each of them see what it would see without drafts.
+void Scheduler::Propose() {
+  for (const auto& sequence : running_) {
+    Sequence& s = *sequence;
+    if (!s.speculation) continue;
+    const bool ready = s.decoding() && s.schedulable() && s.report.generated_tokens > 0 &&
+                       (!s.lazy || s.lazy->DecodeRows(2) == 2);
+    // The last token of all needs no draft: the draw behind the drafts gives it.
+    const int32_t left = std::min(s.request.sampling.max_tokens - s.report.generated_tokens,
+                                  config_.max_context - s.total()) -
+                         1;
+    s.speculation->Propose(s.tokens, ready ? left : 0);
+  }
 }
 
 void Scheduler::Reap(Micros now) {
@@ -169,16 +229,20 @@ bool Scheduler::Held(const Sequence& sequence) const {
   return !group.computed && group.leader != sequence.arrival;
 }
 
-void Scheduler::Apply(const Decision& decision, Micros now) {
+void Scheduler::Apply(Decision decision, Micros now) {
   for (Sequence* sequence : decision.hidden_dropped) DropHidden(*sequence);
   for (Sequence* sequence : decision.preempted) Preempt(*sequence);
   for (const Decision::Admission& admission : decision.admitted) Admit(admission, now);
-  // Rows of one weight format side by side: each stretch of them is a product of its own.
-  std::vector<Decision::Slice> slices = decision.slices;
-  std::ranges::stable_sort(slices, {}, [](const Decision::Slice& slice) {
-    return slice.sequence->request.weight_format;
-  });
-  for (const Decision::Slice& slice : slices) AddToPlan(*slice.sequence, slice.rows);
+  slices_ = std::move(decision.slices);
+  for (Decision::Slice& slice : slices_) {
+    Sequence& sequence = *slice.sequence;
+    // Who has just lost its hidden rows revives nobody and needs no pages for them.
+    if (std::ranges::count(decision.hidden_dropped, &sequence) > 0) {
+      slice.extent = sequence.lazy->AfterDecode(sequence.computed, slice.rows + slice.drafts);
+    }
+    cache_.Grow(slice.extent, &sequence.kv);
+    if (sequence.speculation) sequence.speculation->Begin(slice.drafts);
+  }
   if (decision.failed != nullptr) {
     End(*decision.failed, FinishReason::kError,
         absl::ResourceExhaustedError("the sequence has outgrown the KV cache"), now);
@@ -231,15 +295,27 @@ void Scheduler::Admit(const Decision::Admission& admission, Micros now) {
   stats_.prefix_hits += cached;
 }
 
-void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
-  LazyProgress* lazy = sequence.lazy.get();
-  const bool prefill = lazy != nullptr && !lazy->prompt_done();
-  const int32_t end = sequence.computed + rows;
-  cache_.Grow(prefill           ? lazy->AfterTile(rows)
-              : lazy != nullptr ? lazy->AfterDecode(sequence.computed, rows)
-                                : cache_.FullExtent(end),
-              &sequence.kv);
+void Scheduler::PlanDrafts() {
+  std::vector<Sequence*> drafting;
+  for (const Decision::Slice& slice : slices_) {
+    const Speculation* speculation = slice.sequence->speculation.get();
+    if (speculation != nullptr && speculation->drafting()) drafting.push_back(slice.sequence);
+  }
+  std::ranges::stable_sort(drafting, {},
+                           [](const Sequence* s) { return s->speculation->row().format; });
+  for (Sequence* sequence : drafting) AddDraftRow(*sequence);
+}
 
+void Scheduler::PlanStep() {
+  // Rows of one weight format side by side: each stretch of them is a product of its own.
+  std::ranges::stable_sort(slices_, {}, [](const Decision::Slice& slice) {
+    return slice.sequence->request.weight_format;
+  });
+  for (const Decision::Slice& slice : slices_) AddToPlan(*slice.sequence, slice.rows);
+  slices_.clear();
+}
+
+PlanSequence Scheduler::Entry(const Sequence& sequence) const {
   PlanSequence entry;
   entry.id = sequence.request.id;
   entry.row_begin = plan_.rows();
@@ -247,37 +323,76 @@ void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
   entry.tokens = sequence.tokens;
   entry.prompt_tokens = sequence.prompt_tokens();
   entry.weight_format = sequence.request.weight_format;
+  if (sequence.speculation) entry.drafts = sequence.speculation->drafts();
   for (const KvSpan& span : sequence.kv.segments) entry.segment_pages.push_back(span.pages);
   entry.hidden_pages = sequence.kv.hidden;
   entry.deep_hidden_pages = sequence.kv.deep_hidden;
-  if (prefill) {
-    lazy->AddTile(rows, sequence.tokens, &entry, &plan_);
-    entry.sample = lazy->EndsPrompt(rows) && sequence.total() == sequence.prompt_tokens();
-  } else if (lazy != nullptr) {
-    lazy->AddDecode(sequence.computed, rows, sequence.tokens, &entry, &plan_);
-    entry.sample = end == sequence.total();
-  } else {
-    for (int32_t position = sequence.computed; position < end; ++position) {
-      plan_.tokens.push_back(sequence.tokens[position]);
-      plan_.positions.push_back(position);
-      plan_.enter.push_back(0);
-      plan_.leave.push_back(geometry_.layers);
-    }
-    entry.sample = end == sequence.total();
-  }
+  return entry;
+}
+
+void Scheduler::AddEntry(PlanSequence entry, Sequence& sequence, int32_t rows) {
   entry.row_count = plan_.rows() - entry.row_begin;
-  entry.logits = sequence.scoring() ? LogitsWanted::kAll
-                 : entry.sample     ? LogitsWanted::kLast
-                                    : LogitsWanted::kNone;
+  stats_.rows += rows;
+  stats_.rows_by_format[static_cast<size_t>(entry.weight_format)] += rows;
   plan_.sequences.push_back(std::move(entry));
   planned_.push_back(&sequence);
   planned_rows_.push_back(rows);
-  sequence.last_step = steps_;
+}
 
-  stats_.rows += rows;
-  stats_.rows_by_format[static_cast<size_t>(sequence.request.weight_format)] += rows;
+void Scheduler::AddDraftRow(Sequence& sequence) {
+  const Speculation& speculation = *sequence.speculation;
+  PlanSequence entry = Entry(sequence);
+  if (sequence.lazy) entry.hidden_pages = {};
+  entry.draft = true;
+  entry.logits = LogitsWanted::kLast;
+  entry.draws = 1;
+  entry.sampling = &speculation.draft_sampling();
+  entry.weight_format = speculation.row().format;
+  const std::span<const TokenId> before = entry.drafts;
+  plan_.AddRow(before.empty() ? sequence.tokens.back() : before.back(),
+               sequence.computed + static_cast<int32_t>(before.size()), /*enter=*/0,
+               speculation.row().leave);
+  stats_.draft_rows += 1;
+  AddEntry(std::move(entry), sequence, 1);
+}
+
+void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
+  LazyProgress* lazy = sequence.lazy.get();
   const bool decode = sequence.decoding() && sequence.report.generated_tokens > 0;
-  (decode ? stats_.decode_rows : stats_.prefill_rows) += rows;
+  PlanSequence entry = Entry(sequence);
+  const auto drafts = static_cast<int32_t>(entry.drafts.size());
+  rows += drafts;
+  const int32_t end = sequence.computed + rows;
+  bool draws = end >= sequence.total();
+  std::vector<TokenId> with_drafts;  // where there are some
+  std::span<const TokenId> tokens = sequence.tokens;
+  if (drafts > 0) {
+    with_drafts.assign(tokens.begin(), tokens.end());
+    with_drafts.insert(with_drafts.end(), entry.drafts.begin(), entry.drafts.end());
+    tokens = with_drafts;
+  }
+  if (lazy != nullptr && !lazy->prompt_done()) {
+    lazy->AddTile(rows, tokens, &entry, &plan_);
+    draws = lazy->EndsPrompt(rows) && sequence.total() == sequence.prompt_tokens();
+  } else if (lazy != nullptr) {
+    lazy->AddDecode(sequence.computed, rows, tokens, &entry, &plan_);
+  } else {
+    const bool late = drafts > 0 && sequence.keeps_exit_rows(geometry_);
+    for (int32_t position = sequence.computed; position < end; ++position) {
+      // Where the draft passes left off; the newest token has had none.
+      const bool joins_late = late && position + 1 < end;
+      plan_.AddRow(tokens[position], position, joins_late ? sequence.speculation->row().leave : 0,
+                   geometry_.layers);
+    }
+  }
+  entry.draws = draws ? 1 + drafts : 0;
+  entry.logits = sequence.scoring() ? LogitsWanted::kAll
+                 : draws            ? LogitsWanted::kLast
+                                    : LogitsWanted::kNone;
+  sequence.last_step = steps_;
+  (decode ? stats_.decode_rows : stats_.prefill_rows) += rows - drafts;
+  stats_.verify_rows += drafts;
+  AddEntry(std::move(entry), sequence, rows);
 }
 
 void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros now) {
@@ -286,7 +401,9 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
     fault = absl::InternalError("the engine returned another number of sequences");
   }
   for (size_t i = 0; i < planned_.size(); ++i) {
-    if (fault.ok()) {
+    if (fault.ok() && plan_.sequences[i].draft) {
+      CommitDraft(*planned_[i], result.sequences[i]);
+    } else if (fault.ok()) {
       CommitOne(*planned_[i], plan_.sequences[i], planned_rows_[i], result.sequences[i], now);
     } else {
       End(*planned_[i], FinishReason::kError,
@@ -318,10 +435,30 @@ absl::Status Scheduler::CommitPruned(Sequence& sequence, int32_t rows,
   return absl::OkStatus();
 }
 
+// Whatever went wrong with a guess, the request does not depend on it.
+void Scheduler::CommitDraft(Sequence& sequence, const SequenceResult& result) {
+  const bool drawn = result.status.ok() && result.sampled.size() == 1;
+  sequence.speculation->AddDraft(drawn ? result.sampled[0] : SampledToken());
+}
+
 void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32_t rows,
                           SequenceResult& result, Micros now) {
   absl::Status status = CheckResult(sequence, planned, result);
-  if (status.ok() && sequence.lazy) status = CommitPruned(sequence, rows, result);
+  if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
+  const Run run = OutputOf(sequence, planned.drafts, config_.max_context, result.sampled);
+  if (!planned.drafts.empty()) {
+    // What behind the run was computed is as if it never had been: the next rows write over it.
+    rows = run.tokens;
+    if (!run.finite) sequence.speculation->Stop();
+  } else if (!run.finite) {
+    return End(sequence, FinishReason::kError,
+               absl::InternalError("no token could be drawn: the logits are not finite"), now);
+  }
+  if (sequence.speculation && sequence.speculation->in_round()) {
+    sequence.speculation->End(run.accepted);
+    if (!sequence.lazy) cache_.ReleaseAllHidden(&sequence.kv);  // its exit rows
+  }
+  if (sequence.lazy) status = CommitPruned(sequence, rows, result);
   if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
 
   // What a preemption made us compute again has been delivered before.
@@ -336,6 +473,7 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
     fair_share_.Charge(sequence.tenant, served - sequence.charged_tokens);
     sequence.charged_tokens = served;
   }
+  for (int32_t i = 0; i < run.tokens; ++i) Deliver(sequence, std::move(result.sampled[i]), now);
   if (!sequence.lazy) {
     cache_.Publish(sequence.domain(), sequence.tokens, sequence.computed, &sequence.kv);
   } else if (!sequence.lazy->prompt_done()) {
@@ -345,9 +483,7 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
   if (sequence.request.group != 0 && sequence.computed >= sequence.prompt_tokens()) {
     groups_.at(sequence.request.group).computed = true;
   }
-  for (SampledToken& token : result.sampled) {
-    if (!Deliver(sequence, std::move(token), now)) return;
-  }
+  if (run.end.has_value()) End(sequence, *run.end, absl::OkStatus(), now);
 }
 
 // In tokens at full depth.
@@ -357,10 +493,8 @@ int32_t Scheduler::Served(const Sequence& sequence) const {
   return generated + static_cast<int32_t>(sequence.lazy->token_layers() / limits_.layers);
 }
 
-bool Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
-  const TokenId id = token.token;
-  const SamplingParams& sampling = sequence.request.sampling;
-  sequence.tokens.push_back(id);
+void Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
+  sequence.tokens.push_back(token.token);
   const int32_t generated = ++sequence.report.generated_tokens;
   if (generated == 1) {
     sequence.report.first_token = now;
@@ -373,19 +507,13 @@ bool Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
   }
   sequence.last_token = now;
   sequence.channel->Push(std::move(token));
-
-  if (std::ranges::find(sampling.stop_tokens, id) != sampling.stop_tokens.end()) {
-    End(sequence, FinishReason::kStopToken, absl::OkStatus(), now);
-  } else if (generated >= sampling.max_tokens || sequence.total() >= config_.max_context) {
-    End(sequence, FinishReason::kLength, absl::OkStatus(), now);
-  }
-  return !sequence.ended;
 }
 
 void Scheduler::End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now) {
   SKIM_CHECK(!sequence.ended);
   sequence.ended = true;
   if (sequence.lazy) FillReport(*sequence.lazy, limits_.layers, &sequence.report);
+  if (sequence.speculation) sequence.report.speculation = sequence.speculation->report();
   cache_.Release(&sequence.kv);
   LeaveGroup(sequence);
   fair_share_.Leave(sequence.tenant);
@@ -423,6 +551,7 @@ void Scheduler::LeaveGroup(const Sequence& sequence) {
 
 void Scheduler::Sweep() {
   const auto ended = [](const auto& sequence) { return sequence->ended; };
+  std::erase_if(slices_, [](const Decision::Slice& slice) { return slice.sequence->ended; });
   std::erase_if(running_, ended);
   std::erase_if(waiting_, ended);
 }
@@ -432,6 +561,7 @@ void Scheduler::EndAll(const absl::Status& reason, Micros now) {
   for (const Owned* owned : {&running_, &waiting_}) {
     for (const auto& sequence : *owned) End(*sequence, FinishReason::kError, reason, now);
   }
+  slices_.clear();
   plan_ = StepPlan();
   planned_.clear();
   planned_rows_.clear();

@@ -29,7 +29,9 @@ class Scheduler {
 
   // Ends what is cancelled, overdue or not being read, then plans and books the next step.
   // The plan may be empty; it stays valid until Commit or the next BeginStep. A plan that is
-  // not empty must be followed by exactly one Commit.
+  // not empty must be followed by exactly one Commit. Where sequences speculate, a step that
+  // has been booked is preceded by its draft passes: each is a plan of its own, of one row per
+  // drafting sequence.
   const StepPlan& BeginStep(Micros now);
   // `executed` not OK: a device fault, every sequence of the step ends with INTERNAL.
   void Commit(const absl::Status& executed, StepResult result, Micros now);
@@ -61,10 +63,18 @@ class Scheduler {
   void TakeArrivals();
   void Reap(Micros now);
   void ReapOne(Sequence& sequence, Micros now);
-  void Apply(const Decision& decision, Micros now);
+  // Sets how many drafts each sequence would like to have verified.
+  void Propose();
+  void Apply(Decision decision, Micros now);
   void Admit(const Decision::Admission& admission, Micros now);
   void Preempt(Sequence& sequence);
+  // Fills plan_ with the draft pass that the booked step waits for, if any; with that step.
+  void PlanDrafts();
+  void PlanStep();
   void AddToPlan(Sequence& sequence, int32_t rows);
+  void AddDraftRow(Sequence& sequence);
+  PlanSequence Entry(const Sequence& sequence) const;
+  void AddEntry(PlanSequence entry, Sequence& sequence, int32_t rows);
   void DropHidden(Sequence& sequence);
   void ReleaseUselessHidden(Sequence& sequence);
   // Books what the rows of a pruned sequence have done.
@@ -72,8 +82,8 @@ class Scheduler {
   int32_t Served(const Sequence& sequence) const;
   void CommitOne(Sequence& sequence, const PlanSequence& planned, int32_t rows,
                  SequenceResult& result, Micros now);
-  // False when the token was the last.
-  bool Deliver(Sequence& sequence, SampledToken token, Micros now);
+  void CommitDraft(Sequence& sequence, const SequenceResult& result);
+  void Deliver(Sequence& sequence, SampledToken token, Micros now);
   void End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now);
   void LeaveGroup(const Sequence& sequence);
   bool Held(const Sequence& sequence) const;
@@ -93,6 +103,7 @@ class Scheduler {
   uint64_t arrivals_ = 0;
   uint64_t steps_ = 0;
 
+  std::vector<Decision::Slice> slices_;  // booked and not yet planned
   StepPlan plan_;
   // Parallel to plan_.sequences:
   std::vector<Sequence*> planned_;

@@ -11,6 +11,7 @@
 #include "scheduler/kv_cache.h"
 #include "scheduler/lazy_progress.h"
 #include "scheduler/request.h"
+#include "scheduler/speculation.h"
 #include "scheduler/token_channel.h"
 
 namespace skim {
@@ -31,6 +32,7 @@ struct Sequence {
   // stages have run.
   std::unique_ptr<LazyProgress> lazy;
   uint64_t last_step = 0;  // in which it had rows
+  std::unique_ptr<Speculation> speculation;  // null: none was asked for
 
   bool ended = false;            // the channel is closed
   bool held = false;             // waits for the prefill of its group's leader
@@ -52,6 +54,13 @@ struct Sequence {
   }
   // Its next row draws a token.
   bool decoding() const { return missing() == 1 && (!lazy || lazy->prompt_done()); }
+  // Drafts that its next step could verify, and what it then holds.
+  int32_t wanted_drafts() const { return speculation ? speculation->wanted() : 0; }
+  KvExtent VerifyExtent(const KvCache& cache, int32_t drafts) const;
+  // The rows of its draft passes leave their hidden state behind and go on from there when
+  // they are verified. Else verification runs them from the embedding, over their K/V. That of
+  // a pruned prompt does: its hidden pages are the prompt's.
+  bool keeps_exit_rows(const KvGeometry& geometry) const;
   // Whether `cached` tokens leave too little of a prompt that has not run yet to prune it.
   bool WorthHitting(int32_t cached) const {
     return cached > 0 && report.scheduled == kNever &&

@@ -63,6 +63,7 @@ class ServingLoop::Impl {
                                                 "exceed the context of ", config_.max_context));
     }
     SKIM_RETURN_IF_ERROR(CheckPrefill(request));
+    SKIM_RETURN_IF_ERROR(CheckSpeculation(request));
     const int64_t blocks = (prompt + geometry_.page_tokens - 1) / geometry_.page_tokens;
     const int64_t hidden = request.prefill.lazy() ? prompt / geometry_.hidden_rows_per_page + 1 : 0;
     if (blocks * geometry_.PagesPerBlock() + hidden > geometry_.total_pages) {
@@ -97,6 +98,35 @@ class ServingLoop::Impl {
     }
     if (request.sampling.prompt_logprobs) {
       return absl::InvalidArgumentError("output.prompt_logprobs: a pruned prompt has none");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckSpeculation(const Request& request) const {
+    const SpeculationPolicy& speculation = request.speculation;
+    if (!speculation.on()) return absl::OkStatus();
+    const auto invalid = [](const char* what) {
+      return absl::InvalidArgumentError(absl::StrCat("speculation", what));
+    };
+    if (speculation.max_drafts < 1 || speculation.max_drafts > kMaxDrafts) {
+      return invalid(".max_draft_tokens: is out of range");
+    }
+    if (speculation.min_ngram < 1 || speculation.min_ngram > speculation.max_ngram ||
+        speculation.max_ngram > kMaxNgram) {
+      return invalid(".lookup: n-grams are out of range");
+    }
+    const PrefillPolicy& prefill = request.prefill;
+    int32_t last_exit = geometry_.layers;
+    for (size_t b = 0; b < prefill.keep.size() && last_exit == geometry_.layers; ++b) {
+      if (prefill.keep[b] < 1) last_exit = geometry_.boundaries[b];
+    }
+    if (last_exit < geometry_.layers && prefill.decode != DecodeMode::kStatic) {
+      return invalid(": each token of a pruned prompt's decoding may revive others, unless static");
+    }
+    if (speculation.drafter == DrafterKind::kSelf &&
+        (speculation.exit_layer < 1 || speculation.exit_layer > last_exit)) {
+      return invalid(
+          ".self.exit_layer: is no layer, or is above the first at which the prompt is cut");
     }
     return absl::OkStatus();
   }

@@ -44,6 +44,7 @@ struct RawFlags {
   std::vector<std::string> weights;
   std::vector<std::string> workers;
   std::string lazy_boundaries = "auto";
+  std::vector<std::string> drafters;
   uint64_t kv_cache_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
   uint64_t max_message_bytes = 4 << 20;
@@ -98,6 +99,25 @@ void AddPruningFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--max-revival-rows", config->scheduler.max_revival_rows,
                   "Pruned tokens that decoding may bring back in one step, over all sequences")
       ->check(Quiet(CLI::Range(0, 4096)))
+      ->type_name("TOKENS")
+      ->capture_default_str()
+      ->group(group);
+}
+
+void AddSpeculationFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
+  const char* group = "Speculation";
+  app->add_option("--drafters", raw->drafters,
+                  "What requests may have their output guessed by: lookup (the request's own "
+                  "text), self (the model's first layers, or its copy in a smaller weight "
+                  "format); none = nothing. Default: all")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(Quiet(CLI::IsMember({"none", "lookup", "self"})))
+      ->type_name("DRAFTER,DRAFTER")
+      ->group(group);
+  app->add_option("--max-draft-tokens", config->limits.max_draft_tokens,
+                  "Most tokens that a request may have guessed for one step")
+      ->check(Quiet(CLI::Range(1, kMaxDrafts)))
       ->type_name("TOKENS")
       ->capture_default_str()
       ->group(group);
@@ -295,6 +315,18 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
     }
     config.engine.weights.push_back(format);
   }
+  if (!raw.drafters.empty()) config.limits.drafters.clear();
+  for (const std::string& name : raw.drafters) {
+    const DrafterKind kind = DrafterOfName(name).value();  // checked while parsing
+    if (kind == DrafterKind::kNone && raw.drafters.size() > 1) {
+      return Mistake("--drafters: none goes with no other");
+    }
+    if (kind == DrafterKind::kNone) break;
+    if (std::ranges::count(config.limits.drafters, kind) > 0) {
+      return Mistake("--drafters: " + name + " is given twice");
+    }
+    config.limits.drafters.push_back(kind);
+  }
   for (const std::string& worker : raw.workers) {
     const auto parsed = ParseWorkerAddress(worker);
     if (!parsed.ok()) {
@@ -354,6 +386,7 @@ std::variant<ServerConfig, EarlyExit> ParseCommandLine(int argc, const char* con
   AddSecurityFlags(&app, &config);
   AddSchedulerFlags(&app, &config, &raw);
   AddPruningFlags(&app, &config, &raw);
+  AddSpeculationFlags(&app, &config, &raw);
   AddMachineFlags(&app, &config, &raw);
   AddLogFlags(&app, &config);
   try {

@@ -51,6 +51,37 @@ void FillPrefill(const PrefillReport& report, uint64_t page_bytes, v1::PrefillOu
   out->set_token_layers_saved(static_cast<uint64_t>(report.token_layers_saved));
 }
 
+v1::SpeculationOutcome::Drafter ToProto(DrafterKind kind) {
+  switch (kind) {
+    case DrafterKind::kNone:
+      break;
+    case DrafterKind::kLookup:
+      return v1::SpeculationOutcome::DRAFTER_LOOKUP;
+    case DrafterKind::kSelf:
+      return v1::SpeculationOutcome::DRAFTER_SELF;
+  }
+  return v1::SpeculationOutcome::DRAFTER_UNSPECIFIED;
+}
+
+void FillSpeculation(const SpeculationReport& report, v1::SpeculationOutcome* out) {
+  for (int i = 0; i < kDrafterKinds; ++i) {
+    const DraftCounts& counts = report.by_drafter[i];
+    if (counts.rounds == 0) continue;
+    v1::SpeculationOutcome::Source* source = out->add_sources();
+    source->set_drafter(ToProto(static_cast<DrafterKind>(i)));
+    source->set_rounds(static_cast<uint32_t>(counts.rounds));
+    source->set_draft_tokens(static_cast<uint32_t>(counts.drafted));
+    source->set_accepted_tokens(static_cast<uint32_t>(counts.accepted));
+  }
+  out->set_draft_rows(static_cast<uint32_t>(report.passes));
+  for (int i = 0; i < kMaxDrafts && report.drafted_at[i] > 0; ++i) {
+    out->add_draft_tokens_at(static_cast<uint32_t>(report.drafted_at[i]));
+    out->add_accepted_tokens_at(static_cast<uint32_t>(report.accepted_at[i]));
+  }
+  const DraftCounts total = report.total();
+  if (total.rounds > 0) out->set_tokens_per_round(1 + double{1} * total.accepted / total.rounds);
+}
+
 }  // namespace
 
 const char* PrefillModeName(PrefillMode mode) {
@@ -71,6 +102,9 @@ v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros ar
   final.set_finish_reason(ToProto(finish, output));
   final.set_weights(ToProto(finish.weight_format));
   if (finish.prefill.asked) FillPrefill(finish.prefill, page_bytes, final.mutable_prefill());
+  if (finish.speculation.drafter != DrafterKind::kNone) {
+    FillSpeculation(finish.speculation, final.mutable_speculation());
+  }
   if (final.finish_reason() == v1::FINISH_REASON_STOP) output.ReportStop(&final);
 
   v1::Usage* usage = final.mutable_usage();

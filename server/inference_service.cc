@@ -87,6 +87,10 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
     response->set_prefill_min_prompt_tokens(static_cast<uint32_t>(model.limits.min_lazy_tokens));
     response->set_prefill_min_kept_tokens(static_cast<uint32_t>(PrefillPolicy().min_keep));
   }
+  for (const DrafterKind drafter : model.limits.drafters) {
+    response->add_drafters(std::string(DrafterName(drafter)));
+  }
+  response->set_max_draft_tokens(static_cast<uint32_t>(model.limits.max_draft_tokens));
   for (TokenId id : info.eos_tokens) response->add_end_token_ids(static_cast<uint32_t>(id));
   response->set_has_chat_template(model.tokenizer->has_chat_template());
   for (const FormatInfo& weights : info.weights) {

@@ -68,6 +68,8 @@ Metrics::Metrics()
                                 "Prompt tokens times layers not computed")),
       revival_stopped_(AddCounter("skim_revival_stopped_total",
                                   "Sequences that lost their hidden rows for lack of memory")),
+      draft_rows_(AddCounter("skim_draft_rows_total", "Rows of draft passes computed")),
+      verify_rows_(AddCounter("skim_verify_rows_total", "Rows of drafts to be verified computed")),
       prefix_queries_(AddCounter("skim_prefix_cache_queries_total",
                                  "Prompt tokens looked up in the prefix cache")),
       prefix_hits_(AddCounter("skim_prefix_cache_hits_total", "Prompt tokens found there")),
@@ -107,6 +109,31 @@ Metrics::Metrics()
     const auto format = static_cast<WeightFormat>(i);
     rows_by_format_[i] = &format_rows_.Add({{"format", std::string(WeightFormatName(format))}});
   }
+  AddSpeculation();
+}
+
+void Metrics::AddSpeculation() {
+  const auto family = [&](const char* name, const char* help) -> auto& {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_);
+  };
+  auto& rounds =
+      family("skim_speculation_rounds_total", "Steps of a sequence that verified drafts");
+  auto& drafted = family("skim_draft_tokens_total", "Drafts verified, by where they came from");
+  auto& accepted = family("skim_draft_tokens_accepted_total", "Of those, part of the output");
+  for (int i = 1; i < kDrafterKinds; ++i) {
+    const std::string name(DrafterName(static_cast<DrafterKind>(i)));
+    rounds_[i] = &rounds.Add({{"drafter", name}});
+    drafted_[i] = &drafted.Add({{"drafter", name}});
+    accepted_[i] = &accepted.Add({{"drafter", name}});
+  }
+  auto& drafted_at =
+      family("skim_draft_tokens_by_position_total", "Drafts verified, by place in their round");
+  auto& accepted_at =
+      family("skim_draft_tokens_accepted_by_position_total", "Of those, part of the output");
+  for (int i = 0; i < kMaxDrafts; ++i) {
+    drafted_at_[i] = &drafted_at.Add({{"position", std::to_string(i + 1)}});
+    accepted_at_[i] = &accepted_at.Add({{"position", std::to_string(i + 1)}});
+  }
 }
 
 void Metrics::OnStep(const StepStats& stats) {
@@ -114,6 +141,8 @@ void Metrics::OnStep(const StepStats& stats) {
   step_rows_.Observe(stats.rows);
   prefill_rows_.Increment(stats.prefill_rows);
   decode_rows_.Increment(stats.decode_rows);
+  draft_rows_.Increment(stats.draft_rows);
+  verify_rows_.Increment(stats.verify_rows);
   for (size_t i = 0; i < rows_by_format_.size(); ++i) {
     rows_by_format_[i]->Increment(stats.rows_by_format[i]);
   }
@@ -152,6 +181,17 @@ void Metrics::OnFinish(const Finish& finish) {
   queue_time_.Observe(Seconds(finish.scheduled - finish.submitted));
   prompt_tokens_.Increment(finish.prompt_tokens);
   cached_prompt_tokens_.Increment(finish.cached_tokens);
+  const SpeculationReport& speculation = finish.speculation;
+  for (int i = 1; i < kDrafterKinds; ++i) {
+    const DraftCounts& counts = speculation.by_drafter[i];
+    rounds_[i]->Increment(counts.rounds);
+    drafted_[i]->Increment(counts.drafted);
+    accepted_[i]->Increment(counts.accepted);
+  }
+  for (int i = 0; i < kMaxDrafts; ++i) {
+    drafted_at_[i]->Increment(speculation.drafted_at[i]);
+    accepted_at_[i]->Increment(speculation.accepted_at[i]);
+  }
   const PrefillReport& prefill = finish.prefill;
   if (prefill.mode != PrefillMode::kLazy) return;
   pruned_requests_.Increment();

@@ -43,6 +43,7 @@ class Metrics final : public ServingObserver {
   const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
 
  private:
+  void AddSpeculation();
   prometheus::Counter& AddCounter(const char* name, const char* help);
   prometheus::Gauge& AddGauge(const char* name, const char* help);
   prometheus::Histogram& AddHistogram(const char* name, const char* help,
@@ -71,6 +72,12 @@ class Metrics final : public ServingObserver {
   prometheus::Counter& pruned_revived_;
   prometheus::Counter& pruned_layers_;
   prometheus::Counter& revival_stopped_;
+  prometheus::Counter& draft_rows_;
+  prometheus::Counter& verify_rows_;
+  // By DrafterKind; none for kNone.
+  std::array<prometheus::Counter*, kDrafterKinds> rounds_{}, drafted_{}, accepted_{};
+  // By position in the round.
+  std::array<prometheus::Counter*, kMaxDrafts> drafted_at_{}, accepted_at_{};
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;
   prometheus::Counter& preemptions_;

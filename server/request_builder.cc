@@ -5,6 +5,7 @@
 #include "base/status_macros.h"
 #include "server/build_prefill.h"
 #include "server/build_sampling.h"
+#include "server/build_speculation.h"
 #include "server/rpc_status.h"
 #include "server/savings.h"
 #include "server/unknown_fields.h"
@@ -12,10 +13,6 @@
 
 namespace skim {
 namespace {
-
-absl::Status Unimplemented(const std::string& field, const std::string& what) {
-  return FieldError(absl::StatusCode::kUnimplemented, field, what);
-}
 
 absl::Status CheckName(const char* field, const std::string& value) {
   if (IsPrintableName(value)) return absl::OkStatus();
@@ -29,20 +26,6 @@ absl::Status CheckNames(const v1::GenerateRequest& request) {
   SKIM_RETURN_IF_ERROR(CheckName("cache_salt", request.cache_salt()));
   if (request.has_time_limit_ms() && request.time_limit_ms() == 0) {
     return InvalidField("time_limit_ms", "must be at least 1");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckSavings(const v1::GenerateRequest& request) {
-  const v1::Speculation& speculation = request.speculation();
-  const bool off =
-      speculation.has_off() || speculation.drafter_case() == v1::Speculation::DRAFTER_NOT_SET;
-  if (!off) return Unimplemented("speculation", "only `off` is served");
-  if (speculation.has_max_draft_tokens()) {
-    return Unimplemented("speculation.max_draft_tokens", "nothing is drafted here");
-  }
-  if (speculation.has_stop_confidence()) {
-    return Unimplemented("speculation.stop_confidence", "nothing is drafted here");
   }
   return absl::OkStatus();
 }
@@ -180,8 +163,9 @@ absl::StatusOr<Generation> BuildGeneration(const v1::GenerateRequest& request,
     return BuildGeneration(spelled_out, model, arrival, deadline, drawn_seed);
   }
   SKIM_RETURN_IF_ERROR(CheckNames(request));
-  SKIM_RETURN_IF_ERROR(CheckSavings(request));
-  SKIM_ASSIGN_OR_RETURN(const WeightFormat weights, ChooseWeights(request, *model.info));
+  SKIM_ASSIGN_OR_RETURN(
+      const WeightFormat weights,
+      ChooseWeights(request.weights(), model.info->weights.front().format, "weights", *model.info));
   SKIM_RETURN_IF_ERROR(
       CheckSampling(request.sampling(), request.output(), *model.info, model.limits));
   SKIM_ASSIGN_OR_RETURN(std::vector<TokenId> prompt, BuildPrompt(request, model));
@@ -193,9 +177,12 @@ absl::StatusOr<Generation> BuildGeneration(const v1::GenerateRequest& request,
   SKIM_ASSIGN_OR_RETURN(
       PrefillPolicy prefill,
       BuildPrefill(request, model, static_cast<int32_t>(prompt.size())));
+  SKIM_ASSIGN_OR_RETURN(const SpeculationPolicy speculation,
+                        BuildSpeculation(request, model, weights, prefill));
 
   Request one;
   one.prefill = std::move(prefill);
+  one.speculation = speculation;
   one.prompt = std::move(prompt);
   one.sampling = std::move(sampling);
   one.weight_format = weights;

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "scheduler/serving_loop.h"
+#include "scheduler/speculation_policy.h"
 #include "text/tokenizer.h"
 
 namespace skim {
@@ -17,6 +19,9 @@ struct RequestLimits {
   int32_t max_n = 8;
   int32_t min_lazy_tokens = 1000;  // shorter prompts, or uncached rests of them, are not pruned
   int32_t max_revival_rows = 256;  // of a step
+  // That requests may name, and how many tokens they may draft in a round.
+  std::vector<DrafterKind> drafters = {DrafterKind::kLookup, DrafterKind::kSelf};
+  int32_t max_draft_tokens = 8;  // [1, kMaxDrafts]
 };
 
 struct ServedModel {

@@ -18,18 +18,18 @@ v1::WeightFormat ToProto(WeightFormat format) {
   return v1::WEIGHT_FORMAT_UNSPECIFIED;
 }
 
-absl::StatusOr<WeightFormat> ChooseWeights(const v1::GenerateRequest& request,
-                                           const ModelInfo& model) {
-  if (!v1::WeightFormat_IsValid(request.weights())) {
-    return InvalidField("weights", "unknown value " + std::to_string(request.weights()));
+absl::StatusOr<WeightFormat> ChooseWeights(v1::WeightFormat asked, WeightFormat otherwise,
+                                           const std::string& field, const ModelInfo& model) {
+  if (!v1::WeightFormat_IsValid(asked)) {
+    return InvalidField(field, "unknown value " + std::to_string(asked));
   }
-  if (request.weights() == v1::WEIGHT_FORMAT_UNSPECIFIED) return model.weights.front().format;
+  if (asked == v1::WEIGHT_FORMAT_UNSPECIFIED) return otherwise;
   for (const FormatInfo& resident : model.weights) {
-    if (ToProto(resident.format) == request.weights()) return resident.format;
+    if (ToProto(resident.format) == asked) return resident.format;
   }
-  return FieldError(absl::StatusCode::kUnimplemented, "weights",
-                    v1::WeightFormat_Name(request.weights()) +
-                        " is not resident; this server has " + ResidentNames(model));
+  return FieldError(
+      absl::StatusCode::kUnimplemented, field,
+      v1::WeightFormat_Name(asked) + " is not resident; this server has " + ResidentNames(model));
 }
 
 std::string ResidentNames(const ModelInfo& model) {

@@ -13,11 +13,10 @@ namespace skim {
 
 v1::WeightFormat ToProto(WeightFormat format);
 
-// What `request` asks for; the default of the model if it asks for nothing. INVALID_ARGUMENT
-// for a number that is no format, UNIMPLEMENTED, naming those that are, for one that is not
-// resident.
-absl::StatusOr<WeightFormat> ChooseWeights(const v1::GenerateRequest& request,
-                                           const ModelInfo& model);
+// What is `asked` for in `field`; `otherwise` if nothing is. INVALID_ARGUMENT for a number that
+// is no format, UNIMPLEMENTED, naming those that are, for one that is not resident.
+absl::StatusOr<WeightFormat> ChooseWeights(v1::WeightFormat asked, WeightFormat otherwise,
+                                           const std::string& field, const ModelInfo& model);
 
 // "bf16, int8": the resident formats, the default first.
 std::string ResidentNames(const ModelInfo& model);

@@ -50,7 +50,8 @@ void WorkerPorts::Begin(const ModelInfo& model, int32_t page_tokens) {
   for (const auto& port : ports_) {
     v1::GenerateRequest request;
     SKIM_CHECK(ApplySavings(port->savings, model, "worker-listen", &request).ok());
-    const auto weights = ChooseWeights(request, model);
+    const auto weights =
+        ChooseWeights(request.weights(), model.weights.front().format, "weights", model);
     SKIM_CHECK(weights.ok());
     port->journal.Begin(*weights, page_tokens);
   }

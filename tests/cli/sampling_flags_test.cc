@@ -67,6 +67,32 @@ TEST(SamplingFlags, EveryFlagReachesItsField) {
       << request.DebugString();
 }
 
+TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
+  const auto parse = [](const std::string& arguments) {
+    v1::GenerateRequest request;
+    EXPECT_TRUE(Parse(arguments, &request).ok()) << arguments;
+    return request.speculation();
+  };
+  EXPECT_TRUE(parse("--speculation off").has_off());
+  EXPECT_TRUE(parse("--speculation lookup").has_lookup());
+  const v1::Speculation self = parse("--speculation self");
+  EXPECT_TRUE(self.has_self());
+  EXPECT_FALSE(self.self().has_exit_layer() || self.self().has_weights());
+  EXPECT_EQ(parse("--speculation self:8").self().exit_layer(), 8u);
+  EXPECT_EQ(parse("--speculation self:int4").self().weights(), v1::WEIGHT_FORMAT_INT4);
+  const v1::Speculation all =
+      parse("--speculation self:8:int8 --max-draft-tokens 5 --stop-confidence 0.5");
+  EXPECT_EQ(all.self().exit_layer(), 8u);
+  EXPECT_EQ(all.self().weights(), v1::WEIGHT_FORMAT_INT8);
+  EXPECT_EQ(all.max_draft_tokens(), 5u);
+  EXPECT_EQ(all.stop_confidence(), 0.5f);
+  for (const char* bad : {"self:int3", "self:8:8", "self:int8:8", "self:", "lookup:4", "oracle"}) {
+    v1::GenerateRequest request;
+    const absl::Status status = Parse(std::string("--speculation ") + bad, &request);
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("--speculation")) << bad;
+  }
+}
+
 TEST(SamplingFlags, NameTheFlagThatCannotBeRead) {
   for (const char* bad :
        {"--max-tokens -1", "--max-tokens x", "--top-k 1.5", "--seed -1", "--logit-bias 5",

@@ -217,7 +217,7 @@ TEST_P(BatchInvariance, LeavingAndReenteringAtALayerDoesNotMatter) {
       }
       plan.sequences.push_back(harness->Entry(subject, 0, kPrompt));
       plan.sequences[0].logits = leave == layers ? LogitsWanted::kAll : LogitsWanted::kNone;
-      plan.sequences[0].sample = leave == layers;
+      plan.sequences[0].draws = leave == layers;
       StepResult result;
       ASSERT_TRUE(harness->executor().Execute(plan, &result).ok());
       if (leave == layers) subject.tokens.push_back(result.sequences[0].sampled[0].token);
@@ -257,11 +257,11 @@ TEST_P(BatchInvariance, RowsOfDifferentIntervalsShareAStep) {
     }
     plan.sequences.push_back(harness->Entry(split, 0, 40));
     plan.sequences[0].logits = part == 0 ? LogitsWanted::kNone : LogitsWanted::kAll;
-    plan.sequences[0].sample = part == 1;
+    plan.sequences[0].draws = part == 1;
     if (part == 0) {  // a plain decode row rides along
       add(twin.tokens[twin.computed], twin.computed, 0, layers);
       plan.sequences.push_back(harness->Entry(twin, 40, 1));
-      plan.sequences[1].sample = true;
+      plan.sequences[1].draws = 1;
     }
     StepResult result;
     ASSERT_TRUE(harness->executor().Execute(plan, &result).ok());

@@ -100,7 +100,7 @@ absl::Status EngineHarness::Step(const std::vector<Work>& work, StepResult* resu
       plan.enter.push_back(0);
       plan.leave.push_back(static_cast<int16_t>(config_.layers));
     }
-    entry.sample = sequence->computed + rows == static_cast<int32_t>(sequence->tokens.size());
+    entry.draws = sequence->computed + rows == static_cast<int32_t>(sequence->tokens.size());
     plan.sequences.push_back(std::move(entry));
   }
   StepResult own;

@@ -19,13 +19,16 @@ ScheduledEngine::ScheduledEngine(EngineHarness* harness, SchedulerConfig config)
 SeqId ScheduledEngine::Submit(std::vector<TokenId> prompt, int32_t max_tokens,
                               const PrefillPolicy& prefill, WeightFormat weight_format) {
   Request request;
-  request.id = next_id_++;
   request.prompt = std::move(prompt);
   request.sampling.temperature = 0;
   request.sampling.max_tokens = max_tokens;
   request.prefill = prefill;
   request.weight_format = weight_format;
-  const SeqId id = request.id;
+  return Submit(std::move(request));
+}
+
+SeqId ScheduledEngine::Submit(Request request) {
+  const SeqId id = request.id = next_id_++;
   Held& held = clients_[id];
   held.channel = std::make_shared<TokenChannel>(config_.channel_tokens, std::function<void()>());
   EXPECT_TRUE(intake_->Submit({std::move(request), held.channel, now_}).ok());
@@ -40,6 +43,10 @@ bool ScheduledEngine::Step() {
     const absl::Status status = harness_.executor().Execute(plan, &result);
     EXPECT_TRUE(status.ok()) << status << "\n" << ToString(plan);
     for (size_t i = 0; i < plan.sequences.size() && status.ok(); ++i) {
+      if (plan.sequences[i].draft && change_draft_) {
+        TokenId& drawn = result.sequences[i].sampled.at(0).token;
+        drawn = change_draft_(plan.sequences[i], drawn);
+      }
       if (!result.sequences[i].cuts.empty()) {
         clients_.at(plan.sequences[i].id).seen.cuts.push_back(result.sequences[i].cuts);
       }
@@ -50,7 +57,10 @@ bool ScheduledEngine::Step() {
   }
   for (auto& [id, held] : clients_) {
     TokenChannel::Drained got = held.channel->Drain();
-    for (const SampledToken& token : got.tokens) held.seen.tokens.push_back(token.token);
+    for (SampledToken& token : got.tokens) {
+      held.seen.tokens.push_back(token.token);
+      held.seen.drawn.push_back(std::move(token));
+    }
     if (got.finish.has_value()) held.seen.finish = std::move(got.finish);
   }
   return worked;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -17,6 +18,7 @@ class ScheduledEngine {
  public:
   struct Client {
     std::vector<TokenId> tokens;
+    std::vector<SampledToken> drawn;  // the same, with what was told of them
     std::optional<Finish> finish;
     std::vector<std::vector<CutResult>> cuts;  // of every step that chose, in order
   };
@@ -27,6 +29,11 @@ class ScheduledEngine {
   // Greedy; logits are found under the returned id.
   SeqId Submit(std::vector<TokenId> prompt, int32_t max_tokens, const PrefillPolicy& prefill = {},
                WeightFormat weight_format = WeightFormat::kBf16);
+  // Any request; its id is given here.
+  SeqId Submit(Request request);
+  // What a draft pass drew is replaced by what this returns of it.
+  using ChangeDraft = std::function<TokenId(const PlanSequence& draft, TokenId drawn)>;
+  void SetChangeDraft(ChangeDraft change) { change_draft_ = std::move(change); }
   // False when there was nothing to do.
   bool Step();
   void RunToEnd() {
@@ -61,6 +68,7 @@ class ScheduledEngine {
   std::map<SeqId, Held> clients_;
   SeqId next_id_ = 1;
   Micros now_ = 1;
+  ChangeDraft change_draft_;
   std::map<std::tuple<SeqId, int32_t, int32_t>, int64_t> runs_;
   std::map<SeqId, int32_t> preemptions_;
   int64_t most_runs_ = 0;

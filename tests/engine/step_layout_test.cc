@@ -157,6 +157,63 @@ TEST(HiddenGeometry, ABlockTakesWholePages) {
   EXPECT_EQ(rows(1 * 64 * 4, 65), 0);    // none fits
 }
 
+// Two drafts of the first sequence are verified: the rows of the tokens before them go on from
+// layer 2, where their draft passes left, the newest comes from the embedding.
+TEST(StepLayout, RowsToBeVerifiedJoinWhereTheirDraftsLeft) {
+  Fixture f;
+  const std::vector<TokenId> known(33, 1), drafts = {3, 4};
+  std::vector<PageId> hidden(17, kNoPage);
+  hidden[16] = 7;  // positions 32 and 33
+  PlanSequence& a = f.plan.sequences[0];
+  f.plan.tokens.erase(f.plan.tokens.begin());
+  f.plan.positions = {32, 33, 34, 5};
+  f.plan.enter = {2, 2, 0, 0};
+  f.plan.leave.assign(4, 6);
+  a.row_count = 3;
+  a.tokens = known;
+  a.drafts = drafts;
+  a.hidden_pages = hidden;
+  a.logits = LogitsWanted::kLast;
+  a.draws = 3;
+  f.plan.sequences[1].row_begin = 3;
+  const StepLayout layout = Build(f.plan);
+  ASSERT_EQ(layout.spans.size(), 3u);
+  EXPECT_EQ(layout.spans[0].end_layer, 2);
+  EXPECT_THAT(Slice(layout, layout.spans[0].positions, 2), ElementsAre(34, 5));
+  EXPECT_EQ(layout.spans[0].sequences[0].slots, 35);
+  EXPECT_THAT(Slice(layout, layout.spans[1].positions, 4), ElementsAre(32, 33, 34, 5));
+  EXPECT_EQ(layout.enter.rows, 2);
+  EXPECT_THAT(Slice(layout, layout.enter.hidden_rows, 2), ElementsAre(7 * 8, 7 * 8 + 3));
+
+  a.draws = 4;
+  EXPECT_FALSE(StepLayout::Check(f.plan, kContext).ok()) << "a draw without a row";
+  a.draws = 3;
+  a.drafts = std::span(drafts).first(1);
+  EXPECT_FALSE(StepLayout::Check(f.plan, kContext).ok()) << "a draw behind no token";
+}
+
+// A draft may leave anywhere; its row is kept only where there is a page for it.
+TEST(StepLayout, ADraftLeavesWithOrWithoutItsHiddenRow) {
+  Fixture f;
+  const std::vector<TokenId> known(33, 1);
+  f.plan.tokens = {1};
+  f.plan.positions = {32};
+  f.plan.enter = {0};
+  f.plan.leave = {2};
+  f.plan.sequences.resize(1);
+  PlanSequence& a = f.plan.sequences[0];
+  a.row_count = 1;
+  a.tokens = known;
+  a.logits = LogitsWanted::kLast;
+  a.draws = 1;
+  EXPECT_FALSE(StepLayout::Check(f.plan, kContext).ok()) << "a draw from below the last layer";
+  a.draft = true;
+  EXPECT_EQ(Build(f.plan).leave.rows, 0);
+  std::vector<PageId> hidden(17, 7);
+  a.hidden_pages = hidden;
+  EXPECT_EQ(Build(f.plan).leave.rows, 1);
+}
+
 // The first sequence holds three tokens above the boundary, out of order, and has a cut there.
 struct PrunedFixture : Fixture {
   std::vector<int32_t> held = {0, 9, 4};

@@ -383,7 +383,7 @@ TEST(UniformDraw, DependsOnEveryPartOfItsKey) {
   EXPECT_EQ(u, UniformDraw(1, 2, DrawPurpose::kToken));
   EXPECT_NE(u, UniformDraw(2, 2, DrawPurpose::kToken));
   EXPECT_NE(u, UniformDraw(1, 3, DrawPurpose::kToken));
-  EXPECT_NE(u, UniformDraw(1, 2, DrawPurpose::kAccept));
+  EXPECT_NE(u, UniformDraw(1, 2, DrawPurpose{1}));
 }
 
 TEST(UniformDraw, IsUniformAlongSeedsAndAlongPositions) {

@@ -17,6 +17,11 @@ uint64_t Hash(uint64_t seed, std::span<const TokenId> tokens) {
   return hash;
 }
 
+TokenId TokenAt(const PlanSequence& sequence, int32_t position) {
+  const auto known = static_cast<int32_t>(sequence.tokens.size());
+  return position < known ? sequence.tokens[position] : sequence.drafts[position - known];
+}
+
 }  // namespace
 
 TokenId HashedNextToken(uint64_t seed, std::span<const TokenId> prefix, int32_t vocabulary) {
@@ -51,17 +56,28 @@ bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, 
     if (!pruned && position != plan.positions[begin] + row - begin) {
       Complain(sequence, "positions jump");
     }
-    if (plan.tokens[row] != sequence.tokens[position]) Complain(sequence, "another token");
-    if (!pruned && (plan.enter[row] != 0 || plan.leave[row] != geometry_.layers)) {
+    const auto drafts = std::ssize(sequence.drafts);
+    if (position >= std::ssize(sequence.tokens) + drafts) {
+      Complain(sequence, "a row without a token");
+      return false;
+    }
+    if (plan.tokens[row] != TokenAt(sequence, position)) Complain(sequence, "another token");
+    const bool joins_late = drafts > 0 && row + 1 < end;
+    if (!pruned && !sequence.draft &&
+        ((plan.enter[row] != 0 && !joins_late) || plan.leave[row] != geometry_.layers)) {
       Complain(sequence, "row does not go through all layers");
     }
     running->rows.push_back({position, plan.enter[row], plan.leave[row]});
   }
-  const size_t known = sequence.tokens.size();
-  const size_t last = plan.positions[end - 1];
-  const bool at_end = last + 1 == known && plan.leave[end - 1] == geometry_.layers;
-  if (sequence.sample != at_end) Complain(sequence, "samples at the wrong row");
-  if (sequence.sample && sequence.logits == LogitsWanted::kNone) Complain(sequence, "no logits");
+  if (!sequence.draft) formats_[sequence.id] = sequence.weight_format;
+  const auto known = std::ssize(sequence.tokens);
+  const auto last = plan.positions[end - 1];
+  const bool at_end = last + 1 == known + std::ssize(sequence.drafts) &&
+                      (plan.leave[end - 1] == geometry_.layers || sequence.draft);
+  const auto draws = !at_end ? 0 : sequence.draft ? 1 : 1 + std::ssize(sequence.drafts);
+  if (sequence.draws != draws) Complain(sequence, "draws at the wrong rows");
+  if (draws > end - begin) Complain(sequence, "a draft is not verified");
+  if (draws > 0 && sequence.logits == LogitsWanted::kNone) Complain(sequence, "no logits");
   if (sequence.segment_pages.size() != geometry_.segment_units.size()) {
     Complain(sequence, "another number of segments");
     return false;
@@ -74,8 +90,17 @@ bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, 
   return true;
 }
 
-FakeEngine::Slot FakeEngine::RightSlot(const PlanSequence& sequence, int32_t position) const {
-  return {sequence.tokens[position], position, domain_of(sequence.id), sequence.weight_format, 0, 0};
+FakeEngine::Slot FakeEngine::RightSlot(const PlanSequence& sequence, int32_t position, int32_t s,
+                                       int32_t until) const {
+  // Rows of draft passes begin at the last known token.
+  const bool drafted = sequence.draft && position + 1 >= std::ssize(sequence.tokens);
+  return {TokenAt(sequence, position),
+          position,
+          domain_of(sequence.id),
+          drafted ? sequence.weight_format : formats_.at(sequence.id),
+          s,
+          0,
+          until};
 }
 
 FakeEngine::Slot* FakeEngine::HiddenSlot(const PlanSequence& sequence, const Running& running,
@@ -99,21 +124,30 @@ FakeEngine::Slot* FakeEngine::HiddenSlot(const PlanSequence& sequence, const Run
   return &slots_[pages[page] * geometry_.page_tokens + index % rows];
 }
 
-void FakeEngine::VisitSlot(const PlanSequence& sequence, int32_t s, int32_t index, int32_t position,
+void FakeEngine::VisitSlot(const PlanSequence& sequence, int32_t index, Slot right,
                            const std::function<void(Slot&, const Slot&)>& visit) {
+  const int32_t s = right.segment;
   const int32_t units = geometry_.segment_units[s];
   const int32_t block = index / geometry_.page_tokens;
   if (static_cast<int32_t>(sequence.segment_pages[s].size()) < (block + 1) * units) {
     Complain(sequence, "rows without pages");
     return;
   }
-  Slot right = RightSlot(sequence, position);
-  right.segment = s;
   for (int32_t unit = 0; unit < units; ++unit) {
     right.unit = unit;
     const PageId page = sequence.segment_pages[s][block * units + unit];
     visit(slots_[page * geometry_.page_tokens + index % geometry_.page_tokens], right);
   }
+}
+
+void FakeEngine::Expect(const PlanSequence& sequence, int32_t index, const Slot& expected) {
+  VisitSlot(sequence, index, expected, [&](const Slot& held, const Slot& right) {
+    if (held == right) return;
+    Complain(sequence, "position " + std::to_string(right.position) + " holds token " +
+                           std::to_string(held.token) + " of position " +
+                           std::to_string(held.position) + " up to layer " +
+                           std::to_string(held.until));
+  });
 }
 
 void FakeEngine::CountOnce(const PlanSequence& sequence, int32_t s, int32_t position) {
@@ -128,15 +162,15 @@ void FakeEngine::CountOnce(const PlanSequence& sequence, int32_t s, int32_t posi
 // Writes K/V of the rows that run the segment, and moves hidden rows at its ends.
 void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* running) {
   const int32_t first = FirstLayer(s);
-  const int32_t end = s + 1 == Segments() ? geometry_.layers : FirstLayer(s + 1);
+  const int32_t end = EndLayer(s);
   std::ranges::sort(running->rows, {}, &Row::position);
   for (const Row& row : running->rows) {
-    if (row.enter > first || row.leave < end) continue;
-    if (row.enter == first && first > 0) {
+    const int32_t from = std::max(row.enter, first), to = std::min(row.leave, end);
+    if (from >= to) continue;
+    if (row.enter == from && from > 0) {
       const Slot* held = HiddenSlot(sequence, *running, s, row.position);
-      Slot right = RightSlot(sequence, row.position);
-      right.segment = kHidden;
-      right.unit = first;
+      Slot right = RightSlot(sequence, row.position, kHidden, 0);
+      right.unit = from;
       if (held != nullptr && *held != right) Complain(sequence, "another hidden row");
     }
     const bool sparse = s >= sequence.dense_segments;
@@ -144,14 +178,18 @@ void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* ru
         sparse ? static_cast<int32_t>(running->slots[s].size()) : row.position;
     if (sparse) running->slots[s].push_back(row.position);
     running->dense[s] = std::max(running->dense[s], row.position + 1);
-    VisitSlot(sequence, s, slot, row.position, [](Slot& held, const Slot& right) { held = right; });
-    if (sequence.dense_segments != PlanSequence::kAllDense) CountOnce(sequence, s, row.position);
-    if (row.leave == end && end < geometry_.layers) {
+    if (from > first) Expect(sequence, slot, RightSlot(sequence, row.position, s, from));
+    VisitSlot(sequence, slot, RightSlot(sequence, row.position, s, to),
+              [](Slot& held, const Slot& right) { held = right; });
+    // Rows of rejected drafts run again with what is there instead.
+    const bool pruned = sequence.dense_segments != PlanSequence::kAllDense;
+    if (pruned && sequence.drafts.empty()) CountOnce(sequence, s, row.position);
+    if (row.leave == to && to < geometry_.layers) {
+      if (sequence.draft && sequence.hidden_pages.empty()) continue;
       Slot* held = HiddenSlot(sequence, *running, s + 1, row.position);
       if (held == nullptr) continue;
-      *held = RightSlot(sequence, row.position);
-      held->segment = kHidden;
-      held->unit = end;
+      *held = RightSlot(sequence, row.position, kHidden, 0);
+      held->unit = to;
     }
   }
 }
@@ -212,14 +250,36 @@ void FakeEngine::CheckSlots(const PlanSequence& sequence, const Running& running
     const auto slots = sparse ? static_cast<int32_t>(running.slots[s].size()) : running.dense[s];
     for (int32_t slot = 0; slot < slots; ++slot) {
       const int32_t position = sparse ? running.slots[s][slot] : slot;
-      VisitSlot(sequence, s, slot, position, [&](const Slot& held, const Slot& right) {
-        if (held != right) {
-          Complain(sequence, "position " + std::to_string(position) + " holds token " +
-                                 std::to_string(held.token) + " of position " +
-                                 std::to_string(held.position));
-        }
-      });
+      const bool drafted = sequence.draft && position + 1 >= std::ssize(sequence.tokens);
+      const int32_t until =
+          drafted ? std::min(running.rows.back().leave, EndLayer(s)) : EndLayer(s);
+      Expect(sequence, slot, RightSlot(sequence, position, s, until));
     }
+  }
+}
+
+void FakeEngine::Draw(const PlanSequence& sequence, const Running& running,
+                      SequenceResult* result) {
+  const int32_t last = running.rows.back().position;
+  for (int32_t position = last - sequence.draws + 1; position <= last; ++position) {
+    std::vector<TokenId> text, seen;
+    for (int32_t p = 0; p <= position; ++p) text.push_back(TokenAt(sequence, p));
+    for (const std::vector<int32_t>& slots : running.slots) {
+      std::ranges::copy_if(slots, std::back_inserter(seen),
+                           [&](int32_t p) { return p <= position; });
+    }
+    for (const CutResult& cut : result->cuts) {
+      seen.insert(seen.end(), cut.chosen.begin(), cut.chosen.end());
+    }
+    SampledToken sampled;
+    sampled.token = model_(sequence, text, seen);
+    if (sequence.draft) sampled.token = draft(sequence.id, sampled.token);
+    const bool speculates = sequence.draft || !sequence.drafts.empty();
+    if (speculates && unusable(sequence.id)) {
+      sampled = SampledToken();
+      sampled.finite = false;
+    }
+    result->sampled.push_back(std::move(sampled));
   }
 }
 
@@ -273,22 +333,7 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
         out.prompt_logprobs.push_back(score);
       }
     }
-    if (!sequence.sample) continue;
-    std::vector<TokenId> prefix(sequence.tokens.begin(), sequence.tokens.end());
-    for (const std::vector<int32_t>& slots : running[i].slots) {
-      prefix.insert(prefix.end(), slots.begin(), slots.end());
-    }
-    for (const CutResult& cut : out.cuts) {
-      prefix.insert(prefix.end(), cut.chosen.begin(), cut.chosen.end());
-    }
-    // What a pruned sequence draws next depends on slots that its drafts do not have yet.
-    const bool pruned = sequence.dense_segments != PlanSequence::kAllDense;
-    for (int32_t left = pruned ? 1 : run_length(sequence.id); left > 0; --left) {
-      SampledToken sampled;
-      sampled.token = model_(sequence, prefix);
-      prefix.push_back(sampled.token);
-      out.sampled.push_back(sampled);
-    }
+    Draw(sequence, running[i], &out);
   }
   return absl::OkStatus();
 }

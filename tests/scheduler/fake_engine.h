@@ -1,8 +1,10 @@
 // A StepExecutor without arithmetic, but with a memory: every row writes what it is into the
 // slots of its pages, and before a token is drawn the whole prefix is read back through the
 // block tables. Hidden rows lie in the same pages. Cuts choose by a hash of the sequence alone,
-// and what a pruned sequence draws depends on all its slots, in order. So a lost, foreign or overwritten page shows at once, and since the model's
-// next token is a function of the whole prefix, any slip of the scheduler changes the output.
+// and what a pruned sequence draws depends on all its slots, in order. So a lost, foreign or
+// overwritten page shows at once, K/V of a draft in place of the model's own too, and since the
+// model's next token is a function of the whole prefix, any slip of the scheduler changes the
+// output.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +19,10 @@
 
 namespace skim {
 
-// The token that follows `prefix` in the fake model.
-using FakeModel = std::function<TokenId(const PlanSequence& sequence, std::span<const TokenId>)>;
+// The token that follows `text` in the fake model. `seen`: of a pruned sequence, the positions
+// of its slots and of the tokens chosen.
+using FakeModel = std::function<TokenId(const PlanSequence& sequence, std::span<const TokenId> text,
+                                        std::span<const TokenId> seen)>;
 
 // A hash of seed and prefix, below `vocabulary`.
 TokenId HashedNextToken(uint64_t seed, std::span<const TokenId> prefix, int32_t vocabulary);
@@ -34,8 +38,10 @@ class FakeEngine : public StepExecutor {
 
   // Pages written by one domain must never be read by another, nor by another weight format.
   std::function<uint64_t(SeqId)> domain_of = [](SeqId) { return uint64_t{0}; };
-  // Tokens returned after a sampled row, as an accepted draft would be: at least 1.
-  std::function<int32_t(SeqId)> run_length = [](SeqId) { return 1; };
+  // What a draft pass draws where the model would draw `right`.
+  std::function<TokenId(SeqId, TokenId right)> draft = [](SeqId, TokenId right) { return right; };
+  // Whether a draw of a draft pass or a verify step comes from logits that are not finite.
+  std::function<bool(SeqId)> unusable = [](SeqId) { return false; };
   // The sequence was preempted: what it computes from now on it computes anew.
   void Restarted(SeqId id) { computed_.erase(id); }
   std::set<SeqId> broken;  // these fail alone
@@ -54,6 +60,7 @@ class FakeEngine : public StepExecutor {
     WeightFormat format = WeightFormat::kBf16;
     int32_t segment = -1;  // kHidden for hidden rows
     int32_t unit = -1;     // of hidden rows: the layer they left before
+    int32_t until = -1;    // K/V exists in the segment's layers below this one
     bool operator==(const Slot&) const = default;
   };
   static constexpr int32_t kHidden = -2;
@@ -75,23 +82,30 @@ class FakeEngine : public StepExecutor {
     return segment == 0 ? 0 : geometry_.boundaries[segment - 1];
   }
   int32_t Segments() const { return static_cast<int32_t>(geometry_.segment_units.size()); }
-  Slot RightSlot(const PlanSequence& sequence, int32_t position) const;
+  int32_t EndLayer(int32_t segment) const {
+    return segment + 1 == Segments() ? geometry_.layers : FirstLayer(segment + 1);
+  }
+  // Where a sequence's row has run segment `s` up to layer `until`.
+  Slot RightSlot(const PlanSequence& sequence, int32_t position, int32_t s, int32_t until) const;
   // Of the row of this position that stops before segment `s`, or goes on there.
   Slot* HiddenSlot(const PlanSequence& sequence, const Running& running, int32_t s,
                    int32_t position);
-  // Units of segment `s` at slot `index`.
-  void VisitSlot(const PlanSequence& sequence, int32_t s, int32_t index, int32_t position,
+  // Units of segment `right.segment` at slot `index`.
+  void VisitSlot(const PlanSequence& sequence, int32_t index, Slot right,
                  const std::function<void(Slot& held, const Slot& right)>& visit);
+  void Expect(const PlanSequence& sequence, int32_t index, const Slot& right);
   void CountOnce(const PlanSequence& sequence, int32_t segment, int32_t position);
   void RunSegment(const PlanSequence& sequence, int32_t segment, Running* running);
   void Cut(const PlanSequence& sequence, const PlanCut& cut, Running* running, CutResult* result);
   void CheckSlots(const PlanSequence& sequence, const Running& running);
+  void Draw(const PlanSequence& sequence, const Running& running, SequenceResult* result);
 
   const KvGeometry geometry_;
   const FakeModel model_;
   std::vector<Slot> slots_;  // page * page_tokens + slot
   // [segment] positions that a pruned sequence has computed since it last began.
   std::map<SeqId, std::vector<std::set<int32_t>>> computed_;
+  std::map<SeqId, WeightFormat> formats_;  // of the requests, whatever they draft in
   std::string complaint_;
 };
 

@@ -27,9 +27,10 @@ KvGeometry Geometry(int32_t pages) {
 }
 
 FakeModel Hashed() {
-  return [](const PlanSequence& sequence, std::span<const TokenId> prefix) {
-    return HashedNextToken(sequence.sampling->seed, prefix, kVocabulary);
-  };
+  return
+      [](const PlanSequence& sequence, std::span<const TokenId> prefix, std::span<const TokenId>) {
+        return HashedNextToken(sequence.sampling->seed, prefix, kVocabulary);
+      };
 }
 
 SchedulerConfig Config() {
@@ -127,6 +128,29 @@ TEST(ServingLoop, RefusesWhatCouldNeverRun) {
   EXPECT_EQ(code(MakeRequest(1, 17, 1)), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(f.loop.in_flight(), 0);
   EXPECT_EQ(code(MakeRequest(1, 16, 1)), absl::StatusCode::kOk);
+}
+
+TEST(ServingLoop, RefusesSpeculationThatCannotBeHonoured) {
+  Fixture f;
+  using Damage = void (*)(SpeculationPolicy*);
+  const std::pair<Damage, const char*> cases[] = {
+      {[](auto* s) { s->max_drafts = 0; }, "max_draft_tokens"},
+      {[](auto* s) { s->max_drafts = kMaxDrafts + 1; }, "max_draft_tokens"},
+      {[](auto* s) { s->min_ngram = 0; }, "lookup"},
+      {[](auto* s) { s->min_ngram = 5; }, "lookup"},
+      {[](auto* s) { s->max_ngram = kMaxNgram + 1; }, "lookup"},
+      {[](auto* s) { s->exit_layer = 0; }, "exit_layer"},
+      {[](auto* s) { s->exit_layer = 3; }, "exit_layer"},
+  };
+  for (const auto& [damage, named] : cases) {
+    Request request = MakeRequest(1, 4, 4);
+    request.speculation.drafter = DrafterKind::kSelf;
+    request.speculation.exit_layer = 2;
+    damage(&request.speculation);
+    const absl::Status status = f.loop.Submit(request, {}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << named;
+    EXPECT_NE(status.message().find(named), absl::string_view::npos) << status;
+  }
 }
 
 TEST(ServingLoop, DrainingRefusesNewWorkAndFinishesTheOld) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <utility>
 
@@ -21,9 +22,17 @@ int32_t Simulation::Pick(int32_t low, int32_t high) {
 }
 
 FakeModel Simulation::Model() const {
-  return [vocabulary = vocabulary_](const PlanSequence& sequence, std::span<const TokenId> prefix) {
-    return HashedNextToken(sequence.sampling->seed, prefix, vocabulary);
-  };
+  return
+      [this](const PlanSequence& sequence, std::span<const TokenId> text,
+             std::span<const TokenId> seen) { return Next(sequence.sampling->seed, text, seen); };
+}
+
+TokenId Simulation::Next(uint64_t seed, std::span<const TokenId> text,
+                         std::span<const TokenId> seen) const {
+  text = text.last(std::min<size_t>(text.size(), memory_));
+  std::vector<TokenId> all(text.begin(), text.end());
+  all.insert(all.end(), seen.begin(), seen.end());
+  return HashedNextToken(seed, all, vocabulary_);
 }
 
 Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed), counts_(counts) {
@@ -62,9 +71,14 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   scheduler_ = std::make_unique<Scheduler>(config_, geometry_, intake_.get(), &observer_);
   engine_ = std::make_unique<FakeEngine>(geometry_, Model());
   engine_->domain_of = &SaltOf;
-  if (Chance(30)) {
-    engine_->run_length = [this](SeqId) { return Pick(1, 4); };
-  }
+  speculates_ = Chance(60);
+  if (speculates_ && Chance(30)) memory_ = Pick(1, 2);
+  const int32_t right_percent = std::array{0, 50, 90, 100}[Pick(0, 3)];
+  engine_->draft = [this, right_percent](SeqId, TokenId right) {
+    if (Chance(right_percent)) return right;
+    return (right + Pick(1, vocabulary_ - 1)) % vocabulary_;
+  };
+  if (Chance(10)) engine_->unusable = [this](SeqId) { return Chance(5); };
 }
 
 Request Simulation::RandomRequest(SeqId id) {
@@ -90,7 +104,21 @@ Request Simulation::RandomRequest(SeqId id) {
   if (SaltOf(id) != 0) request.cache_salt = "salt" + std::to_string(SaltOf(id));
   if (Chance(15)) request.deadline = now_ + Pick(0, 300);
   if (Chance(50)) request.weight_format = static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
+  if (speculates_ && Chance(70)) request.speculation = RandomSpeculation(request);
   return request;
+}
+
+SpeculationPolicy Simulation::RandomSpeculation(const Request& request) {
+  SpeculationPolicy policy;
+  policy.drafter = static_cast<DrafterKind>(Pick(1, kDrafterKinds - 1));
+  policy.max_drafts = Pick(1, 8);
+  policy.min_ngram = Pick(1, 2);
+  policy.max_ngram = Pick(policy.min_ngram, 3);
+  policy.exit_layer = Pick(1, geometry_.layers);
+  if (request.prefill.lazy()) policy.exit_layer = Pick(1, geometry_.boundaries[0]);
+  policy.draft_format =
+      Chance(50) ? request.weight_format : static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
+  return policy;
 }
 
 PrefillPolicy Simulation::RandomPolicy() {
@@ -170,7 +198,8 @@ void Simulation::InjectFault(const StepPlan& plan) {
   } else {
     const auto victim = Pick(0, static_cast<int32_t>(plan.sequences.size()) - 1);
     engine_->broken.insert(plan.sequences[victim].id);
-    clients_[plan.sequences[victim].id].disturbed = true;
+    // A guess that fails is no fault of the request.
+    if (!plan.sequences[victim].draft) clients_[plan.sequences[victim].id].disturbed = true;
   }
 }
 
@@ -182,7 +211,10 @@ void Simulation::Step() {
   counts_->rows += plan.rows();
   CheckPages();
   CheckPlan(plan);
-  CheckProgress(plan);
+  // A step that follows draft passes was decided on before them.
+  const bool draft = !plan.empty() && plan.sequences[0].draft;
+  if (!draft && !follows_drafts_) CheckProgress(plan);
+  follows_drafts_ = draft;
   if (::testing::Test::HasFailure()) return;
   if (plan.empty()) {
     const Micros next = scheduler_->NextDeadline();
@@ -248,7 +280,10 @@ void Simulation::CheckPages() {
       }
       continue;
     }
-    ASSERT_TRUE(kv.hidden.empty() && kv.deep_hidden.empty());
+    if (!sequence->speculation || !sequence->speculation->in_round()) {
+      ASSERT_TRUE(kv.hidden.empty());
+    }
+    ASSERT_TRUE(kv.deep_hidden.empty());
     ASSERT_GE(int64_t{kv.blocks} * geometry_.page_tokens, sequence->computed);
     for (size_t s = 0; s < kv.segments.size(); ++s) {
       ASSERT_EQ(kv.segments[s].pages.size(),
@@ -344,12 +379,14 @@ void Simulation::CheckWrites(const StepPlan& plan, const PlanSequence& entry) {
   const auto own = [&](PageId page) { return ledger.owners(page) == 1 && !ledger.indexed(page); };
   for (size_t s = 0; s < entry.segment_pages.size(); ++s) {
     const int32_t units = geometry_.segment_units[s];
+    const int32_t begins_at = s == 0 ? 0 : geometry_.boundaries[s - 1];
     if (static_cast<int32_t>(s) >= entry.dense_segments) {
       for (const PageId page : entry.segment_pages[s]) ASSERT_TRUE(own(page)) << "above the cut";
       continue;
     }
     for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
       if (plan.positions[row] == kReservedPosition || plan.enter[row] > 0) continue;
+      if (plan.leave[row] <= begins_at) continue;
       const int32_t block = plan.positions[row] / geometry_.page_tokens;
       for (const PageId page : entry.segment_pages[s].subspan(block * units, units)) {
         ASSERT_TRUE(own(page)) << "a shared or published page would be written";
@@ -378,6 +415,7 @@ void Simulation::CheckPlan(const StepPlan& plan) {
   ASSERT_LE(static_cast<int32_t>(scheduler_->running().size()), config_.max_running);
   std::set<SeqId> planned;
   for (const PlanSequence& entry : plan.sequences) {
+    ASSERT_EQ(entry.draft, plan.sequences[0].draft) << "drafts run among other rows";
     ASSERT_TRUE(planned.insert(entry.id).second) << "twice in one plan";
     const auto found = std::ranges::find_if(scheduler_->running(), [&](const auto& sequence) {
       return sequence->request.id == entry.id;
@@ -385,7 +423,8 @@ void Simulation::CheckPlan(const StepPlan& plan) {
     ASSERT_NE(found, scheduler_->running().end());
     ASSERT_FALSE((*found)->paused());
     if (!(*found)->lazy) {
-      ASSERT_EQ(plan.positions[entry.row_begin], (*found)->computed);
+      ASSERT_EQ(plan.positions[entry.row_begin],
+                (*found)->computed + (entry.draft ? std::ssize(entry.drafts) : 0));
     }
     CheckWrites(plan, entry);
     if (::testing::Test::HasFatalFailure()) return;
@@ -426,7 +465,7 @@ FinishReason Simulation::Alone(const Request& request, std::vector<TokenId>* out
   std::vector<TokenId> tokens = request.prompt;
   const SamplingParams& sampling = request.sampling;
   while (true) {
-    const TokenId next = HashedNextToken(sampling.seed, tokens, vocabulary_);
+    const TokenId next = Next(sampling.seed, tokens, {});
     tokens.push_back(next);
     out->push_back(next);
     if (std::ranges::count(sampling.stop_tokens, next) > 0) return FinishReason::kStopToken;
@@ -452,6 +491,7 @@ FinishReason Simulation::AlonePruned(const Request& request, std::vector<TokenId
   auto channel = std::make_shared<TokenChannel>(config.channel_tokens, std::function<void()>());
   Request alone = request;
   alone.deadline = kNever;
+  alone.speculation = {};
   EXPECT_TRUE(intake.Submit({std::move(alone), channel, 0}).ok());
   while (true) {
     const StepPlan& plan = scheduler.BeginStep(1);
@@ -467,12 +507,38 @@ FinishReason Simulation::AlonePruned(const Request& request, std::vector<TokenId
   }
 }
 
+void Simulation::CheckSpeculation(const Request& request, const Finish& finish) {
+  const SpeculationReport& report = finish.speculation;
+  ASSERT_EQ(report.drafter, request.speculation.drafter);
+  const DraftCounts total = report.total();
+  ASSERT_LE(total.accepted, total.drafted);
+  ASSERT_LE(total.accepted, finish.generated_tokens);
+  int32_t drafted = 0, accepted = 0;
+  for (int32_t i = 0; i < kMaxDrafts; ++i) {
+    drafted += report.drafted_at[i];
+    accepted += report.accepted_at[i];
+    ASSERT_LE(report.accepted_at[i], report.drafted_at[i]);
+    if (i >= request.speculation.max_drafts) {
+      ASSERT_EQ(report.drafted_at[i], 0);
+    }
+  }
+  ASSERT_EQ(drafted, total.drafted);
+  ASSERT_EQ(accepted, total.accepted);
+  SpeculationCounts& counts = finish.prefill.mode == PrefillMode::kLazy
+                                  ? counts_->pruned_drafts
+                                  : counts_->drafts[static_cast<size_t>(report.drafter)];
+  counts.drafted += total.drafted;
+  counts.accepted += total.accepted;
+}
+
 void Simulation::CheckFinished(SeqId id, Client& client) {
   SCOPED_TRACE("request " + std::to_string(id));
   --unfinished_;
   const Finish& finish = *client.finish;
   ++counts_->finished[finish.reason];
   counts_->cached_tokens += finish.cached_tokens;
+  CheckSpeculation(client.request, finish);
+  if (::testing::Test::HasFailure()) return;
 
   std::vector<TokenId> right;
   const PrefillReport& prefill = finish.prefill;

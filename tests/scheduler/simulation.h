@@ -3,6 +3,7 @@
 // step, and every delivered token is compared with what the fake model says alone.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -15,6 +16,11 @@
 #include "tests/scheduler/null_observer.h"
 
 namespace skim {
+
+struct SpeculationCounts {
+  int64_t drafted = 0;
+  int64_t accepted = 0;
+};
 
 // What happened, over all seeds: a simulation that never preempts proves nothing about it.
 struct SimulationCounts {
@@ -31,6 +37,8 @@ struct SimulationCounts {
   int64_t revived = 0;
   int64_t hidden_dropped = 0;
   int64_t slow_readers = 0;
+  std::array<SpeculationCounts, kDrafterKinds> drafts;  // of prompts that are not pruned
+  SpeculationCounts pruned_drafts;
   std::map<FinishReason, int64_t> finished;
 };
 
@@ -71,10 +79,13 @@ class Simulation {
   // The same for a pruned one: in a scheduler of its own, with room for everything.
   FinishReason AlonePruned(const Request& request, std::vector<TokenId>* out);
   PrefillPolicy RandomPolicy();
+  SpeculationPolicy RandomSpeculation(const Request& request);
+  void CheckSpeculation(const Request& request, const Finish& finish);
   void CheckPruned(const Sequence& sequence);
   void CheckHidden(const Sequence& sequence);
   void CheckWrites(const StepPlan& plan, const PlanSequence& entry);
   FakeModel Model() const;
+  TokenId Next(uint64_t seed, std::span<const TokenId> text, std::span<const TokenId> seen) const;
 
   std::mt19937 random_;
   SimulationCounts* const counts_;
@@ -84,6 +95,10 @@ class Simulation {
   std::vector<std::vector<TokenId>> shared_prefixes_;
   int32_t to_submit_ = 0;
   int fault_percent_ = 0;
+  bool speculates_ = false;
+  // The model's next token depends on so many before it: few, and its text soon repeats.
+  size_t memory_ = SIZE_MAX;
+  bool follows_drafts_ = false;
 
   NullObserver observer_;
   std::unique_ptr<Intake> intake_;

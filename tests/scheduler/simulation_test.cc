@@ -51,6 +51,13 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   std::printf("pruned %ld of them preempted %ld revived tokens %ld hidden rows dropped %ld cached tokens %ld\n",
               counts.pruned, counts.pruned_preempted, counts.revived, counts.hidden_dropped,
               counts.pruned_cached_tokens);
+  for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf}) {
+    const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
+    std::printf("%s drafts %ld accepted %ld\n", std::string(DrafterName(kind)).c_str(),
+                drafts.drafted, drafts.accepted);
+  }
+  std::printf("of pruned prompts: drafts %ld accepted %ld\n", counts.pruned_drafts.drafted,
+              counts.pruned_drafts.accepted);
   if (seeds.count < 100) return;  // a few seeds, to look at them
   // The schedules must have met what they are meant to test.
   EXPECT_GT(counts.steps, 50 * seeds.count);
@@ -64,6 +71,13 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.pruned_cached_tokens, seeds.count);
   EXPECT_GT(counts.revived, seeds.count);
   EXPECT_GT(counts.hidden_dropped, seeds.count / 10);
+  for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf}) {
+    const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
+    EXPECT_GT(drafts.drafted, 10 * seeds.count);
+    EXPECT_GT(drafts.accepted, seeds.count);
+    EXPECT_LT(drafts.accepted, drafts.drafted - seeds.count);
+  }
+  EXPECT_GT(counts.pruned_drafts.accepted, seeds.count / 30);
   for (const auto& [reason, count] : counts.finished) EXPECT_GT(count, seeds.count / 10);
   EXPECT_EQ(counts.finished.size(), 5u);
 }

@@ -102,8 +102,12 @@ class Runner {
       Print(next == kNever ? "never" : std::to_string(next));
     } else if (words[0] == "break") {
       engine_->broken.insert(std::stoull(words[1]));
+    } else if (words[0] == "mend") {
+      engine_->broken.erase(std::stoull(words[1]));
     } else if (words[0] == "fault") {
       engine_->fault = absl::InternalError("out of order");
+    } else if (words[0] == "wrong") {  // so many of the next drafts
+      wrong_drafts_ = std::stoi(words[1]);
     } else if (words[0] == "stop") {
       scheduler_->EndAll(absl::UnavailableError("stopping"), now_);
       for (const auto& [id, client] : clients_) Drain(id);
@@ -129,7 +133,8 @@ class Runner {
     KvGeometry geometry;
     geometry.page_tokens = static_cast<int32_t>(words.Number("page_tokens", 4));
     geometry.total_pages = static_cast<int32_t>(words.Number("pages", 16));
-    geometry.layers = 2;
+    geometry.layers = static_cast<int16_t>(words.Number("layers", 2));
+    geometry.hidden_rows_per_page = static_cast<int32_t>(words.Number("hidden", 0));
     if (words.Has("units")) {
       geometry.segment_units = words.List("units");
       geometry.layers = static_cast<int16_t>(geometry.segment_units.size());
@@ -147,10 +152,14 @@ class Runner {
     intake_ = std::make_unique<Intake>(config.max_waiting, config.max_waiting_tokens);
     scheduler_ = std::make_unique<Scheduler>(config, geometry, intake_.get(), &observer_);
     engine_ = std::make_unique<FakeEngine>(
-        geometry, [](const PlanSequence& sequence, std::span<const TokenId> prefix) {
+        geometry, [](const PlanSequence& sequence, std::span<const TokenId> prefix,
+                     std::span<const TokenId>) {
           const auto generated = static_cast<TokenId>(prefix.size()) - sequence.prompt_tokens;
           return static_cast<TokenId>(sequence.id) * 100 + generated + 1;
         });
+    engine_->draft = [this](SeqId, TokenId right) {
+      return wrong_drafts_ > 0 ? --wrong_drafts_, right + 50 : right;
+    };
   }
 
   void Submit(const Words& words) {
@@ -165,6 +174,13 @@ class Runner {
     request.tenant = words.Text("tenant").value_or("");
     request.cache_salt = words.Text("salt").value_or("");
     request.deadline = words.Number("deadline", kNever);
+    SpeculationPolicy& speculation = request.speculation;
+    if (words.Has("lookup")) speculation.drafter = DrafterKind::kLookup;
+    if (words.Has("exit")) speculation.drafter = DrafterKind::kSelf;
+    speculation.exit_layer = static_cast<int32_t>(words.Number("exit", 0));
+    speculation.max_drafts = static_cast<int32_t>(words.Number("drafts", 4));
+    speculation.draft_format =
+        WeightFormatOfName(words.Text("draft_weights").value_or("bf16")).value();
     request.group = static_cast<uint64_t>(words.Number("group", 0));
     Client& client = clients_[request.id];
     client.slow = words.Has("slow");
@@ -205,6 +221,11 @@ class Runner {
     std::string details;
     if (finish.cached_tokens > 0) absl::StrAppend(&details, ", cached ", finish.cached_tokens);
     if (finish.preemptions > 0) absl::StrAppend(&details, ", preemptions ", finish.preemptions);
+    const DraftCounts speculation = finish.speculation.total();
+    if (finish.speculation.drafter != DrafterKind::kNone) {
+      absl::StrAppend(&details, ", drafted ", speculation.drafted, " in ", speculation.rounds,
+                      " rounds, accepted ", speculation.accepted);
+    }
     if (!finish.status.ok()) absl::StrAppend(&details, ", ", finish.status.ToString());
     Print(id, " ends: ", Name(finish.reason), ", generated ", finish.generated_tokens, details);
   }
@@ -222,6 +243,7 @@ class Runner {
   std::unique_ptr<FakeEngine> engine_;
   std::map<SeqId, Client> clients_;
   size_t channel_tokens_ = 0;
+  int wrong_drafts_ = 0;
   Micros now_ = 0;
   std::string output_;
 };

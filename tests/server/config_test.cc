@@ -119,6 +119,10 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--backend", "tpu"}, "--backend"},
       {{"--model", "m", "--weights", "int3"}, "--weights"},
       {{"--model", "m", "--weights", "bf16,int8,bf16"}, "bf16 is given twice"},
+      {{"--model", "m", "--drafters", "oracle"}, "--drafters"},
+      {{"--model", "m", "--drafters", "lookup,lookup"}, "lookup is given twice"},
+      {{"--model", "m", "--drafters", "lookup,none"}, "--drafters"},
+      {{"--model", "m", "--max-draft-tokens", "17"}, "--max-draft-tokens"},
       {{"--model", "m", "--max-running", "0"}, "--max-running"},
       {{"--model", "m", "--max-running", "99", "--max-rows-per-step", "64"}, "--max-running"},
       {{"--model", "m", "--max-n", "0"}, "--max-n"},
@@ -138,6 +142,16 @@ TEST(Config, NamesWhatIsWrong) {
     EXPECT_EQ(exit->code, 2) << c.named;
     EXPECT_NE(exit->message.find(c.named), std::string::npos) << c.named << ": " << exit->message;
   }
+}
+
+TEST(Config, DraftersAreAllUnlessNamed) {
+  const auto drafters = [](std::vector<const char*> arguments) {
+    return std::get<ServerConfig>(Parse(arguments)).limits.drafters;
+  };
+  using enum DrafterKind;
+  EXPECT_EQ(drafters({"--model", "m"}), (std::vector{kLookup, kSelf}));
+  EXPECT_EQ(drafters({"--model", "m", "--drafters", "self"}), std::vector{kSelf});
+  EXPECT_TRUE(drafters({"--model", "m", "--drafters", "none"}).empty());
 }
 
 TEST(Config, HelpTeachesUnitsDefaultsAndExamples) {

@@ -9,9 +9,10 @@
 namespace skim {
 namespace {
 
-TokenId Echo(const PlanSequence& sequence, std::span<const TokenId> prefix) {
+TokenId Echo(const PlanSequence& sequence, std::span<const TokenId> prefix,
+             std::span<const TokenId>) {
   const int32_t prompt_tokens = sequence.prompt_tokens;
-  const auto generated = static_cast<int32_t>(sequence.tokens.size()) - prompt_tokens;
+  const auto generated = static_cast<int32_t>(prefix.size()) - prompt_tokens;
   const int32_t at = generated % (prompt_tokens + 1);
   const TokenId token = at == prompt_tokens ? kEndToken : prefix[at];
   const bool banned = generated < sequence.sampling->min_tokens &&
@@ -23,7 +24,8 @@ KvGeometry Plain(int32_t total_pages) {
   KvGeometry geometry;
   geometry.page_tokens = 16;
   geometry.total_pages = total_pages;
-  geometry.layers = 1;
+  geometry.layers = 2;
+  geometry.hidden_rows_per_page = 8;
   return geometry;
 }
 
@@ -31,8 +33,6 @@ KvGeometry Pruned(int32_t total_pages) {
   KvGeometry geometry = Plain(total_pages);
   geometry.segment_units = {1, 1};
   geometry.boundaries = {1};
-  geometry.layers = 2;
-  geometry.hidden_rows_per_page = 8;
   return geometry;
 }
 

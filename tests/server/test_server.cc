@@ -68,6 +68,7 @@ TestServer::TestServer(TestServerOptions options)
       tokenizer_(MakeByteTokenizer()),
       engine_(options_.total_pages, options_.prunes) {
   info_.architecture = "echo";
+  info_.layers = 2;
   info_.vocabulary = kTestVocabulary;
   info_.max_context = options_.scheduler.max_context;
   info_.eos_tokens = {kEndToken};

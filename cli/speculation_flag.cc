@@ -1,0 +1,42 @@
+#include "cli/speculation_flag.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "cli/weight_format_name.h"
+
+namespace skim {
+
+absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculation) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ':');
+  if (parts.size() == 1 && parts[0] == "off") {
+    speculation->mutable_off();
+    return absl::OkStatus();
+  }
+  if (parts.size() == 1 && parts[0] == "lookup") {
+    speculation->mutable_lookup();
+    return absl::OkStatus();
+  }
+  if (parts.size() <= 3 && parts[0] == "self") {
+    v1::Speculation::SelfDraft* self = speculation->mutable_self();
+    size_t at = 1;
+    uint32_t layers = 0;
+    if (at < parts.size() && absl::SimpleAtoi(parts[at], &layers)) {
+      self->set_exit_layer(layers);
+      ++at;
+    }
+    if (at < parts.size()) {
+      if (const auto format = ParseWeightFormat(parts[at])) {
+        self->set_weights(*format);
+        ++at;
+      }
+    }
+    if (at == parts.size()) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError("--speculation: '" + text +
+                                    "' is not off, lookup, self or self:LAYERS:FORMAT");
+}
+
+}  // namespace skim

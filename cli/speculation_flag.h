@@ -1,0 +1,20 @@
+// --speculation as a command line has it: "off", "lookup", "self", "self:LAYERS",
+// "self:FORMAT" or "self:LAYERS:FORMAT", as in self:8:int8.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "skim/v1/inference.pb.h"
+
+namespace skim {
+
+inline constexpr char kSpeculationHelp[] =
+    "Guess tokens ahead, for speed; the text stays the same: off, lookup (in the request's own "
+    "text), or self, by the model's first layers or a smaller weight format, as in self:int8, "
+    "self:8 or self:8:int8";
+
+// Errors name the flag.
+absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculation);
+
+}  // namespace skim

@@ -1,0 +1,51 @@
+// How a request wants its output guessed ahead of the model. What it is told does not depend
+// on any of this (docs/architecture.md, G9): only when it is told does.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "kernels/weight.h"
+
+namespace skim {
+
+// Drafts of one round; so many and one more rows verify them.
+inline constexpr int32_t kMaxDrafts = 16;
+inline constexpr int32_t kMaxNgram = 8;
+
+enum class DrafterKind : uint8_t { kNone, kLookup, kSelf };
+inline constexpr int kDrafterKinds = 3;
+
+constexpr std::string_view DrafterName(DrafterKind kind) {
+  constexpr std::string_view kNames[kDrafterKinds] = {"none", "lookup", "self"};
+  return kNames[static_cast<int>(kind)];
+}
+
+constexpr std::optional<DrafterKind> DrafterOfName(std::string_view name) {
+  for (int i = 0; i < kDrafterKinds; ++i) {
+    if (DrafterName(static_cast<DrafterKind>(i)) == name) return static_cast<DrafterKind>(i);
+  }
+  return std::nullopt;
+}
+
+struct SpeculationPolicy {
+  DrafterKind drafter = DrafterKind::kNone;
+  int32_t max_drafts = 4;  // in a round, [1, kMaxDrafts]
+
+  // kLookup: what followed the last n tokens where they stood before, the longest n first.
+  int32_t min_ngram = 2;  // [1, max_ngram]
+  int32_t max_ngram = 4;  // [min_ngram, kMaxNgram]
+
+  // kSelf: the model's own layers [0, exit_layer) and head, in a resident weight format. Below L
+  // and in the request's format this is LayerSkip (arXiv 2404.16710); with all layers in a
+  // smaller format, drafts by the low-bit copy of the model that verifies them.
+  int32_t exit_layer = 0;  // [1, L]; with a pruned prompt at most the layer of its first cut
+  WeightFormat draft_format = WeightFormat::kBf16;
+  // Drafting stops behind a token that the draft gives less probability; [0, 1], 0: never.
+  float stop_confidence = 0;
+
+  bool on() const { return drafter != DrafterKind::kNone; }
+};
+
+}  // namespace skim

@@ -1,0 +1,162 @@
+#include "server/build_speculation.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/status_macros.h"
+#include "server/rpc_status.h"
+#include "server/weight_formats.h"
+
+namespace skim {
+namespace {
+
+absl::Status Unimplemented(const std::string& field, const std::string& what) {
+  return FieldError(absl::StatusCode::kUnimplemented, field, what);
+}
+
+// Options of a drafter where there is none.
+absl::Status CheckOff(const v1::Speculation& speculation) {
+  if (speculation.has_max_draft_tokens()) {
+    return InvalidField("speculation.max_draft_tokens", "nothing is drafted");
+  }
+  if (speculation.has_stop_confidence()) {
+    return InvalidField("speculation.stop_confidence", "nothing is drafted");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillCommon(const v1::Speculation& speculation, const RequestLimits& limits,
+                        SpeculationPolicy* policy) {
+  policy->max_drafts = std::min(policy->max_drafts, limits.max_draft_tokens);
+  if (speculation.has_max_draft_tokens()) {
+    const uint32_t asked = speculation.max_draft_tokens();
+    if (asked < 1 || asked > static_cast<uint32_t>(limits.max_draft_tokens)) {
+      return InvalidField("speculation.max_draft_tokens",
+                          "must be in [1, " + std::to_string(limits.max_draft_tokens) + "]");
+    }
+    policy->max_drafts = static_cast<int32_t>(asked);
+  }
+  if (speculation.has_stop_confidence()) {
+    const float confidence = speculation.stop_confidence();
+    if (!(confidence >= 0 && confidence <= 1)) {
+      return InvalidField("speculation.stop_confidence", "must be in [0, 1]");
+    }
+    if (policy->drafter == DrafterKind::kLookup) {
+      return InvalidField("speculation.stop_confidence", "what is looked up has no probability");
+    }
+    policy->stop_confidence = confidence;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillLookup(const v1::Speculation::Lookup& lookup, SpeculationPolicy* policy) {
+  if (lookup.shared_store()) {
+    return Unimplemented("speculation.lookup.shared_store", "no answers are stored here");
+  }
+  if (lookup.has_max_ngram()) {
+    if (lookup.max_ngram() < 1 || lookup.max_ngram() > static_cast<uint32_t>(kMaxNgram)) {
+      return InvalidField("speculation.lookup.max_ngram",
+                          "must be in [1, " + std::to_string(kMaxNgram) + "]");
+    }
+    policy->max_ngram = static_cast<int32_t>(lookup.max_ngram());
+    policy->min_ngram = std::min(policy->min_ngram, policy->max_ngram);
+  }
+  if (lookup.has_min_ngram()) {
+    if (lookup.min_ngram() < 1 || lookup.min_ngram() > static_cast<uint32_t>(policy->max_ngram)) {
+      return InvalidField("speculation.lookup.min_ngram",
+                          "must be in [1, " + std::to_string(policy->max_ngram) + "]");
+    }
+    policy->min_ngram = static_cast<int32_t>(lookup.min_ngram());
+  }
+  return absl::OkStatus();
+}
+
+// The first layer at which the prompt is cut; all layers if it is not.
+int32_t FirstCut(const PrefillPolicy& prefill, const ModelInfo& info) {
+  for (size_t b = 0; b < prefill.keep.size(); ++b) {
+    if (prefill.keep[b] < 1) return info.lazy.boundaries[b];
+  }
+  return info.layers;
+}
+
+absl::Status FillSelf(const v1::Speculation::SelfDraft& self, const ModelInfo& info,
+                      WeightFormat weights, int32_t first_cut, SpeculationPolicy* policy) {
+  if (!self.skipped_layers().empty()) {
+    return Unimplemented("speculation.self.skipped_layers", "no layers are skipped here");
+  }
+  const WeightFormat smallest =
+      std::ranges::min_element(info.weights, {}, &FormatInfo::bytes)->format;
+  SKIM_ASSIGN_OR_RETURN(policy->draft_format,
+                        ChooseWeights(self.weights(), smallest, "speculation.self.weights", info));
+  policy->exit_layer = info.layers;
+  if (self.has_exit_layer()) {
+    if (self.exit_layer() < 1 || self.exit_layer() > static_cast<uint32_t>(info.layers)) {
+      return InvalidField("speculation.self.exit_layer",
+                          "must be in [1, " + std::to_string(info.layers) + "]");
+    }
+    policy->exit_layer = static_cast<int32_t>(self.exit_layer());
+  }
+  if (policy->exit_layer > first_cut) {
+    return InvalidField(
+        "speculation.self.exit_layer",
+        "must be at most " + std::to_string(first_cut) + ", where this prompt is cut first");
+  }
+  if (policy->exit_layer == info.layers && policy->draft_format == weights) {
+    return InvalidField("speculation.self",
+                        "all layers in the request's own weight format save nothing; give an "
+                        "exit_layer or weights of fewer bytes");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
+                                   const RequestLimits& limits) {
+  DrafterKind kind = DrafterKind::kNone;
+  switch (speculation.drafter_case()) {
+    case v1::Speculation::DRAFTER_NOT_SET:
+    case v1::Speculation::kOff:
+      return kind;
+    case v1::Speculation::kSelf:
+      kind = DrafterKind::kSelf;
+      break;
+    case v1::Speculation::kLookup:
+      kind = DrafterKind::kLookup;
+      break;
+    default:
+      return Unimplemented("speculation", "this server has no such drafter");
+  }
+  if (std::ranges::find(limits.drafters, kind) == limits.drafters.end()) {
+    return Unimplemented("speculation." + std::string(DrafterName(kind)),
+                         "this server does not serve that drafter");
+  }
+  return kind;
+}
+
+}  // namespace
+
+absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& request,
+                                                   const ServedModel& model, WeightFormat weights,
+                                                   const PrefillPolicy& prefill) {
+  const v1::Speculation& speculation = request.speculation();
+  SpeculationPolicy policy;
+  SKIM_ASSIGN_OR_RETURN(policy.drafter, KindOf(speculation, model.limits));
+  if (!policy.on()) {
+    SKIM_RETURN_IF_ERROR(CheckOff(speculation));
+    return policy;
+  }
+  SKIM_RETURN_IF_ERROR(FillCommon(speculation, model.limits, &policy));
+  const int32_t first_cut = FirstCut(prefill, *model.info);
+  if (first_cut < model.info->layers && prefill.decode != DecodeMode::kStatic) {
+    return InvalidField("speculation",
+                        "a pruned prompt is speculated on in decode_mode static only: in the other "
+                        "modes every token may revive others");
+  }
+  if (policy.drafter == DrafterKind::kLookup) {
+    SKIM_RETURN_IF_ERROR(FillLookup(speculation.lookup(), &policy));
+  } else {
+    SKIM_RETURN_IF_ERROR(FillSelf(speculation.self(), *model.info, weights, first_cut, &policy));
+  }
+  return policy;
+}
+
+}  // namespace skim

@@ -1,0 +1,203 @@
+// Speculation as a client sees it: what is refused by which field, and what the final message,
+// the model's description and the metrics tell.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "tests/server/test_server.h"
+
+namespace skim {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// The model says its prompt again and again.
+v1::GenerateRequest Ask(const std::string& text = "0123456789abcdef", uint32_t max_tokens = 40) {
+  v1::GenerateRequest request = EndlessRequest(text, max_tokens);
+  request.mutable_sampling()->set_temperature(0);
+  return request;
+}
+
+TEST(ServedSpeculation, LookupSaysTheSameInFewerSteps) {
+  TestServer server;
+  const Outcome plain = server.Generate(Ask());
+  EXPECT_FALSE(plain.only().final.has_speculation());
+  const double steps = server.Metric("skim_step_rows");
+  v1::GenerateRequest request = Ask();
+  request.mutable_speculation()->mutable_lookup();
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.only().text, plain.only().text);
+  EXPECT_EQ(outcome.only().final.usage().generated_tokens(), 40u);
+  EXPECT_LT(server.Metric("skim_step_rows") - steps, steps * 3 / 4);
+
+  const v1::SpeculationOutcome& told = outcome.only().final.speculation();
+  ASSERT_EQ(told.sources_size(), 1);
+  EXPECT_EQ(told.sources(0).drafter(), v1::SpeculationOutcome::DRAFTER_LOOKUP);
+  const uint32_t rounds = told.sources(0).rounds(), accepted = told.sources(0).accepted_tokens();
+  EXPECT_GT(accepted, 20u);
+  EXPECT_EQ(told.draft_rows(), 0u);
+  EXPECT_EQ(told.draft_tokens_at(0), rounds);
+  EXPECT_LE(told.accepted_tokens_at(3), told.accepted_tokens_at(0));
+  EXPECT_DOUBLE_EQ(told.tokens_per_round(), 1 + double{1} * accepted / rounds);
+
+  const std::map<std::string, std::string> lookup = {{"drafter", "lookup"}};
+  EXPECT_EQ(server.Metric("skim_speculation_rounds_total", lookup), rounds);
+  EXPECT_EQ(server.Metric("skim_draft_tokens_accepted_total", lookup), accepted);
+  EXPECT_EQ(server.Metric("skim_draft_tokens_total", lookup), told.sources(0).draft_tokens());
+  EXPECT_EQ(server.Metric("skim_verify_rows_total"), told.sources(0).draft_tokens());
+  EXPECT_EQ(server.Metric("skim_draft_tokens_by_position_total", {{"position", "1"}}), rounds);
+  EXPECT_EQ(server.Metric("skim_draft_tokens_accepted_by_position_total"), accepted);
+}
+
+TEST(ServedSpeculation, SelfDraftsInTheSmallestFormatOrFromALayer) {
+  TestServer server;
+  const Outcome plain = server.Generate(Ask("0123456789abcdef", 41));
+  v1::GenerateRequest request = Ask("0123456789abcdef", 41);
+  request.mutable_speculation()->mutable_self();
+  request.mutable_speculation()->set_max_draft_tokens(3);
+  const double int8_rows = server.Metric("skim_rows_total", {{"format", "int8"}});
+  const Outcome low = server.Generate(request);
+  EXPECT_EQ(low.only().text, plain.only().text);
+  const v1::SpeculationOutcome& told = low.only().final.speculation();
+  EXPECT_EQ(told.sources(0).drafter(), v1::SpeculationOutcome::DRAFTER_SELF);
+  EXPECT_EQ(told.draft_rows(), told.sources(0).draft_tokens());
+  EXPECT_EQ(told.draft_tokens_at_size(), 3);
+  EXPECT_DOUBLE_EQ(told.tokens_per_round(), 4);
+  EXPECT_EQ(server.Metric("skim_rows_total", {{"format", "int8"}}) - int8_rows, told.draft_rows());
+  EXPECT_EQ(server.Metric("skim_draft_rows_total"), told.draft_rows());
+
+  v1::Speculation::SelfDraft* self = request.mutable_speculation()->mutable_self();
+  self->set_exit_layer(1);
+  self->set_weights(v1::WEIGHT_FORMAT_BF16);
+  EXPECT_EQ(server.Generate(request).only().text, plain.only().text);
+}
+
+TEST(ServedSpeculation, StopStringsAndChoicesAreThoseOfPlainDecoding) {
+  TestServer server;
+  v1::GenerateRequest request = Ask();
+  request.mutable_sampling()->set_n(3);
+  request.mutable_sampling()->add_stop("23456");
+  const Outcome plain = server.Generate(request);
+  request.mutable_speculation()->mutable_lookup()->set_min_ngram(1);
+  request.mutable_speculation()->set_max_draft_tokens(8);
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok());
+  for (uint32_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(outcome.choices.at(i).text, plain.choices.at(i).text);
+    EXPECT_EQ(outcome.choices.at(i).final.stop_string(), "23456");
+    EXPECT_EQ(outcome.choices.at(i).final.usage().generated_tokens(),
+              plain.choices.at(i).final.usage().generated_tokens());
+  }
+}
+
+TEST(ServedSpeculation, SaysSoWhereNothingWasDrafted) {
+  TestServer server;
+  v1::GenerateRequest request = Ask("abcdefghijklmnop", 1);
+  request.mutable_speculation()->mutable_lookup();
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.only().final.has_speculation());
+  EXPECT_THAT(outcome.only().final.speculation().sources(), IsEmpty());
+  EXPECT_EQ(outcome.only().final.speculation().tokens_per_round(), 0);
+}
+
+TEST(ServedSpeculation, RefusalsNameTheField) {
+  TestServer server;
+  using Damage = void (*)(v1::Speculation*);
+  const std::pair<const char*, Damage> cases[] = {
+      {"speculation.max_draft_tokens",
+       [](auto* s) {
+         s->mutable_lookup();
+         s->set_max_draft_tokens(0);
+       }},
+      {"speculation.max_draft_tokens",
+       [](auto* s) {
+         s->mutable_lookup();
+         s->set_max_draft_tokens(9);
+       }},
+      {"speculation.stop_confidence",
+       [](auto* s) {
+         s->mutable_lookup();
+         s->set_stop_confidence(0.5f);
+       }},
+      {"speculation.stop_confidence",
+       [](auto* s) {
+         s->mutable_self();
+         s->set_stop_confidence(NAN);
+       }},
+      {"speculation.lookup.min_ngram", [](auto* s) { s->mutable_lookup()->set_min_ngram(0); }},
+      {"speculation.lookup.min_ngram", [](auto* s) { s->mutable_lookup()->set_min_ngram(5); }},
+      {"speculation.lookup.max_ngram", [](auto* s) { s->mutable_lookup()->set_max_ngram(9); }},
+      {"speculation.lookup.max_ngram", [](auto* s) { s->mutable_lookup()->set_max_ngram(0); }},
+      {"speculation.lookup.shared_store",
+       [](auto* s) { s->mutable_lookup()->set_shared_store(true); }},
+      {"speculation.self.exit_layer", [](auto* s) { s->mutable_self()->set_exit_layer(0); }},
+      {"speculation.self.exit_layer", [](auto* s) { s->mutable_self()->set_exit_layer(3); }},
+      {"speculation.self.weights",
+       [](auto* s) { s->mutable_self()->set_weights(v1::WEIGHT_FORMAT_FP8); }},
+      {"speculation.self.weights",
+       [](auto* s) { s->mutable_self()->set_weights(static_cast<v1::WeightFormat>(77)); }},
+      {"speculation.self.skipped_layers",
+       [](auto* s) { s->mutable_self()->add_skipped_layers(1); }},
+      {"speculation.self", [](auto* s) { s->mutable_self()->set_weights(v1::WEIGHT_FORMAT_BF16); }},
+      {"speculation", [](auto* s) { s->mutable_head(); }},
+      {"speculation", [](auto* s) { s->mutable_draft_model(); }},
+      {"speculation", [](auto* s) { s->mutable_lookahead(); }},
+  };
+  for (const auto& [field, damage] : cases) {
+    v1::GenerateRequest request = Ask();
+    damage(request.mutable_speculation());
+    const Outcome outcome = server.Generate(request);
+    EXPECT_FALSE(outcome.status.ok()) << field;
+    EXPECT_EQ(ViolatedField(outcome.status), field) << outcome.status.error_message();
+  }
+}
+
+TEST(ServedSpeculation, APrunedPromptIsDraftedUpToItsFirstCutAndOnlyWhereNothingIsRevived) {
+  TestServerOptions options;
+  options.prunes = true;
+  options.limits.min_lazy_tokens = 50;
+  TestServer server(options);
+  v1::GenerateRequest request = Ask(std::string(60, 'x') + "abcdefgh", 30);
+  v1::PrefillPolicy::Lazy* lazy = request.mutable_prefill()->mutable_lazy();
+  lazy->set_profile("fast");
+  request.mutable_speculation()->mutable_lookup();
+  EXPECT_THAT(server.Generate(request).status.error_message(), HasSubstr("static"));
+  lazy->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STATIC);
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.only().final.prefill().mode(), v1::PrefillOutcome::MODE_LAZY);
+  EXPECT_GT(outcome.only().final.speculation().sources_size(), 0);
+
+  request.mutable_speculation()->mutable_self()->set_exit_layer(2);
+  EXPECT_EQ(ViolatedField(server.Generate(request).status), "speculation.self.exit_layer");
+  request.mutable_speculation()->mutable_self()->set_exit_layer(1);
+  EXPECT_EQ(server.Generate(request).only().text, outcome.only().text);
+}
+
+TEST(ServedSpeculation, OnlyWhatIsConfiguredIsServed) {
+  TestServerOptions options;
+  options.limits.drafters = {DrafterKind::kLookup};
+  options.limits.max_draft_tokens = 2;
+  TestServer server(options);
+  v1::GenerateRequest request = Ask();
+  request.mutable_speculation()->mutable_self();
+  const grpc::Status status = server.Generate(request).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(ViolatedField(status), "speculation.self");
+  request.mutable_speculation()->mutable_lookup();
+  EXPECT_EQ(server.Generate(request).only().final.speculation().draft_tokens_at_size(), 2);
+
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_THAT(model.drafters(), ElementsAre("lookup"));
+  EXPECT_EQ(model.max_draft_tokens(), 2u);
+}
+
+}  // namespace
+}  // namespace skim
