@@ -247,7 +247,7 @@ TEST_F(KserveTest, RefusesNamingTheField) {
        }},
       {invalid, "return_logprobs",
        [](auto* r) { AddInput("return_logprobs", "BOOL", std::string(1, 2), r); }},
-      {invalid, "raw_input_contents", [](auto* r) { r->add_raw_input_contents("x"); }},
+      {invalid, "raw_input_contents", [](auto* r) { r->add_raw_input_contents("surplus"); }},
       {invalid, "text_input", [](auto* r) { r->clear_raw_input_contents(); }},
       {invalid, "outputs[0].name", [](auto* r) { r->add_outputs()->set_name("text"); }},
       {unserved, "text_output",
