@@ -30,8 +30,16 @@ class Planner {
     ServeRunning([](const Sequence& s) { return s.decoding() && !s.lazy; });
     ServePrunedDecodes();
     ServeDrafts();
-    ServeRunning([](const Sequence& s) { return !s.decoding(); });
-    if (decision_.preempted.empty()) Admit();
+    const bool decoding = std::ranges::any_of(running_, [](const Entry& e) { return e.work.rows > 0; });
+    const int64_t held_back =
+        decoding ? std::max<int64_t>(0, budget_ - limits_.prefill_budget) : 0;
+    budget_ -= held_back;
+    ServePrompts();
+    if (held_back > 0 && PrefillTokenLayers() == 0) {
+      budget_ += held_back;
+      ServePrompts();
+    }
+    decision_.prefill_token_layers = PrefillTokenLayers();
     for (Entry& entry : running_) {
       if (entry.hidden_dropped) decision_.hidden_dropped.push_back(entry.sequence);
       Work& work = entry.work;
@@ -103,6 +111,19 @@ class Planner {
     for (size_t i = 0; i < running_.size() && !exhausted(); ++i) {
       if (phase(*running_[i].sequence)) Serve(i);
     }
+  }
+
+  void ServePrompts() {
+    ServeRunning([](const Sequence& s) { return !s.decoding(); });
+    if (decision_.preempted.empty()) Admit();
+  }
+
+  int64_t PrefillTokenLayers() const {
+    int64_t sum = 0;
+    for (const Entry& entry : running_) {
+      if (!entry.sequence->decoding()) sum += entry.work.token_layers;
+    }
+    return sum;
   }
 
   // Who ran least recently goes first: the reserved rows may not suffice for all.

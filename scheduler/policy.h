@@ -40,6 +40,9 @@ struct PolicyLimits {
   int32_t max_revival_rows = 0;   // reserved ones, beside those
   int32_t max_running = 0;        // > 0
   int32_t layers = 1;
+  // Of prompts, in a step in which somebody decodes; token-layers. A part that cannot be that
+  // small (all rows that score run together) goes whole, but then alone.
+  int64_t prefill_budget = INT64_MAX;
 };
 
 struct Decision {
@@ -59,6 +62,7 @@ struct Decision {
   std::vector<Sequence*> preempted;
   std::vector<Admission> admitted;
   std::vector<Slice> slices;
+  int64_t prefill_token_layers = 0;  // of those slices, not decoding
   Sequence* failed = nullptr;  // nothing else can be done for it: RESOURCE_EXHAUSTED
 };
 

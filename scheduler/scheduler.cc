@@ -124,6 +124,8 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvGeometry& geometry, 
               // More could not all decode in one step.
               .max_running = std::min(config.max_running, config.max_rows_per_step),
               .layers = std::max<int32_t>(1, geometry.layers)},
+      pace_(config.max_decode_slowdown, int64_t{limits_.max_rows_per_step} * limits_.layers,
+            limits_.layers),
       geometry_(geometry),
       intake_(intake),
       observer_(observer),
@@ -158,6 +160,7 @@ void Scheduler::TakeArrivals() {
 const StepPlan& Scheduler::BeginStep(Micros now) {
   SKIM_CHECK(plan_.empty());
   stats_ = StepStats();
+  step_begin_ = now;
   if (!slices_.empty()) {  // between the draft passes of a step, or behind them
     Reap(now);
   }
@@ -168,8 +171,10 @@ const StepPlan& Scheduler::BeginStep(Micros now) {
     Propose();
     bool failed = false;
     do {
+      PolicyLimits limits = limits_;
+      limits.prefill_budget = pace_.Budget();
       Decision decision =
-          Decide(limits_, cache_, Borrow(running_), Borrow(waiting_), fair_share_.served());
+          Decide(limits, cache_, Borrow(running_), Borrow(waiting_), fair_share_.served());
       failed = decision.failed != nullptr;
       Apply(std::move(decision), now);
       Sweep();
@@ -234,6 +239,7 @@ void Scheduler::Apply(Decision decision, Micros now) {
   for (Sequence* sequence : decision.preempted) Preempt(*sequence);
   for (const Decision::Admission& admission : decision.admitted) Admit(admission, now);
   slices_ = std::move(decision.slices);
+  prefill_token_layers_ = decision.prefill_token_layers;
   for (Decision::Slice& slice : slices_) {
     Sequence& sequence = *slice.sequence;
     // Who has just lost its hidden rows revives nobody and needs no pages for them.
@@ -410,6 +416,7 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
           absl::InternalError(absl::StrCat("device fault: ", fault.message())), now);
     }
   }
+  if (stats_.decode_rows > 0) pace_.Add(prefill_token_layers_, now - step_begin_);
   plan_ = StepPlan();
   planned_.clear();
   planned_rows_.clear();

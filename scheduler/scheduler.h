@@ -16,6 +16,7 @@
 #include "scheduler/kv_cache.h"
 #include "scheduler/observer.h"
 #include "scheduler/policy.h"
+#include "scheduler/prefill_pace.h"
 #include "scheduler/scheduler_config.h"
 #include "scheduler/sequence.h"
 
@@ -91,6 +92,7 @@ class Scheduler {
 
   const SchedulerConfig config_;
   const PolicyLimits limits_;
+  PrefillPace pace_;
   const KvGeometry geometry_;
   Intake* const intake_;
   ServingObserver* const observer_;
@@ -109,6 +111,8 @@ class Scheduler {
   std::vector<Sequence*> planned_;
   std::vector<int32_t> planned_rows_;  // without reserved ones
   StepStats stats_;
+  int64_t prefill_token_layers_ = 0;  // of the round at hand
+  Micros step_begin_ = 0;
 };
 
 }  // namespace skim

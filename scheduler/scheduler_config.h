@@ -10,6 +10,9 @@ namespace skim {
 
 struct SchedulerConfig {
   int32_t max_rows_per_step = 512;       // budget of a step, in tokens at full depth; > 0
+  // 0: any. Else above 1: how many times as long a step may take for the prompts computed beside
+  // those who decode.
+  double max_decode_slowdown = 0;
   int32_t max_revival_rows = 256;        // reserved in a step for tokens to be revived
   int32_t max_running = 64;              // sequences that hold pages; > 0, at most a step's rows
   int32_t max_waiting = 256;             // queue bound by requests

@@ -183,6 +183,20 @@ void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   };
   add("--max-rows-per-step", &s.max_rows_per_step,
       "Tokens computed together in one step: more = faster prompts, slower steps", "TOKENS");
+  app->add_option("--max-decode-slowdown", s.max_decode_slowdown,
+                  "How many times as long a step may take for the prompts computed beside those who "
+                  "decode, as in 2: their tokens stay steady, prompts take longer; default 0, any")
+      ->check(Quiet(CLI::Validator(
+          [](const std::string& text) {
+            double value = 0;
+            const bool number = CLI::detail::lexical_cast(text, value);
+            return number && (value == 0 || (value >= 1.1 && value <= 1000))
+                       ? std::string()
+                       : "must be 0, or 1.1 to 1000";
+          },
+          "")))
+      ->type_name("RATIO")
+      ->group("Scheduling");
   add("--max-running", &s.max_running, "Sequences computed at the same time", "N");
   add("--max-waiting", &s.max_waiting, "Sequences in the queue before calls are refused", "N");
   add("--max-waiting-tokens", &s.max_waiting_tokens,

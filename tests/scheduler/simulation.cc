@@ -47,6 +47,7 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   } while (geometry_.page_tokens % geometry_.hidden_rows_per_page != 0);
   geometry_.total_pages = geometry_.PagesPerBlock() * Pick(3, 30) + Pick(0, 2);
   config_.max_rows_per_step = Pick(1, 24);
+  if (Chance(40)) config_.max_decode_slowdown = Pick(11, 40) / 10.0;
   config_.max_revival_rows = Pick(8, 20);
   if (Chance(50)) geometry_.max_rows = 2 * config_.max_rows_per_step + config_.max_revival_rows;
   config_.max_running = Pick(1, 8);
@@ -226,7 +227,8 @@ void Simulation::Step() {
   StepResult result;
   const absl::Status executed = engine_->Execute(plan, &result);
   ASSERT_EQ(engine_->complaint(), "") << ToString(plan);
-  scheduler_->Commit(executed, std::move(result), ++now_);
+  now_ += Pick(1, 9);
+  scheduler_->Commit(executed, std::move(result), now_);
   CheckPages();
 }
 
