@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "cli/errors.h"
@@ -127,8 +128,10 @@ absl::Status RunLazy(const Flags& flags) {
   std::ranges::sort(options.lengths);
   SKIM_ASSIGN_OR_RETURN(const Roofs roofs, MeasureRoofs(flags, "lazy"));
   // Every length is to be pruned.
-  SKIM_ASSIGN_OR_RETURN(const auto served, Served::Start(flags, absl::StrJoin(flags.weights, ","),
-                                                         {"--lazy-min-tokens", "1"}));
+  SKIM_ASSIGN_OR_RETURN(const auto served,
+                        Served::Start(flags, absl::StrJoin(flags.weights, ","),
+                                      {"--lazy-min-tokens", "1", "--max-decode-slowdown",
+                                       absl::StrCat(options.max_decode_slowdown)}));
   const auto pages_held = [&]() -> absl::StatusOr<double> {
     SKIM_ASSIGN_OR_RETURN(const MetricValues values,
                           ScrapeMetrics(served->daemon().metrics_address()));
@@ -177,6 +180,8 @@ CLI::App* AddLazy(CLI::App* app, Flags* flags) {
   AddList(lazy, "--lengths", &flags->lazy.lengths, "Tokens of the prompts");
   AddList(lazy, "--weights", &flags->weights,
           "Weight formats: all profiles and exact in the first, one profile in the others");
+  lazy->add_option("--max-decode-slowdown", flags->lazy.max_decode_slowdown, "As of skimd")
+      ->capture_default_str();
   lazy->add_option("--repetitions", flags->lazy.repetitions, "Each figure is the median of these")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

@@ -265,7 +265,8 @@ void LazyBench::EmitFigures() {
     EmitFigure("itl_p99_ratio", ratio, "x", setting,
                {{"prompt_tokens", options_.lengths.back()},
                 {"output_tokens", 1},
-                {"users", options_.users}});
+                {"users", options_.users},
+                {"max_decode_slowdown", options_.max_decode_slowdown}});
     row.cells.push_back(absl::StrFormat("%.1fx", ratio));
   }
 }

@@ -25,6 +25,7 @@ struct LazyBenchOptions {
   std::vector<int64_t> output_tokens = {16, 64, 256};       // ascending
   // Everything is compared with the exact model in the first; `fast` runs in the others too.
   std::vector<v1::WeightFormat> weights = {v1::WEIGHT_FORMAT_BF16, v1::WEIGHT_FORMAT_INT8};
+  double max_decode_slowdown = 0;  // of the daemon
   int64_t users = 8;         // who decode beside the longest prompt
   Micros quiet = 1'000'000;  // how long they are watched without it
   int repetitions = 3;
