@@ -1,5 +1,5 @@
 // Reductions and scans over the kSampleThreads threads of a block. Every thread must call
-// them; each begins with a barrier, so their scratch can be used again at once.
+// them; their scratch can be used again at once.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,7 @@ __device__ inline Best BlockBest(Best mine, BlockScratch& scratch) {
 // The sum of what threads before this one gave; the sum of all in *total.
 __device__ inline unsigned long long BlockPrefix(unsigned long long mine, BlockScratch& scratch,
                                                  unsigned long long* total) {
-  __syncthreads();
-  scratch.sums[threadIdx.x] = mine;
+  scratch.sums[threadIdx.x] = mine;  // the last call left this one to this thread
   __syncthreads();
   if (threadIdx.x == 0) {
     unsigned long long sum = 0;

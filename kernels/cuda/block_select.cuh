@@ -53,7 +53,6 @@ __device__ Cutoff BlockSelect(int32_t n, Mass target, const Order& order, const 
   uint32_t found = 0, known = 0;  // digits of the order, and which bits they are
   Mass before = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
-    __syncthreads();
     select.bins[threadIdx.x] = 0;
     __syncthreads();
     for (int32_t i = threadIdx.x; i < n; i += kSampleThreads) {

@@ -94,6 +94,31 @@ TEST_P(OpSuite, EveryDrawInvertsTheCumulativeDistribution) {
   }
 }
 
+// Many rows, and tokens and lists at places of their own: were a step of the order to overtake
+// another, some row would show it.
+TEST_P(OpSuite, BiasComesBeforePenaltiesAndBothBeforeTheChoice) {
+  constexpr int kVocabulary = 301, kRows = 16, kRival = 150;
+  std::vector<float> logits(kVocabulary, -1.0f);
+  logits[kRival] = 7;
+  std::vector<std::vector<LogitBias>> bias(kRows);
+  std::vector<std::vector<TokenCount>> counts(kRows);
+  std::vector<SampleRow> rows(2 * kRows);
+  for (int r = 0; r < kRows; ++r) {
+    const TokenId token = 5 + 7 * r;
+    bias[r] = {{token, 11.0f}};                // -1 + 11 = 10 beats the rival
+    counts[r] = {{299, 0, 0}, {token, 1, 0}};  // 10 / 2 does not; -1 x 2 + 11 would
+    rows[r].bias = bias[r];
+    rows[kRows + r].bias = bias[r];
+    rows[kRows + r].counts = counts[r];
+    rows[kRows + r].repetition_penalty = 2;
+  }
+  const auto results = Sample(scene(), logits, rows);
+  for (int r = 0; r < kRows; ++r) {
+    EXPECT_EQ(results[r].token, bias[r][0].token);
+    EXPECT_EQ(results[kRows + r].token, kRival);
+  }
+}
+
 TEST_P(OpSuite, GreedyTakesTheFirstOfTheHighest) {
   std::vector<float> logits = Logits(32, 130);
   logits[40] = logits[41] = logits[129] = 50;
