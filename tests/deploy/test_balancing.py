@@ -26,9 +26,10 @@ class WeightedRoundRobinTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.modules = Clients(["node"]).directory / "clients/node/node_modules"
-        # The same model on as many cores, with weights that one gets through faster.
+        # The same model; the second daemon reads more bytes for it, on fewer cores.
         cls.daemons = [
-            Skimd("--max-running", "8", "--weights", weights) for weights in ("int4", "bf16")
+            Skimd("--max-running", "8", "--weights", "int4"),
+            Skimd("--max-running", "8", "--weights", "bf16", "--threads", "1"),
         ]
         for daemon in cls.daemons:
             cls.addClassCleanup(daemon.kill)
