@@ -26,10 +26,10 @@ class WeightedRoundRobinTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.modules = Clients(["node"]).directory / "clients/node/node_modules"
-        # The same model; the second daemon reads more bytes for it, on fewer cores.
+        # The same model; the second daemon reads more bytes for it and takes longer over each.
         cls.daemons = [
             Skimd("--max-running", "8", "--weights", "int4"),
-            Skimd("--max-running", "8", "--weights", "bf16", "--threads", "1"),
+            Skimd("--max-running", "8", "--weights", "bf16", "--isa", "avx2"),
         ]
         for daemon in cls.daemons:
             cls.addClassCleanup(daemon.kill)
