@@ -15,6 +15,10 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     speculation->mutable_off();
     return absl::OkStatus();
   }
+  if (parts.size() == 1 && parts[0] == "auto") {
+    speculation->mutable_auto_();
+    return absl::OkStatus();
+  }
   if (parts.size() == 1 && parts[0] == "lookup") {
     speculation->mutable_lookup();
     return absl::OkStatus();
@@ -36,7 +40,7 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     if (at == parts.size()) return absl::OkStatus();
   }
   return absl::InvalidArgumentError("--speculation: '" + text +
-                                    "' is not off, lookup, self or self:LAYERS:FORMAT");
+                                    "' is not off, auto, lookup, self or self:LAYERS:FORMAT");
 }
 
 }  // namespace skim

@@ -1,4 +1,4 @@
-// --speculation as a command line has it: "off", "lookup", "self", "self:LAYERS",
+// --speculation as a command line has it: "off", "auto", "lookup", "self", "self:LAYERS",
 // "self:FORMAT" or "self:LAYERS:FORMAT", as in self:8:int8.
 #pragma once
 
@@ -10,9 +10,9 @@
 namespace skim {
 
 inline constexpr char kSpeculationHelp[] =
-    "Guess tokens ahead, for speed; the text stays the same: off, lookup (in the request's own "
-    "text), or self, by the model's first layers or a smaller weight format, as in self:int8, "
-    "self:8 or self:8:int8";
+    "Guess tokens ahead, for speed; the text stays the same: off, auto (whatever pays at each "
+    "step), lookup (in the request's own text), or self, by the model's first layers or a smaller "
+    "weight format, as in self:int8, self:8 or self:8:int8";
 
 // Errors name the flag.
 absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculation);

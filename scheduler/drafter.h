@@ -22,12 +22,12 @@ struct DraftRow {
 };
 
 struct DraftProposal {
-  DrafterKind source = DrafterKind::kNone;
   std::vector<TokenId> tokens;  // to be verified as they are; or
   int32_t passes = 0;           // so many draft passes of `row`, a token each
   DraftRow row;
 
   int32_t size() const { return tokens.empty() ? passes : static_cast<int32_t>(tokens.size()); }
+  size_t source() const { return passes > 0 ? SelfSource(row.format) : 0; }
 };
 
 class Drafter {
@@ -38,7 +38,7 @@ class Drafter {
   virtual DraftProposal Propose(std::span<const TokenId> tokens, int32_t most) = 0;
 };
 
-// Null if `policy` is off.
-std::unique_ptr<Drafter> MakeDrafter(const SpeculationPolicy& policy);
+// Those that `policy` asks for or, if kAuto, allows; none if it is off. `layers`: of the model.
+std::vector<std::unique_ptr<Drafter>> MakeDrafters(const SpeculationPolicy& policy, int32_t layers);
 
 }  // namespace skim

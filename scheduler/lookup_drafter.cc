@@ -46,7 +46,6 @@ DraftProposal LookupDrafter::Propose(std::span<const TokenId> tokens, int32_t mo
     const int32_t begin = found->second;
     if (!std::ranges::equal(tokens.subspan(begin - n, n), ending)) continue;  // hashes collide
     DraftProposal proposal;
-    proposal.source = DrafterKind::kLookup;
     for (int32_t i = 0; i < most; ++i) {
       const int32_t from = begin + i;
       proposal.tokens.push_back(from < known ? tokens[from] : proposal.tokens[from - known]);

@@ -38,7 +38,9 @@ class ServingObserver {
   virtual void OnStep(const StepStats& stats) = 0;
   virtual void OnState(const LoopState& state) = 0;  // after every step and every admission
   virtual void OnFirstToken(Micros time_to_first_token, PrefillMode mode) = 0;
-  virtual void OnToken(Micros inter_token_latency) = 0;  // every token but the first
+  // What a sequence's step yields after its first token: one, or those that speculation accepted,
+  // which all come at once.
+  virtual void OnTokens(int32_t tokens, Micros since_last) = 0;
   virtual void OnFinish(const Finish& finish) = 0;
 };
 

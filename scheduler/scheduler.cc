@@ -69,40 +69,6 @@ absl::Status CheckResult(const Sequence& sequence, const PlanSequence& planned,
   return absl::OkStatus();
 }
 
-// What the draws of a step come to.
-struct Run {
-  int32_t tokens = 0;    // that many of the draws are output
-  int32_t accepted = 0;  // of the drafts, are output
-  bool finite = true;    // false: ended before a draw that could not be made
-  std::optional<FinishReason> end;
-};
-
-// The draws are output up to the first that is not what was drafted, inclusive: those behind it
-// follow a token that is not there. Each is what would have been drawn alone (step_plan.h), so
-// each may end the request as it would alone.
-Run OutputOf(const Sequence& sequence, std::span<const TokenId> drafts, int32_t max_context,
-             std::span<const SampledToken> draws) {
-  const SamplingParams& sampling = sequence.request.sampling;
-  Run run;
-  for (const SampledToken& draw : draws) {
-    if (!draw.finite || draw.token < 0) {
-      run.finite = false;
-      return run;
-    }
-    const bool drafted = run.tokens < std::ssize(drafts) && draw.token == drafts[run.tokens];
-    run.accepted += drafted;
-    ++run.tokens;
-    if (std::ranges::find(sampling.stop_tokens, draw.token) != sampling.stop_tokens.end()) {
-      run.end = FinishReason::kStopToken;
-    } else if (sequence.report.generated_tokens + run.tokens >= sampling.max_tokens ||
-               sequence.total() + run.tokens >= max_context) {
-      run.end = FinishReason::kLength;
-    }
-    if (!drafted || run.end.has_value()) break;
-  }
-  return run;
-}
-
 void FillReport(const LazyProgress& lazy, int32_t layers, Finish* finish) {
   PrefillReport& report = finish->prefill;
   report.segment_tokens = lazy.SegmentTokens();
@@ -146,8 +112,8 @@ void Scheduler::TakeArrivals() {
     sequence->report.submitted = arrival.submitted;
     PrepareLazy(geometry_, sequence.get());
     if (sequence->request.speculation.on()) {
-      sequence->speculation =
-          std::make_unique<Speculation>(sequence->request.speculation, sequence->request.sampling);
+      sequence->speculation = std::make_unique<Speculation>(
+          sequence->request.speculation, sequence->request.sampling, geometry_.layers);
     }
     if (const uint64_t id = sequence->request.group; id != 0) {
       Group& group = groups_.try_emplace(id, Group{.leader = sequence->arrival}).first->second;
@@ -199,6 +165,28 @@ void Scheduler::Propose() {
                          1;
     s.speculation->Propose(s.tokens, ready ? left : 0);
   }
+  ChooseDrafts();
+}
+
+void Scheduler::ChooseDrafts() {
+  AutoSpeculation::Load load;
+  std::vector<Speculation*> asking;
+  std::vector<WeightFormat> formats;
+  const auto has_prompt = [](const auto& s) { return s->schedulable() && !s->decoding(); };
+  load.prompts = std::ranges::any_of(running_, has_prompt) ||
+                 std::ranges::any_of(waiting_, [](const auto& s) { return s->schedulable(); });
+  for (const auto& s : running_) {
+    if (!s->decoding() || !s->schedulable()) continue;
+    const int32_t drafts = s->wanted_drafts();
+    load.decoding[static_cast<size_t>(s->request.weight_format)] += 1 + drafts;
+    load.others_draft |= drafts > 0;
+    if (!s->speculation || s->speculation->offers().empty() || !s->speculation->automatic()) {
+      continue;
+    }
+    asking.push_back(s->speculation.get());
+    formats.push_back(s->request.weight_format);
+  }
+  auto_speculation_.Choose(asking, formats, load);
 }
 
 void Scheduler::Reap(Micros now) {
@@ -417,6 +405,7 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
     }
   }
   if (stats_.decode_rows > 0) pace_.Add(prefill_token_layers_, now - step_begin_);
+  if (fault.ok()) auto_speculation_.Observe(plan_, geometry_.layers, now - step_begin_);
   plan_ = StepPlan();
   planned_.clear();
   planned_rows_.clear();
@@ -442,6 +431,32 @@ absl::Status Scheduler::CommitPruned(Sequence& sequence, int32_t rows,
   return absl::OkStatus();
 }
 
+// The draws are output up to the first that is not what was drafted, inclusive: those behind it
+// follow a token that is not there. Each is what would have been drawn alone (step_plan.h), so
+// each may end the request as it would alone.
+Scheduler::Run Scheduler::OutputOf(const Sequence& sequence, std::span<const TokenId> drafts,
+                                   std::span<const SampledToken> draws) const {
+  const SamplingParams& sampling = sequence.request.sampling;
+  Run run;
+  for (const SampledToken& draw : draws) {
+    if (!draw.finite || draw.token < 0) {
+      run.finite = false;
+      return run;
+    }
+    const bool drafted = run.tokens < std::ssize(drafts) && draw.token == drafts[run.tokens];
+    run.accepted += drafted;
+    ++run.tokens;
+    if (std::ranges::find(sampling.stop_tokens, draw.token) != sampling.stop_tokens.end()) {
+      run.end = FinishReason::kStopToken;
+    } else if (sequence.report.generated_tokens + run.tokens >= sampling.max_tokens ||
+               sequence.total() + run.tokens >= config_.max_context) {
+      run.end = FinishReason::kLength;
+    }
+    if (!drafted || run.end.has_value()) break;
+  }
+  return run;
+}
+
 // Whatever went wrong with a guess, the request does not depend on it.
 void Scheduler::CommitDraft(Sequence& sequence, const SequenceResult& result) {
   const bool drawn = result.status.ok() && result.sampled.size() == 1;
@@ -452,7 +467,7 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
                           SequenceResult& result, Micros now) {
   absl::Status status = CheckResult(sequence, planned, result);
   if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
-  const Run run = OutputOf(sequence, planned.drafts, config_.max_context, result.sampled);
+  const Run run = OutputOf(sequence, planned.drafts, result.sampled);
   if (!planned.drafts.empty()) {
     // What behind the run was computed is as if it never had been: the next rows write over it.
     rows = run.tokens;
@@ -461,10 +476,7 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
     return End(sequence, FinishReason::kError,
                absl::InternalError("no token could be drawn: the logits are not finite"), now);
   }
-  if (sequence.speculation && sequence.speculation->in_round()) {
-    sequence.speculation->End(run.accepted);
-    if (!sequence.lazy) cache_.ReleaseAllHidden(&sequence.kv);  // its exit rows
-  }
+  if (sequence.speculation && sequence.speculation->in_round()) EndRound(sequence, run);
   if (sequence.lazy) status = CommitPruned(sequence, rows, result);
   if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
 
@@ -480,7 +492,7 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
     fair_share_.Charge(sequence.tenant, served - sequence.charged_tokens);
     sequence.charged_tokens = served;
   }
-  for (int32_t i = 0; i < run.tokens; ++i) Deliver(sequence, std::move(result.sampled[i]), now);
+  Deliver(sequence, std::span(result.sampled).first(static_cast<size_t>(run.tokens)), now);
   if (!sequence.lazy) {
     cache_.Publish(sequence.domain(), sequence.tokens, sequence.computed, &sequence.kv);
   } else if (!sequence.lazy->prompt_done()) {
@@ -493,6 +505,15 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
   if (run.end.has_value()) End(sequence, *run.end, absl::OkStatus(), now);
 }
 
+void Scheduler::EndRound(Sequence& sequence, const Run& run) {
+  Speculation& speculation = *sequence.speculation;
+  // The draw behind the last draft judges none, and what a run ends before is not judged.
+  const int32_t tried = std::min(static_cast<int32_t>(speculation.drafts().size()), run.tokens);
+  if (speculation.automatic()) auto_speculation_.Record(speculation, tried, run.accepted);
+  speculation.End(tried, run.accepted);
+  if (!sequence.lazy) cache_.ReleaseAllHidden(&sequence.kv);  // its exit rows
+}
+
 // In tokens at full depth.
 int32_t Scheduler::Served(const Sequence& sequence) const {
   if (!sequence.lazy) return sequence.computed;
@@ -500,20 +521,23 @@ int32_t Scheduler::Served(const Sequence& sequence) const {
   return generated + static_cast<int32_t>(sequence.lazy->token_layers() / limits_.layers);
 }
 
-void Scheduler::Deliver(Sequence& sequence, SampledToken token, Micros now) {
-  sequence.tokens.push_back(token.token);
-  const int32_t generated = ++sequence.report.generated_tokens;
-  if (generated == 1) {
+void Scheduler::Deliver(Sequence& sequence, std::span<SampledToken> run, Micros now) {
+  if (run.empty()) return;
+  if (sequence.report.generated_tokens == 0) {
     sequence.report.first_token = now;
     observer_->OnFirstToken(now - sequence.report.submitted, sequence.report.prefill.mode);
     if (!sequence.prompt_logprobs.empty()) {
       sequence.channel->PushPromptLogprobs(std::exchange(sequence.prompt_logprobs, {}));
     }
   } else {
-    observer_->OnToken(now - sequence.last_token);
+    observer_->OnTokens(static_cast<int32_t>(run.size()), now - sequence.last_token);
   }
   sequence.last_token = now;
-  sequence.channel->Push(std::move(token));
+  sequence.report.generated_tokens += static_cast<int32_t>(run.size());
+  for (SampledToken& token : run) {
+    sequence.tokens.push_back(token.token);
+    sequence.channel->Push(std::move(token));
+  }
 }
 
 void Scheduler::End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now) {

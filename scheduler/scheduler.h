@@ -5,12 +5,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "base/types.h"
 #include "engine/step_plan.h"
+#include "scheduler/auto_speculation.h"
 #include "scheduler/fair_share.h"
 #include "scheduler/intake.h"
 #include "scheduler/kv_cache.h"
@@ -55,6 +58,13 @@ class Scheduler {
 
  private:
   using Owned = std::vector<std::unique_ptr<Sequence>>;
+  // What the draws of a step come to.
+  struct Run {
+    int32_t tokens = 0;    // that many of the draws are output
+    int32_t accepted = 0;  // of the drafts, are output
+    bool finite = true;    // false: ended before a draw that could not be made
+    std::optional<FinishReason> end;
+  };
   struct Group {
     uint64_t leader = 0;  // arrival number
     int32_t members = 0;
@@ -66,6 +76,8 @@ class Scheduler {
   void ReapOne(Sequence& sequence, Micros now);
   // Sets how many drafts each sequence would like to have verified.
   void Propose();
+  // The same for those that leave it to us.
+  void ChooseDrafts();
   void Apply(Decision decision, Micros now);
   void Admit(const Decision::Admission& admission, Micros now);
   void Preempt(Sequence& sequence);
@@ -83,8 +95,11 @@ class Scheduler {
   int32_t Served(const Sequence& sequence) const;
   void CommitOne(Sequence& sequence, const PlanSequence& planned, int32_t rows,
                  SequenceResult& result, Micros now);
+  Run OutputOf(const Sequence& sequence, std::span<const TokenId> drafts,
+               std::span<const SampledToken> draws) const;
+  void EndRound(Sequence& sequence, const Run& run);
   void CommitDraft(Sequence& sequence, const SequenceResult& result);
-  void Deliver(Sequence& sequence, SampledToken token, Micros now);
+  void Deliver(Sequence& sequence, std::span<SampledToken> run, Micros now);
   void End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now);
   void LeaveGroup(const Sequence& sequence);
   bool Held(const Sequence& sequence) const;
@@ -113,6 +128,7 @@ class Scheduler {
   StepStats stats_;
   int64_t prefill_token_layers_ = 0;  // of the round at hand
   Micros step_begin_ = 0;
+  AutoSpeculation auto_speculation_;
 };
 
 }  // namespace skim

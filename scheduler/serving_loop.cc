@@ -123,6 +123,10 @@ class ServingLoop::Impl {
     if (last_exit < geometry_.layers && prefill.decode != DecodeMode::kStatic) {
       return invalid(": each token of a pruned prompt's decoding may revive others, unless static");
     }
+    if (speculation.drafter == DrafterKind::kAuto && !speculation.draft_formats.empty() &&
+        last_exit < geometry_.layers) {
+      return invalid(".auto: no draft runs above the first layer at which the prompt is cut");
+    }
     if (speculation.drafter == DrafterKind::kSelf &&
         (speculation.exit_layer < 1 || speculation.exit_layer > last_exit)) {
       return invalid(

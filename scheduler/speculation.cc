@@ -9,28 +9,48 @@ namespace skim {
 
 DraftCounts SpeculationReport::total() const {
   DraftCounts total;
-  for (const DraftCounts& counts : by_drafter) {
+  for (const DraftCounts& counts : by_source) {
     total.rounds += counts.rounds;
     total.drafted += counts.drafted;
     total.accepted += counts.accepted;
+    total.passes += counts.passes;
   }
   return total;
 }
 
-Speculation::Speculation(const SpeculationPolicy& policy, const SamplingParams& sampling)
+Speculation::Speculation(const SpeculationPolicy& policy, const SamplingParams& sampling,
+                         int32_t layers)
     : policy_(policy),
       sampling_(sampling),
       draft_sampling_(sampling),
-      drafter_(MakeDrafter(policy)) {
-  SKIM_CHECK(drafter_ != nullptr && policy.max_drafts >= 1 && policy.max_drafts <= kMaxDrafts);
+      drafters_(MakeDrafters(policy, layers)) {
+  SKIM_CHECK(automatic() || drafters_.size() == 1);
+  SKIM_CHECK(policy.max_drafts >= 1 && policy.max_drafts <= kMaxDrafts);
   draft_sampling_.top_logprobs = policy.stop_confidence > 0 ? 0 : -1;
   report_.drafter = policy.drafter;
 }
 
 void Speculation::Propose(std::span<const TokenId> tokens, int32_t most) {
   most = std::min(most, policy_.max_drafts);
-  proposal_ = most > 0 && !stopped_ ? drafter_->Propose(tokens, most) : DraftProposal();
-  SKIM_CHECK(proposal_.size() <= std::max(most, 0));
+  proposal_ = {};
+  offers_.clear();
+  if (most <= 0 || stopped_) return;
+  for (const std::unique_ptr<Drafter>& drafter : drafters_) {
+    DraftProposal proposal = drafter->Propose(tokens, most);
+    SKIM_CHECK(proposal.size() <= most);
+    if (proposal.size() > 0) offers_.push_back(std::move(proposal));
+  }
+  if (!automatic() && !offers_.empty()) Take(0, offers_[0].size());
+}
+
+void Speculation::Take(size_t offer, int32_t drafts) {
+  proposal_ = std::move(offers_[offer]);
+  SKIM_CHECK(drafts >= 1 && drafts <= proposal_.size());
+  if (proposal_.passes > 0) {
+    proposal_.passes = drafts;
+  } else {
+    proposal_.tokens.resize(static_cast<size_t>(drafts));
+  }
 }
 
 void Speculation::Begin(int32_t drafts) {
@@ -45,7 +65,7 @@ void Speculation::Begin(int32_t drafts) {
 
 void Speculation::AddDraft(const SampledToken& drawn) {
   SKIM_CHECK(drafting());
-  ++report_.passes;
+  ++report_.by_source[source()].passes;
   --passes_left_;
   if (!drawn.finite || drawn.token < 0) {
     passes_left_ = 0;
@@ -60,10 +80,11 @@ void Speculation::AddDraft(const SampledToken& drawn) {
   if (stops || unsure) passes_left_ = 0;
 }
 
-void Speculation::End(int32_t accepted) {
+void Speculation::End(int32_t tried, int32_t accepted) {
   const auto drafted = static_cast<int32_t>(drafts_.size());
-  SKIM_CHECK(accepted <= drafted);
-  DraftCounts& counts = report_.by_drafter[static_cast<size_t>(proposal_.source)];
+  SKIM_CHECK(accepted <= tried && tried <= drafted);
+  acceptance_[source()].Add(tried, accepted);
+  DraftCounts& counts = report_.by_source[source()];
   if (drafted > 0) ++counts.rounds;
   counts.drafted += drafted;
   counts.accepted += accepted;

@@ -10,6 +10,7 @@
 
 #include "base/types.h"
 #include "kernels/sampling.h"
+#include "scheduler/acceptance.h"
 #include "scheduler/drafter.h"
 #include "scheduler/speculation_policy.h"
 
@@ -19,13 +20,13 @@ struct DraftCounts {
   int32_t rounds = 0;    // steps that verified drafts
   int32_t drafted = 0;   // tokens verified
   int32_t accepted = 0;  // of those, part of the output
+  int32_t passes = 0;    // draft rows run
 };
 
 // What speculation came to; part of Finish.
 struct SpeculationReport {
-  DrafterKind drafter = DrafterKind::kNone;                // as asked for
-  std::array<DraftCounts, kDrafterKinds> by_drafter = {};  // whose drafts they were
-  int32_t passes = 0;                                      // draft rows run
+  DrafterKind drafter = DrafterKind::kNone;               // as asked for
+  std::array<DraftCounts, kDraftSources> by_source = {};  // whose drafts they were
   // By position in the round: drafts verified, and of those the accepted.
   std::array<int32_t, kMaxDrafts> drafted_at = {};
   std::array<int32_t, kMaxDrafts> accepted_at = {};
@@ -35,12 +36,18 @@ struct SpeculationReport {
 
 class Speculation {
  public:
-  // `sampling` outlives this.
-  Speculation(const SpeculationPolicy& policy, const SamplingParams& sampling);
+  // `sampling` outlives this. `layers`: of the model.
+  Speculation(const SpeculationPolicy& policy, const SamplingParams& sampling, int32_t layers);
 
   // --- before a step is planned ---
-  // What the next round would verify: at most `most` drafts behind `tokens`; none if <= 0.
+  // Whether somebody is to take from the offers, if anything is.
+  bool automatic() const { return policy_.drafter == DrafterKind::kAuto; }
+  // Asks for at most `most` drafts behind `tokens`; none if <= 0. The one drafter's are what the
+  // next round would verify; of several drafters they are offers.
   void Propose(std::span<const TokenId> tokens, int32_t most);
+  std::span<const DraftProposal> offers() const { return offers_; }
+  // The next round would verify the first `drafts` of this offer. Once after Propose.
+  void Take(size_t offer, int32_t drafts);
   int32_t wanted() const { return proposal_.size(); }
   bool proposes_passes() const { return proposal_.passes > 0; }
 
@@ -58,12 +65,16 @@ class Speculation {
   void AddDraft(const SampledToken& drawn);
   // To be verified.
   std::span<const TokenId> drafts() const { return drafts_; }
-  // The first `accepted` of the drafts are output.
-  void End(int32_t accepted);
+  // The first `accepted` of the drafts are output, and of those the model has judged `tried`.
+  void End(int32_t tried, int32_t accepted);
 
   // The logits of a verify row were not finite. Whether plain decoding would have met them is
   // unknown: this sequence goes on without drafts.
   void Stop() { stopped_ = true; }
+
+  // Of the round's drafts, and how often this request's drafts of a source were right.
+  size_t source() const { return proposal_.source(); }
+  const Acceptance& acceptance(size_t source) const { return acceptance_[source]; }
 
   const SpeculationReport& report() const { return report_; }
 
@@ -71,8 +82,10 @@ class Speculation {
   const SpeculationPolicy policy_;
   const SamplingParams& sampling_;
   SamplingParams draft_sampling_;
-  const std::unique_ptr<Drafter> drafter_;
+  const std::vector<std::unique_ptr<Drafter>> drafters_;
+  std::vector<DraftProposal> offers_;
   DraftProposal proposal_;
+  std::array<Acceptance, kDraftSources> acceptance_;
   std::vector<TokenId> drafts_;
   bool in_round_ = false;
   int32_t passes_left_ = 0;

@@ -2,9 +2,11 @@
 // on any of this (docs/architecture.md, G9): only when it is told does.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "kernels/weight.h"
 
@@ -14,11 +16,24 @@ namespace skim {
 inline constexpr int32_t kMaxDrafts = 16;
 inline constexpr int32_t kMaxNgram = 8;
 
-enum class DrafterKind : uint8_t { kNone, kLookup, kSelf };
-inline constexpr int kDrafterKinds = 3;
+enum class DrafterKind : uint8_t { kNone, kLookup, kSelf, kAuto };
+inline constexpr int kDrafterKinds = 4;
+// Without kAuto, which chooses from them for each round and drafts nothing itself.
+inline constexpr int kDraftingKinds = 3;
+
+// What drafts come from, told apart by what they cost and how often they are right: the request's
+// text, and the model's own layers in each weight format.
+inline constexpr size_t kDraftSources = 1 + kWeightFormats;
+constexpr size_t SelfSource(WeightFormat format) { return 1 + static_cast<size_t>(format); }
+constexpr WeightFormat FormatOfSelf(size_t source) {  // source > 0
+  return static_cast<WeightFormat>(source - 1);
+}
+constexpr DrafterKind KindOfSource(size_t source) {
+  return source == 0 ? DrafterKind::kLookup : DrafterKind::kSelf;
+}
 
 constexpr std::string_view DrafterName(DrafterKind kind) {
-  constexpr std::string_view kNames[kDrafterKinds] = {"none", "lookup", "self"};
+  constexpr std::string_view kNames[kDrafterKinds] = {"none", "lookup", "self", "auto"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -42,6 +57,9 @@ struct SpeculationPolicy {
   // smaller format, drafts by the low-bit copy of the model that verifies them.
   int32_t exit_layer = 0;  // [1, L]; with a pruned prompt at most the layer of its first cut
   WeightFormat draft_format = WeightFormat::kBf16;
+  // kAuto: the sources it may choose from. The second: the whole model in these formats.
+  bool may_look_up = true;
+  std::vector<WeightFormat> draft_formats;
   // Drafting stops behind a token that the draft gives less probability; [0, 1], 0: never.
   float stop_confidence = 0;
 

@@ -27,7 +27,9 @@ absl::Status CheckOff(const v1::Speculation& speculation) {
 
 absl::Status FillCommon(const v1::Speculation& speculation, const RequestLimits& limits,
                         SpeculationPolicy* policy) {
-  policy->max_drafts = std::min(policy->max_drafts, limits.max_draft_tokens);
+  const bool automatic = policy->drafter == DrafterKind::kAuto;  // uses no more than pay
+  policy->max_drafts =
+      automatic ? limits.max_draft_tokens : std::min(policy->max_drafts, limits.max_draft_tokens);
   if (speculation.has_max_draft_tokens()) {
     const uint32_t asked = speculation.max_draft_tokens();
     if (asked < 1 || asked > static_cast<uint32_t>(limits.max_draft_tokens)) {
@@ -109,6 +111,21 @@ absl::Status FillSelf(const v1::Speculation::SelfDraft& self, const ModelInfo& i
   return absl::OkStatus();
 }
 
+// The request's own text, and every format of fewer bytes than its own: all layers run in those,
+// so they cannot draft for a prompt that is cut.
+void FillAuto(const ModelInfo& info, WeightFormat weights, int32_t first_cut,
+              const RequestLimits& limits, SpeculationPolicy* policy) {
+  const auto allowed = [&](DrafterKind kind) {
+    return std::ranges::find(limits.drafters, kind) != limits.drafters.end();
+  };
+  policy->may_look_up = allowed(DrafterKind::kLookup);
+  if (!allowed(DrafterKind::kSelf) || first_cut < info.layers) return;
+  const size_t own = std::ranges::find(info.weights, weights, &FormatInfo::format)->bytes;
+  for (const FormatInfo& format : info.weights) {
+    if (format.bytes < own) policy->draft_formats.push_back(format.format);
+  }
+}
+
 absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
                                    const RequestLimits& limits) {
   DrafterKind kind = DrafterKind::kNone;
@@ -122,6 +139,9 @@ absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
     case v1::Speculation::kLookup:
       kind = DrafterKind::kLookup;
       break;
+    case v1::Speculation::kAuto:
+      if (!limits.drafters.empty()) return DrafterKind::kAuto;
+      return Unimplemented("speculation.auto", "this server serves no drafters");
     default:
       return Unimplemented("speculation", "this server has no such drafter");
   }
@@ -153,6 +173,8 @@ absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& re
   }
   if (policy.drafter == DrafterKind::kLookup) {
     SKIM_RETURN_IF_ERROR(FillLookup(speculation.lookup(), &policy));
+  } else if (policy.drafter == DrafterKind::kAuto) {
+    FillAuto(*model.info, weights, first_cut, model.limits, &policy);
   } else {
     SKIM_RETURN_IF_ERROR(FillSelf(speculation.self(), *model.info, weights, first_cut, &policy));
   }

@@ -54,6 +54,7 @@ void FillPrefill(const PrefillReport& report, uint64_t page_bytes, v1::PrefillOu
 v1::SpeculationOutcome::Drafter ToProto(DrafterKind kind) {
   switch (kind) {
     case DrafterKind::kNone:
+    case DrafterKind::kAuto:
       break;
     case DrafterKind::kLookup:
       return v1::SpeculationOutcome::DRAFTER_LOOKUP;
@@ -64,21 +65,23 @@ v1::SpeculationOutcome::Drafter ToProto(DrafterKind kind) {
 }
 
 void FillSpeculation(const SpeculationReport& report, v1::SpeculationOutcome* out) {
-  for (int i = 0; i < kDrafterKinds; ++i) {
-    const DraftCounts& counts = report.by_drafter[i];
+  for (size_t i = 0; i < kDraftSources; ++i) {
+    const DraftCounts& counts = report.by_source[i];
     if (counts.rounds == 0) continue;
     v1::SpeculationOutcome::Source* source = out->add_sources();
-    source->set_drafter(ToProto(static_cast<DrafterKind>(i)));
+    source->set_drafter(ToProto(KindOfSource(i)));
+    if (i > 0) source->set_weights(ToProto(FormatOfSelf(i)));
+    source->set_draft_rows(static_cast<uint32_t>(counts.passes));
     source->set_rounds(static_cast<uint32_t>(counts.rounds));
     source->set_draft_tokens(static_cast<uint32_t>(counts.drafted));
     source->set_accepted_tokens(static_cast<uint32_t>(counts.accepted));
   }
-  out->set_draft_rows(static_cast<uint32_t>(report.passes));
   for (int i = 0; i < kMaxDrafts && report.drafted_at[i] > 0; ++i) {
     out->add_draft_tokens_at(static_cast<uint32_t>(report.drafted_at[i]));
     out->add_accepted_tokens_at(static_cast<uint32_t>(report.accepted_at[i]));
   }
   const DraftCounts total = report.total();
+  out->set_draft_rows(static_cast<uint32_t>(total.passes));
   if (total.rounds > 0) out->set_tokens_per_round(1 + double{1} * total.accepted / total.rounds);
 }
 

@@ -90,6 +90,9 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   for (const DrafterKind drafter : model.limits.drafters) {
     response->add_drafters(std::string(DrafterName(drafter)));
   }
+  if (!model.limits.drafters.empty()) {
+    response->add_drafters(std::string(DrafterName(DrafterKind::kAuto)));
+  }
   response->set_max_draft_tokens(static_cast<uint32_t>(model.limits.max_draft_tokens));
   for (TokenId id : info.eos_tokens) response->add_end_token_ids(static_cast<uint32_t>(id));
   response->set_has_chat_template(model.tokenizer->has_chat_template());

@@ -77,12 +77,12 @@ void LoadMonitor::OnState(const LoopState& state) {
 
 void LoadMonitor::OnFirstToken(Micros time_to_first_token, PrefillMode mode) {
   next_->OnFirstToken(time_to_first_token, mode);
-  CountToken();
+  CountTokens(1);
 }
 
-void LoadMonitor::OnToken(Micros inter_token_latency) {
-  next_->OnToken(inter_token_latency);
-  CountToken();
+void LoadMonitor::OnTokens(int32_t tokens, Micros since_last) {
+  next_->OnTokens(tokens, since_last);
+  CountTokens(tokens);
 }
 
 void LoadMonitor::OnFinish(const Finish& finish) {
@@ -93,10 +93,10 @@ void LoadMonitor::OnFinish(const Finish& finish) {
   if (finish.reason == FinishReason::kError) failed_.Add(now, 1);
 }
 
-void LoadMonitor::CountToken() {
+void LoadMonitor::CountTokens(int32_t tokens) {
   const Micros now = clock_->Now();
   std::lock_guard lock(mutex_);
-  tokens_.Add(now, 1);
+  tokens_.Add(now, tokens);
 }
 
 }  // namespace skim

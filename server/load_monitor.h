@@ -62,11 +62,11 @@ class LoadMonitor final : public ServingObserver {
   void OnStep(const StepStats& stats) override;
   void OnState(const LoopState& state) override;
   void OnFirstToken(Micros time_to_first_token, PrefillMode mode) override;
-  void OnToken(Micros inter_token_latency) override;
+  void OnTokens(int32_t tokens, Micros since_last) override;
   void OnFinish(const Finish& finish) override;
 
  private:
-  void CountToken();
+  void CountTokens(int32_t tokens);
 
   ServingObserver* const next_;
   const Clock* const clock_;

@@ -39,7 +39,8 @@ Metrics::Metrics()
                         .Register(*registry_)),
       prefill_time_by_mode_{},
       inter_token_latency_(AddHistogram("skim_inter_token_latency_seconds",
-                                        "Between consecutive tokens of one sequence",
+                                        "Between consecutive outputs of one sequence: one token, or those that "
+                                        "one step of speculation accepted",
                                         kInterTokenSeconds)),
       request_latency_(AddHistogram("skim_e2e_request_latency_seconds",
                                     "From submission to the end of a sequence", kRequestSeconds)),
@@ -48,6 +49,8 @@ Metrics::Metrics()
       step_duration_(
           AddHistogram("skim_step_duration_seconds", "Of one engine step", kStepSeconds)),
       step_rows_(AddHistogram("skim_step_rows", "Rows (tokens) in one engine step", kStepRows)),
+      draft_pass_duration_(AddHistogram("skim_draft_pass_duration_seconds",
+                                        "Of one draft pass, which is no step", kStepSeconds)),
       prompt_tokens_(AddCounter("skim_prompt_tokens_total", "Prompt tokens of ended sequences")),
       cached_prompt_tokens_(
           AddCounter("skim_prompt_tokens_cached_total", "Of those, taken from the prefix cache")),
@@ -120,7 +123,7 @@ void Metrics::AddSpeculation() {
       family("skim_speculation_rounds_total", "Steps of a sequence that verified drafts");
   auto& drafted = family("skim_draft_tokens_total", "Drafts verified, by where they came from");
   auto& accepted = family("skim_draft_tokens_accepted_total", "Of those, part of the output");
-  for (int i = 1; i < kDrafterKinds; ++i) {
+  for (int i = 1; i < kDraftingKinds; ++i) {
     const std::string name(DrafterName(static_cast<DrafterKind>(i)));
     rounds_[i] = &rounds.Add({{"drafter", name}});
     drafted_[i] = &drafted.Add({{"drafter", name}});
@@ -137,8 +140,12 @@ void Metrics::AddSpeculation() {
 }
 
 void Metrics::OnStep(const StepStats& stats) {
-  step_duration_.Observe(Seconds(stats.duration));
-  step_rows_.Observe(stats.rows);
+  if (stats.draft_rows > 0) {
+    draft_pass_duration_.Observe(Seconds(stats.duration));
+  } else {
+    step_duration_.Observe(Seconds(stats.duration));
+    step_rows_.Observe(stats.rows);
+  }
   prefill_rows_.Increment(stats.prefill_rows);
   decode_rows_.Increment(stats.decode_rows);
   draft_rows_.Increment(stats.draft_rows);
@@ -168,9 +175,9 @@ void Metrics::OnFirstToken(Micros time_to_first_token, PrefillMode mode) {
   generation_tokens_.Increment();
 }
 
-void Metrics::OnToken(Micros inter_token_latency) {
-  inter_token_latency_.Observe(Seconds(inter_token_latency));
-  generation_tokens_.Increment();
+void Metrics::OnTokens(int32_t tokens, Micros since_last) {
+  inter_token_latency_.Observe(Seconds(since_last));
+  generation_tokens_.Increment(tokens);
 }
 
 void Metrics::OnFinish(const Finish& finish) {
@@ -182,8 +189,9 @@ void Metrics::OnFinish(const Finish& finish) {
   prompt_tokens_.Increment(finish.prompt_tokens);
   cached_prompt_tokens_.Increment(finish.cached_tokens);
   const SpeculationReport& speculation = finish.speculation;
-  for (int i = 1; i < kDrafterKinds; ++i) {
-    const DraftCounts& counts = speculation.by_drafter[i];
+  for (size_t source = 0; source < kDraftSources; ++source) {
+    const DraftCounts& counts = speculation.by_source[source];
+    const auto i = static_cast<size_t>(KindOfSource(source));
     rounds_[i]->Increment(counts.rounds);
     drafted_[i]->Increment(counts.drafted);
     accepted_[i]->Increment(counts.accepted);

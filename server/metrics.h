@@ -25,7 +25,7 @@ class Metrics final : public ServingObserver {
   void OnStep(const StepStats& stats) override;
   void OnState(const LoopState& state) override;
   void OnFirstToken(Micros time_to_first_token, PrefillMode mode) override;
-  void OnToken(Micros inter_token_latency) override;
+  void OnTokens(int32_t tokens, Micros since_last) override;
   void OnFinish(const Finish& finish) override;
 
   // --- RPC layer, any thread ---
@@ -59,6 +59,7 @@ class Metrics final : public ServingObserver {
   prometheus::Histogram& queue_time_;
   prometheus::Histogram& step_duration_;
   prometheus::Histogram& step_rows_;
+  prometheus::Histogram& draft_pass_duration_;
 
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& cached_prompt_tokens_;
@@ -75,7 +76,7 @@ class Metrics final : public ServingObserver {
   prometheus::Counter& draft_rows_;
   prometheus::Counter& verify_rows_;
   // By DrafterKind; none for kNone.
-  std::array<prometheus::Counter*, kDrafterKinds> rounds_{}, drafted_{}, accepted_{};
+  std::array<prometheus::Counter*, kDraftingKinds> rounds_{}, drafted_{}, accepted_{};
   // By position in the round.
   std::array<prometheus::Counter*, kMaxDrafts> drafted_at_{}, accepted_at_{};
   prometheus::Counter& prefix_queries_;

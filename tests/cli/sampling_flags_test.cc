@@ -74,6 +74,7 @@ TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
     return request.speculation();
   };
   EXPECT_TRUE(parse("--speculation off").has_off());
+  EXPECT_TRUE(parse("--speculation auto").has_auto_());
   EXPECT_TRUE(parse("--speculation lookup").has_lookup());
   const v1::Speculation self = parse("--speculation self");
   EXPECT_TRUE(self.has_self());

@@ -9,7 +9,7 @@ class NullObserver : public ServingObserver {
   void OnStep(const StepStats&) override {}
   void OnState(const LoopState&) override {}
   void OnFirstToken(Micros, PrefillMode) override {}
-  void OnToken(Micros) override {}
+  void OnTokens(int32_t, Micros) override {}
   void OnFinish(const Finish&) override {}
 };
 

@@ -117,6 +117,10 @@ SpeculationPolicy Simulation::RandomSpeculation(const Request& request) {
   policy.max_ngram = Pick(policy.min_ngram, 3);
   policy.exit_layer = Pick(1, geometry_.layers);
   if (request.prefill.lazy()) policy.exit_layer = Pick(1, geometry_.boundaries[0]);
+  for (int format = 0; format < kWeightFormats && !request.prefill.lazy(); ++format) {
+    if (Chance(50)) policy.draft_formats.push_back(static_cast<WeightFormat>(format));
+  }
+  policy.may_look_up = Chance(70);
   policy.draft_format =
       Chance(50) ? request.weight_format : static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
   return policy;

@@ -176,6 +176,10 @@ class Runner {
     request.deadline = words.Number("deadline", kNever);
     SpeculationPolicy& speculation = request.speculation;
     if (words.Has("lookup")) speculation.drafter = DrafterKind::kLookup;
+    if (words.Has("auto")) speculation.drafter = DrafterKind::kAuto;
+    if (words.Has("auto") && words.Has("draft_weights")) {
+      speculation.draft_formats = {WeightFormatOfName(*words.Text("draft_weights")).value()};
+    }
     if (words.Has("exit")) speculation.drafter = DrafterKind::kSelf;
     speculation.exit_layer = static_cast<int32_t>(words.Number("exit", 0));
     speculation.max_drafts = static_cast<int32_t>(words.Number("drafts", 4));

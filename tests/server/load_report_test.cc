@@ -52,7 +52,8 @@ TEST(LoadMonitor, PassesOnWhatItHearsAndKeepsStateAndRates) {
   state.kv_pages_owned = 45;
   monitor.OnState(state);
   monitor.OnFirstToken(1000, PrefillMode::kExact);
-  for (int i = 0; i < 49; ++i) monitor.OnToken(1000);
+  for (int i = 0; i < 40; ++i) monitor.OnTokens(1, 1000);
+  for (int i = 0; i < 3; ++i) monitor.OnTokens(3, 1000);
   StepStats step;
   step.prefix_queries = 100;
   step.prefix_hits = 25;

@@ -50,6 +50,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
                   .preempted = 1,
                   .prefix_queries = 100,
                   .prefix_hits = 64});
+  metrics.OnStep({.duration = 2000, .rows = 2, .draft_rows = 2, .rows_by_format = {0, 0, 0, 2}});
   metrics.OnState({.running = 3,
                    .waiting = 2,
                    .waiting_tokens = 50,
@@ -57,7 +58,8 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
                    .kv_pages_owned = 10,
                    .kv_pages_cached = 5});
   metrics.OnFirstToken(7000, PrefillMode::kExact);
-  metrics.OnToken(900);
+  metrics.OnTokens(1, 900);
+  metrics.OnTokens(3, 2900);  // of one step
   metrics.OnFinish({.reason = FinishReason::kLength,
                     .status = {},
                     .prompt_tokens = 20,
@@ -70,7 +72,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
                                 .revived_tokens = 3,
                                 .token_layers_saved = 70},
                     .speculation = {.drafter = DrafterKind::kSelf,
-                                    .by_drafter = {{{}, {1, 2, 1}, {4, 12, 9}}},
+                                    .by_source = {{{1, 2, 1, 0}, {}, {}, {3, 9, 7, 9}, {1, 3, 2, 3}}},
                                     .drafted_at = {5, 5},
                                     .accepted_at = {4, 3}},
                     .submitted = 1000,
@@ -94,7 +96,8 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
            "skim_prompt_token_layers_saved_total 70",
            "skim_revival_stopped_total 0",
            "skim_verify_rows_total 3",
-           "skim_draft_rows_total 0",
+           "skim_draft_rows_total 2",
+           "skim_draft_pass_duration_seconds_sum 0.002",
            "skim_speculation_rounds_total{drafter=\"lookup\"} 1",
            "skim_draft_tokens_total{drafter=\"self\"} 12",
            "skim_draft_tokens_accepted_total{drafter=\"self\"} 9",
@@ -102,11 +105,12 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
            "skim_draft_tokens_accepted_by_position_total{position=\"2\"} 3",
            "skim_inter_token_latency_seconds_bucket{le=\"0.001\"} 1",
            "skim_inter_token_latency_seconds_bucket{le=\"0.0005\"} 0",
+           "skim_inter_token_latency_seconds_count 2",
            "skim_e2e_request_latency_seconds_sum 0.008",
            "skim_request_queue_seconds_sum 0.002",
            "skim_prompt_tokens_total 20",
            "skim_prompt_tokens_cached_total 16",
-           "skim_generation_tokens_total 2",
+           "skim_generation_tokens_total 5",
            "skim_requests_running 3",
            "skim_requests_waiting 2",
            "skim_kv_cache_usage_ratio 0.25",
@@ -120,13 +124,13 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
            "skim_requests_finished_total{reason=\"stop\"} 0",
            "skim_requests_refused_total{code=\"INVALID_ARGUMENT\"} 1",
            "skim_step_duration_seconds_sum 0.004",
-           "skim_step_rows_sum 12",
+           "skim_step_rows_sum 12",  // a draft pass is no step
            "skim_model_weight_bytes 1024",
            "skim_weight_bytes{format=\"bf16\"} 900",
            "skim_weight_bytes{format=\"int4\"} 100",
            "skim_weight_bytes{format=\"common\"} 24",
            "skim_rows_total{format=\"bf16\"} 9",
-           "skim_rows_total{format=\"int4\"} 3",
+           "skim_rows_total{format=\"int4\"} 5",
            "skim_build_info{",
            "kv_format=\"int8\"",
        }) {

@@ -77,6 +77,58 @@ TEST(ServedSpeculation, SelfDraftsInTheSmallestFormatOrFromALayer) {
   EXPECT_EQ(server.Generate(request).only().text, plain.only().text);
 }
 
+TEST(ServedSpeculation, AutoTellsWhoseDraftsItTook) {
+  TestServer server;
+  const Outcome plain = server.Generate(Ask());
+  v1::GenerateRequest request = Ask();
+  request.mutable_speculation()->mutable_auto_();
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.only().text, plain.only().text);
+  const v1::SpeculationOutcome& told = outcome.only().final.speculation();
+  ASSERT_GT(told.sources_size(), 0);
+  uint32_t drafted = 0, rows = 0;
+  for (const v1::SpeculationOutcome::Source& source : told.sources()) {
+    drafted += source.draft_tokens();
+    rows += source.draft_rows();
+    const bool self = source.drafter() == v1::SpeculationOutcome::DRAFTER_SELF;
+    EXPECT_EQ(source.draft_rows() > 0, self);
+    EXPECT_EQ(source.weights(), self ? v1::WEIGHT_FORMAT_INT8 : v1::WEIGHT_FORMAT_UNSPECIFIED);
+  }
+  EXPECT_EQ(told.draft_rows(), rows);
+  EXPECT_EQ(server.Metric("skim_verify_rows_total"), drafted);
+  EXPECT_EQ(server.Metric("skim_draft_rows_total"), rows);
+
+  // In the smallest format nothing of the model is cheaper.
+  request.set_weights(v1::WEIGHT_FORMAT_INT8);
+  const Outcome low = server.Generate(request);
+  EXPECT_EQ(low.only().text, plain.only().text);
+  for (const v1::SpeculationOutcome::Source& source : low.only().final.speculation().sources()) {
+    EXPECT_EQ(source.drafter(), v1::SpeculationOutcome::DRAFTER_LOOKUP);
+  }
+}
+
+TEST(ServedSpeculation, AutoChoosesFromWhatIsServed) {
+  TestServerOptions options;
+  options.limits.drafters = {DrafterKind::kSelf};
+  options.limits.max_draft_tokens = 3;
+  v1::GenerateRequest request = Ask();
+  request.mutable_speculation()->mutable_auto_();
+  {
+    TestServer server(options);
+    const Outcome outcome = server.Generate(request);
+    for (const auto& source : outcome.only().final.speculation().sources()) {
+      EXPECT_EQ(source.drafter(), v1::SpeculationOutcome::DRAFTER_SELF);
+    }
+    EXPECT_LE(outcome.only().final.speculation().draft_tokens_at_size(), 3);
+  }
+  options.limits.drafters = {};
+  TestServer server(options);
+  const grpc::Status status = server.Generate(request).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(ViolatedField(status), "speculation.auto");
+}
+
 TEST(ServedSpeculation, StopStringsAndChoicesAreThoseOfPlainDecoding) {
   TestServer server;
   v1::GenerateRequest request = Ask();
@@ -173,6 +225,12 @@ TEST(ServedSpeculation, APrunedPromptIsDraftedUpToItsFirstCutAndOnlyWhereNothing
   EXPECT_EQ(outcome.only().final.prefill().mode(), v1::PrefillOutcome::MODE_LAZY);
   EXPECT_GT(outcome.only().final.speculation().sources_size(), 0);
 
+  // No layers above the cut can draft, so text alone does.
+  request.mutable_speculation()->mutable_auto_();
+  const Outcome automatic = server.Generate(request);
+  EXPECT_EQ(automatic.only().text, outcome.only().text);
+  EXPECT_EQ(automatic.only().final.speculation().draft_rows(), 0u);
+
   request.mutable_speculation()->mutable_self()->set_exit_layer(2);
   EXPECT_EQ(ViolatedField(server.Generate(request).status), "speculation.self.exit_layer");
   request.mutable_speculation()->mutable_self()->set_exit_layer(1);
@@ -195,7 +253,7 @@ TEST(ServedSpeculation, OnlyWhatIsConfiguredIsServed) {
   grpc::ClientContext context;
   v1::GetModelResponse model;
   ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
-  EXPECT_THAT(model.drafters(), ElementsAre("lookup"));
+  EXPECT_THAT(model.drafters(), ElementsAre("lookup", "auto"));
   EXPECT_EQ(model.max_draft_tokens(), 2u);
 }
 

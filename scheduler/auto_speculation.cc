@@ -1,0 +1,123 @@
+#include "scheduler/auto_speculation.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+#include <vector>
+
+namespace skim {
+namespace {
+
+// Gain, as a logarithm of rates, that it takes to begin and to go on.
+constexpr double kBegin = 0.04, kGoOn = 0.01;
+// The account, in steps: what is there at first and at most, what each plain step adds, and what
+// drafts that are not expected to pay leave there.
+constexpr double kMostBalance = 8, kCredit = 0.01, kReserve = 2;
+// Steps between those that are taken to learn: without drafts, which are what others are compared
+// with, and with unlikely ones.
+constexpr int32_t kPlainEvery = 512, kTryEvery = 100;
+// How fast what was accepted is forgotten: a request's text changes, the sum of all hardly does.
+constexpr double kKeepCommon = 0.995;
+
+// Of drafts of which nothing is known.
+double Expected(size_t source) {
+  constexpr std::array<double, kDraftSources> kExpected = {0.5, 0.9, 0.9, 0.9, 0.75};
+  return kExpected[source];
+}
+
+bool Uniform(const StepPlan& plan, int32_t layers) {
+  int32_t draws = 0;
+  for (const PlanSequence& sequence : plan.sequences) {
+    if (sequence.weight_format != plan.sequences[0].weight_format) return false;
+    draws += sequence.draws;
+  }
+  return draws == plan.rows() && std::ranges::all_of(plan.enter, [](auto l) { return l == 0; }) &&
+         std::ranges::all_of(plan.leave, [&](auto l) { return l == layers; });
+}
+
+}  // namespace
+
+AutoSpeculation::AutoSpeculation() : balance_(kMostBalance) {
+  acceptance_.fill(Acceptance(kKeepCommon));
+  last_plain_.fill(-kPlainEvery);
+}
+
+DraftCandidate AutoSpeculation::CandidateOf(const Speculation& asking, WeightFormat format) const {
+  DraftCandidate candidate{format, {}};
+  for (const DraftProposal& proposal : asking.offers()) {
+    const size_t source = proposal.source();
+    DraftOffer& offer = candidate.offers.emplace_back();
+    offer.passes = proposal.passes > 0;
+    offer.format = proposal.row.format;
+    offer.most = proposal.size();
+    double common = Expected(source), survival = 1;
+    for (int32_t place = 0; place < offer.most; ++place) {
+      common = acceptance_[source].At(place, common);
+      survival *= asking.acceptance(source).At(place, common);
+      offer.survival[place] = survival;
+    }
+  }
+  return candidate;
+}
+
+void AutoSpeculation::Choose(std::span<Speculation* const> asking,
+                             std::span<const WeightFormat> formats, const Load& load) {
+  step_ = Step::kNone;
+  if (asking.empty() || load.prompts) return;
+  step_ = Step::kPlain;
+  decoding_ = load.decoding;
+  sequences_ = std::accumulate(decoding_.begin(), decoding_.end(), 0);
+  stake_ = 0;
+  elapsed_ = extra_tokens_ = 0;
+  ++steps_;
+  ++since_tried_;
+  int64_t& last_plain = last_plain_[std::bit_width(static_cast<uint32_t>(sequences_ - 1))];
+  DraftPlan plan;
+  if (steps_ - last_plain < kPlainEvery && !Saturated(decoding_, times_)) {
+    std::vector<DraftCandidate> candidates;
+    for (size_t i = 0; i < asking.size(); ++i) {
+      candidates.push_back(CandidateOf(*asking[i], formats[i]));
+    }
+    plan = ChooseDrafts(candidates, decoding_, times_, drafting_ ? kGoOn : kBegin, balance_);
+    drafting_ = plan.any();
+    if (!plan.any() && since_tried_ >= kTryEvery) {
+      plan = ExploreDrafts(candidates, decoding_, times_, balance_ - kReserve);
+      since_tried_ = 0;
+    }
+  }
+  if (!plan.any()) {
+    last_plain = steps_;
+    return;
+  }
+  step_ = load.others_draft ? Step::kUnaccounted : Step::kDrafts;
+  stake_ = plan.stake;
+  for (size_t i = 0; i < asking.size(); ++i) {
+    const DraftChoice& choice = plan.choices[i];
+    if (choice.drafts > 0) asking[i]->Take(static_cast<size_t>(choice.offer), choice.drafts);
+  }
+}
+
+void AutoSpeculation::Record(const Speculation& asking, int32_t tried, int32_t accepted) {
+  acceptance_[asking.source()].Add(tried, accepted);
+  extra_tokens_ += accepted;
+}
+
+void AutoSpeculation::Observe(const StepPlan& plan, int32_t layers, Micros duration) {
+  if (Uniform(plan, layers)) times_.Add(plan.sequences[0].weight_format, plan.rows(), duration);
+  elapsed_ += duration;
+  if (!plan.sequences[0].draft) Settle();
+}
+
+void AutoSpeculation::Settle() {
+  if (step_ == Step::kPlain) balance_ += kCredit;
+  if (step_ == Step::kDrafts) {
+    const double plain = times_.Of(decoding_) * times_.unit();
+    const bool known = plain > 0 && elapsed_ > 0;
+    const double steps = known ? static_cast<double>(elapsed_) / plain : 1 + stake_;
+    balance_ += 1 + static_cast<double>(extra_tokens_) / sequences_ - steps;
+  }
+  balance_ = std::min(balance_, kMostBalance);
+  step_ = Step::kNone;
+}
+
+}  // namespace skim

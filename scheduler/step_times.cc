@@ -1,0 +1,91 @@
+#include "scheduler/step_times.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace skim {
+namespace {
+
+// Of a step of one row, by format: what each reads, and what it does besides.
+constexpr std::array<double, kWeightFormats> kFirstRow = {1, 0.6, 0.5, 0.35};
+// Of each row more, over that of the first, where nothing is known: 3 % is what kernels that
+// stream the weights once come to.
+constexpr double kNextRow = 0.03;
+// Of the newest step, in what is remembered of all steps (it follows contexts and clocks), and at
+// least of a bucket's.
+constexpr double kUnitWeight = 0.35, kLeastWeight = 0.04;
+// A step that took longer than expected by more than this was held up by something else.
+constexpr double kMostSurprise = 4;
+
+double Shape(double rows) { return 1 + kNextRow * (rows - 1); }
+
+}  // namespace
+
+int StepTimes::BucketOf(int32_t rows) {
+  if (rows <= kSingle) return rows - 1;
+  const double octaves = std::log2(static_cast<double>(rows) / kSingle);
+  return std::min(kBuckets - 1, kSingle + static_cast<int>(octaves * kPerOctave));
+}
+
+void StepTimes::Add(WeightFormat format, int32_t rows, Micros duration) {
+  if (rows < 1 || duration <= 0) return;
+  auto micros = static_cast<double>(duration);
+  if (unit_ == 0) unit_ = micros / Of(format, rows);
+  Bucket& bucket = buckets_[static_cast<size_t>(format)][BucketOf(rows)];
+  const double weight = std::max(kLeastWeight, 1.0 / static_cast<double>(++bucket.count));
+  if (bucket.count == 1) {
+    bucket.time = micros / unit_;
+  } else {
+    const double expected = unit_ * Of(format, rows);
+    micros = std::clamp(micros, expected / kMostSurprise, expected * kMostSurprise);
+    unit_ *= std::pow(micros / expected, kUnitWeight);
+    bucket.time *= std::pow(micros / unit_ / bucket.time, weight);
+  }
+  bucket.rows += (rows - bucket.rows) * weight;
+}
+
+// Beyond all that is known, rows cost what they have cost so far, if that is more than expected.
+double StepTimes::Beyond(const Bucket& first, const Bucket& last, int32_t rows) {
+  const double expected = last.time * Shape(rows) / Shape(last.rows);
+  if (&first == &last) return expected;
+  const double slope = (last.time - first.time) / (last.rows - first.rows);
+  return std::max(expected, last.time + slope * (rows - last.rows));
+}
+
+double StepTimes::Known(WeightFormat format, int32_t rows) const {
+  const Bucket *first = nullptr, *below = nullptr, *above = nullptr;
+  for (const Bucket& bucket : buckets_[static_cast<size_t>(format)]) {
+    if (bucket.count == 0) continue;
+    if (first == nullptr) first = &bucket;
+    if (bucket.rows <= rows) below = &bucket;
+    if (bucket.rows > rows && above == nullptr) above = &bucket;
+  }
+  if (below == nullptr && above == nullptr) return 0;
+  if (below == nullptr) return above->time * Shape(rows) / Shape(above->rows);
+  if (above == nullptr) return Beyond(*first, *below, rows);
+  const double share = (rows - below->rows) / (above->rows - below->rows);
+  // More rows are never faster: that is noise.
+  return below->time + share * std::max(0.0, above->time - below->time);
+}
+
+double StepTimes::Of(WeightFormat format, int32_t rows) const {
+  if (rows < 1) return 0;
+  const double known = Known(format, rows);
+  if (known > 0) return known;
+  const double first = kFirstRow[static_cast<size_t>(format)];
+  for (int other = 0; other < kWeightFormats; ++other) {
+    const double there = Known(static_cast<WeightFormat>(other), rows);
+    if (there > 0) return there * first / kFirstRow[static_cast<size_t>(other)];
+  }
+  return first * Shape(rows);
+}
+
+double StepTimes::Of(const RowsByFormat& rows) const {
+  double time = 0;
+  for (int format = 0; format < kWeightFormats; ++format) {
+    time += Of(static_cast<WeightFormat>(format), rows[static_cast<size_t>(format)]);
+  }
+  return time;
+}
+
+}  // namespace skim
