@@ -14,11 +14,8 @@ absl::StatusOr<LengthDistribution> Fixed(int64_t tokens) {
   return LengthDistribution::Parse(std::to_string(tokens));
 }
 
-absl::Status CheckUnaided(const StreamRecord& record, const BenchWork& work) {
+absl::Status CheckPruned(const StreamRecord& record, const BenchWork& work) {
   if (!record.final) return absl::OkStatus();  // went away early, as it was told to
-  if (record.final->usage().cached_tokens() > 0) {
-    return absl::InternalError("a prompt that nobody sent before was cached");
-  }
   const bool pruned = record.final->prefill().mode() == v1::PrefillOutcome::MODE_LAZY;
   if (!work.prefill.empty() && !pruned) {
     return absl::InternalError("a prompt of " + std::to_string(work.prompt_tokens) +
@@ -35,6 +32,34 @@ double FirstTokenSeconds(const StreamRecord& record) {
 
 BenchClient::BenchClient(const Connection* connection, v1::GetModelResponse model)
     : connection_(connection), model_(std::move(model)) {}
+
+absl::StatusOr<std::vector<StreamRecord>> BenchClient::Send(
+    int64_t streams, const std::function<PlannedRequest()>& next) {
+  LoadOptions load;
+  load.requests = load.concurrency = streams;
+  const std::atomic<bool> never = false;
+  LoadRunner runner(connection_, connection_, &clock_);
+  auto records = runner.Run(load, next, never, [](const LoadProgress&) {});
+  const LoadReport report = MakeReport(records);
+  if (!report.Clean()) return absl::InternalError("streams failed:\n" + ToTable(report));
+  for (const StreamRecord& record : records) {
+    if (record.token_times.empty()) return absl::InternalError("a stream had no tokens");
+    if (record.final && record.final->usage().cached_tokens() > 0) {
+      return absl::InternalError("a prompt that nobody sent before was cached");
+    }
+  }
+  return records;
+}
+
+absl::StatusOr<std::vector<StreamRecord>> BenchClient::Run(
+    const std::vector<v1::GenerateRequest>& requests) {
+  auto next = requests.begin();
+  return Send(static_cast<int64_t>(requests.size()), [&] {
+    PlannedRequest planned;
+    planned.request = *next++;
+    return planned;
+  });
+}
 
 absl::StatusOr<std::vector<StreamRecord>> BenchClient::Run(const BenchWork& work) {
   WorkloadOptions options;
@@ -54,17 +79,8 @@ absl::StatusOr<std::vector<StreamRecord>> BenchClient::Run(const BenchWork& work
     }
     return planned;
   };
-  LoadOptions load;
-  load.requests = load.concurrency = work.streams;
-  const std::atomic<bool> never = false;
-  LoadRunner runner(connection_, connection_, &clock_);
-  auto records = runner.Run(load, next, never, [](const LoadProgress&) {});
-  const LoadReport report = MakeReport(records);
-  if (!report.Clean()) return absl::InternalError("streams failed:\n" + ToTable(report));
-  for (const StreamRecord& record : records) {
-    if (record.token_times.empty()) return absl::InternalError("a stream had no tokens");
-    SKIM_RETURN_IF_ERROR(CheckUnaided(record, work));
-  }
+  SKIM_ASSIGN_OR_RETURN(auto records, Send(work.streams, next));
+  for (const StreamRecord& record : records) SKIM_RETURN_IF_ERROR(CheckPruned(record, work));
   return records;
 }
 

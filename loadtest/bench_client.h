@@ -37,8 +37,13 @@ class BenchClient {
   // answered from the cache, or was not pruned as asked: then its times mean nothing. Any
   // thread; several sets may run side by side.
   absl::StatusOr<std::vector<StreamRecord>> Run(const BenchWork& work);
+  // The same of these requests, all sent at once; records come in the order in which they end.
+  absl::StatusOr<std::vector<StreamRecord>> Run(const std::vector<v1::GenerateRequest>& requests);
 
  private:
+  absl::StatusOr<std::vector<StreamRecord>> Send(int64_t streams,
+                                                 const std::function<PlannedRequest()>& next);
+
   const Connection* const connection_;
   const v1::GetModelResponse model_;
   const SteadyClock clock_;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "cli/errors.h"
 #include "cli/weight_format_name.h"
@@ -16,6 +17,7 @@
 #include "loadtest/metrics_scrape.h"
 #include "loadtest/progress_bar.h"
 #include "loadtest/serve_bench.h"
+#include "loadtest/speculate_bench.h"
 
 namespace skim {
 namespace {
@@ -27,6 +29,7 @@ struct Flags {
   std::vector<std::string> weights;
   int repetitions = 0;
   LazyBenchOptions lazy;
+  SpeculateBenchOptions speculate;
   bool quick = false;
 };
 
@@ -146,6 +149,34 @@ absl::Status RunLazy(const Flags& flags) {
   return absl::OkStatus();
 }
 
+// All formats that verify or draft, the former first.
+std::vector<std::string> FormatsOf(const Flags& flags) {
+  std::vector<std::string> formats = flags.weights;
+  for (const std::string& drafter : flags.speculate.drafters) {
+    const std::vector<std::string> parts = absl::StrSplit(drafter, ':');
+    if (parts.size() > 1 && ParseWeightFormat(parts.back()) &&
+        std::ranges::find(formats, parts.back()) == formats.end()) {
+      formats.push_back(parts.back());
+    }
+  }
+  return formats;
+}
+
+absl::Status RunSpeculate(const Flags& flags) {
+  SpeculateBenchOptions options = flags.speculate;
+  if (flags.quick) MakeQuick(&options);
+  SKIM_ASSIGN_OR_RETURN(options.weights, ParseWeights(flags.weights));
+  SKIM_ASSIGN_OR_RETURN(const auto served,
+                        Served::Start(flags, absl::StrJoin(FormatsOf(flags), ","), {}));
+  ProgressBar bar;
+  SpeculateBench bench(served->client(), options, Print,
+                       [&bar](double share, const std::string& what) { bar.Show(share, what); });
+  SKIM_RETURN_IF_ERROR(bench.Run());
+  SKIM_RETURN_IF_ERROR(served->Stop());
+  std::cerr << bench.table() << std::flush;
+  return absl::OkStatus();
+}
+
 void AddCommon(CLI::App* command, Flags* flags) {
   command->add_option("--skimd", flags->daemon.skimd, "Path of skimd")->required();
   command->add_option("--model", flags->daemon.model_dir, "Directory of the model")->required();
@@ -193,17 +224,45 @@ CLI::App* AddLazy(CLI::App* app, Flags* flags) {
   return lazy;
 }
 
+CLI::App* AddSpeculate(CLI::App* app, Flags* flags) {
+  CLI::App* speculate =
+      app->add_subcommand("speculate", "Output guessed ahead beside plain decoding");
+  AddCommon(speculate, flags);
+  flags->weights = {"bf16"};
+  SpeculateBenchOptions* options = &flags->speculate;
+  AddList(speculate, "--texts", &options->texts, "templated (answers repeat the prompt), chat");
+  AddList(speculate, "--drafters", &options->drafters, "As --speculation of skim generate");
+  AddList(speculate, "--streams", &options->streams, "Requests at once");
+  AddList(speculate, "--weights", &flags->weights, "Weight formats that the requests ask for");
+  speculate->add_option("--output-tokens", options->output_tokens, "Tokens of an answer, at most")
+      ->check(CLI::Range(2, 100'000))
+      ->capture_default_str();
+  speculate->add_option("--repetitions", options->repetitions, "Each rate is the median of these")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  speculate
+      ->add_flag("--quick", flags->quick,
+                 "Short answers to one and two streams, once: shows that it works, measures nothing")
+      ->excludes("--streams")
+      ->excludes("--output-tokens")
+      ->excludes("--repetitions");
+  return speculate;
+}
+
 }  // namespace
 }  // namespace skim
 
 int main(int argc, char** argv) {
   CLI::App app("Measures skimd over gRPC; prints one JSON object per line.");
   app.require_subcommand(1);
-  skim::Flags serve_flags, lazy_flags;
+  skim::Flags serve_flags, lazy_flags, speculate_flags;
   const CLI::App* serve = skim::AddServe(&app, &serve_flags);
-  skim::AddLazy(&app, &lazy_flags);
+  const CLI::App* lazy = skim::AddLazy(&app, &lazy_flags);
+  skim::AddSpeculate(&app, &speculate_flags);
   CLI11_PARSE(app, argc, argv);
-  const absl::Status status = *serve ? skim::RunServe(serve_flags) : skim::RunLazy(lazy_flags);
+  const absl::Status status = *serve  ? skim::RunServe(serve_flags)
+                              : *lazy ? skim::RunLazy(lazy_flags)
+                                      : skim::RunSpeculate(speculate_flags);
   if (status.ok()) return 0;
   std::cerr << "skim-bench: " << status.message() << std::endl;
   return 1;
