@@ -49,7 +49,9 @@ class Chooser {
       double most = 0;
       for (size_t o = 0; o < candidate.offers.size(); ++o) {
         const double gain = AloneGain(candidate, candidate.offers[o]);
-        if (picked < 0 || gain > most) picked = static_cast<int32_t>(o), most = gain;
+        if (picked >= 0 && gain <= most) continue;
+        picked = static_cast<int32_t>(o);
+        most = gain;
       }
       picked_.push_back(picked);
     }

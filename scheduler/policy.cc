@@ -30,7 +30,8 @@ class Planner {
     ServeRunning([](const Sequence& s) { return s.decoding() && !s.lazy; });
     ServePrunedDecodes();
     ServeDrafts();
-    const bool decoding = std::ranges::any_of(running_, [](const Entry& e) { return e.work.rows > 0; });
+    const bool decoding =
+        std::ranges::any_of(running_, [](const Entry& entry) { return entry.work.rows > 0; });
     const int64_t held_back =
         decoding ? std::max<int64_t>(0, budget_ - limits_.prefill_budget) : 0;
     budget_ -= held_back;

@@ -40,8 +40,8 @@ struct PolicyLimits {
   int32_t max_revival_rows = 0;   // reserved ones, beside those
   int32_t max_running = 0;        // > 0
   int32_t layers = 1;
-  // Of prompts, in a step in which somebody decodes; token-layers. A part that cannot be that
-  // small (all rows that score run together) goes whole, but then alone.
+  // Of prompts, in a step in which somebody decodes; token-layers. If nobody's part can
+  // be that small (all rows that score run together), the step takes prompts as if none decoded.
   int64_t prefill_budget = INT64_MAX;
 };
 

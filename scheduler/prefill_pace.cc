@@ -36,15 +36,17 @@ void PrefillPace::Add(int64_t prefill_token_layers, Micros duration) {
   }
   if (alone_ == 0) return;
   // Only what prompts add can be changed.
-  const double allowed = (1 + (most_slowdown_ - 1) * kAim) * alone_ - alone_;
+  const double allowed = (most_slowdown_ - 1) * kAim * alone_;
   const double added = std::max(took - alone_, 0.01 * alone_);
-  const double fits = static_cast<double>(prefill_token_layers) *
-                      std::clamp(allowed / added, kMostShrinkage, kMostGrowth);
-  // A step that had less to compute than it was allowed tells only if even that was too much.
-  const bool full = static_cast<double>(prefill_token_layers) >= 0.9 * pace_;
-  if (full || added > allowed) {
-    pace_ = std::clamp(fits, static_cast<double>(least_), static_cast<double>(most_));
+  const auto computed = static_cast<double>(prefill_token_layers);
+  const double fits = computed * std::clamp(allowed / added, kMostShrinkage, kMostGrowth);
+  if (added > allowed) {
+    // A part that had to go whole says nothing about the smaller ones.
+    pace_ = std::min(pace_, fits);
+  } else if (computed >= 0.9 * pace_) {  // else there was less to compute than was allowed
+    pace_ = std::min(fits, kMostGrowth * pace_);
   }
+  pace_ = std::clamp(pace_, static_cast<double>(least_), static_cast<double>(most_));
 }
 
 }  // namespace skim

@@ -186,15 +186,6 @@ void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--max-decode-slowdown", s.max_decode_slowdown,
                   "How many times as long a step may take for the prompts computed beside those who "
                   "decode, as in 2: their tokens stay steady, prompts take longer; default 0, any")
-      ->check(Quiet(CLI::Validator(
-          [](const std::string& text) {
-            double value = 0;
-            const bool number = CLI::detail::lexical_cast(text, value);
-            return number && (value == 0 || (value >= 1.1 && value <= 1000))
-                       ? std::string()
-                       : "must be 0, or 1.1 to 1000";
-          },
-          "")))
       ->type_name("RATIO")
       ->group("Scheduling");
   add("--max-running", &s.max_running, "Sequences computed at the same time", "N");
@@ -347,6 +338,10 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
       return Mistake("--worker-listen: " + std::string(parsed.status().message()));
     }
     config.workers.push_back(*parsed);
+  }
+  const double slowdown = config.scheduler.max_decode_slowdown;
+  if (slowdown != 0 && !(slowdown >= 1.1 && slowdown <= 1000)) {
+    return Mistake("--max-decode-slowdown: must be 0, or 1.1 to 1000");
   }
   if (config.scheduler.max_running > config.scheduler.max_rows_per_step) {
     return Mistake("--max-running: a step of --max-rows-per-step " +

@@ -14,8 +14,7 @@ namespace skim {
 namespace vllm = ::vllm::grpc::engine;
 
 // Cheap; all checks of values are left to BuildGeneration. The savings (weights, prompt
-// pruning, speculation) are what `model` says behind its name, as this protocol has no fields
-// for them.
+// pruning) are what `model` says behind its name, as this protocol has no fields for them.
 absl::StatusOr<v1::GenerateRequest> FromVllm(const vllm::GenerateRequest& request,
                                              const std::string& model);
 

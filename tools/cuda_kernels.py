@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What ptxas made of the CUDA kernels: registers, shared memory, occupancy, tensor-core and
-asynchronous-copy instructions, per kernel and architecture. Read from the cubins in a library or
+asynchronous-copy instructions, per kernel and architecture. Read from the cubins in an archive or
 object file, so it needs neither a GPU nor NVIDIA's tools. All of it is arithmetic; none of it is a
 measurement.
 
@@ -121,10 +121,10 @@ def cubins(data: bytes):
         at = data.find(b"\x7fELF\x02", at + 4)
 
 
-def table(library: Path) -> str:
-    rows = [row for cubin in cubins(library.read_bytes()) for _, row in cubin.kernels()]
+def table(archive: Path) -> str:
+    rows = [row for cubin in cubins(archive.read_bytes()) for _, row in cubin.kernels()]
     if not rows:
-        sys.exit(f"cuda_kernels: there are no cubins in {library}")
+        sys.exit(f"cuda_kernels: there are no cubins in {archive}")
     rows.sort(key=lambda row: (row["kernel"], int(row["arch"].removeprefix("sm_"))))
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
@@ -135,10 +135,10 @@ def table(library: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("library", type=Path)
+    parser.add_argument("archive", type=Path)
     parser.add_argument("--check", type=Path, help="a table that must still be true")
     args = parser.parse_args()
-    found = table(args.library)
+    found = table(args.archive)
     if args.check is None:
         sys.stdout.write(found)
         return

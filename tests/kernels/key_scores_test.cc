@@ -22,22 +22,6 @@ std::vector<int32_t> Range(int begin, int end) {
   return range;
 }
 
-// Mean probability over the window's rows and the given heads.
-std::vector<double> Expected(const KvShape& shape, const KvWork& work, int window,
-                             const std::vector<int32_t>& heads) {
-  std::vector<double> scores(work.slots);
-  const int rows = static_cast<int>(work.positions.size());
-  for (int r = rows - window; r < rows; ++r) {
-    const AttentionReference reference = ReferenceAttention(shape, work, r);
-    for (const int32_t head : heads) {
-      for (int s = 0; s < work.slots; ++s) {
-        scores[s] += reference.probabilities[head][s] / window / static_cast<double>(heads.size());
-      }
-    }
-  }
-  return scores;
-}
-
 class KeyScoresOn : public testing::TestWithParam<Isa> {};
 
 TEST_P(KeyScoresOn, AreMeanSoftmaxProbabilitiesForEveryHeadShapeAndWindow) {
@@ -46,7 +30,7 @@ TEST_P(KeyScoresOn, AreMeanSoftmaxProbabilitiesForEveryHeadShapeAndWindow) {
     const KvWork work = {&sequence, Range(160, 197), 197};
     for (int window : {1, 3, 16, 37}) {
       const auto got = RunKeyScores(GetParam(), 2, shape, {work}, {{0, window}}, {})[0];
-      const auto want = Expected(shape, work, window, Range(0, shape.heads));
+      const auto want = ReferenceKeyScores(shape, work, window, Range(0, shape.heads));
       for (int s = 0; s < work.slots; ++s) {
         // Attention sums probabilities rounded to bf16.
         ASSERT_NEAR(got[s], want[s], want[s] * 0x1p-7 + 1e-6) << "slot " << s;
@@ -63,7 +47,7 @@ TEST_P(KeyScoresOn, GiveAnArrayToEachChosenHead) {
   const std::vector<int32_t> heads = {4, 0, 5};
   const auto got = RunKeyScores(GetParam(), 3, shape, {work}, {{0, 2}}, heads)[0];
   for (size_t a = 0; a < heads.size(); ++a) {
-    const auto want = Expected(shape, work, 2, {heads[a]});
+    const auto want = ReferenceKeyScores(shape, work, 2, {heads[a]});
     for (int s = 0; s < work.slots; ++s) {
       ASSERT_NEAR(got[a * work.slots + s], want[s], want[s] * 0x1p-7 + 1e-6);
     }

@@ -374,6 +374,21 @@ AttentionReference ReferenceAttention(const KvShape& shape, const KvWork& work, 
   return Attend(shape, work, row, key, value);
 }
 
+std::vector<double> ReferenceKeyScores(const KvShape& shape, const KvWork& work, int window,
+                                       const std::vector<int32_t>& heads) {
+  std::vector<double> scores(work.slots);
+  const int rows = static_cast<int>(work.positions.size());
+  for (int r = rows - window; r < rows; ++r) {
+    const AttentionReference reference = ReferenceAttention(shape, work, r);
+    for (const int32_t head : heads) {
+      for (int s = 0; s < work.slots; ++s) {
+        scores[s] += reference.probabilities[head][s] / window / static_cast<double>(heads.size());
+      }
+    }
+  }
+  return scores;
+}
+
 AttentionReference ExactAttention(const KvShape& shape, const KvWork& work, int row,
                                   std::vector<double>* bound) {
   const int head_dim = shape.head_dim;

@@ -91,6 +91,9 @@ struct AttentionReference {
 };
 // On K and V as stored.
 AttentionReference ReferenceAttention(const KvShape& shape, const KvWork& work, int row);
+// Mean probability over the last `window` rows and the given heads, [slots].
+std::vector<double> ReferenceKeyScores(const KvShape& shape, const KvWork& work, int window,
+                                       const std::vector<int32_t>& heads);
 // On K and V before they were stored, with how far `out` may be from it: [heads * head_dim].
 AttentionReference ExactAttention(const KvShape& shape, const KvWork& work, int row,
                                   std::vector<double>* bound);

@@ -14,22 +14,6 @@ namespace {
 using ::testing::ElementsAre;
 constexpr float kNone = -INFINITY;
 
-// Mean probability over the window's rows and the given heads.
-std::vector<double> Expected(const KvShape& shape, const KvWork& work, int window,
-                             const std::vector<int32_t>& heads) {
-  std::vector<double> scores(work.slots);
-  const int rows = static_cast<int>(work.positions.size());
-  for (int r = rows - window; r < rows; ++r) {
-    const AttentionReference reference = ReferenceAttention(shape, work, r);
-    for (const int32_t head : heads) {
-      for (int s = 0; s < work.slots; ++s) {
-        scores[s] += reference.probabilities[head][s] / window / static_cast<double>(heads.size());
-      }
-    }
-  }
-  return scores;
-}
-
 void ExpectNear(std::span<const float> got, const std::vector<double>& want) {
   ASSERT_EQ(got.size(), want.size());
   for (size_t s = 0; s < want.size(); ++s) {
@@ -53,8 +37,8 @@ TEST_P(OpSuite, KeyScoresAreMeanSoftmaxProbabilitiesInEveryFormat) {
       pages.Attend(work);
       for (int window : {1, 17}) {
         const auto got = pages.ScoreKeys(work, {{0, window}, {1, 1}}, {});
-        ExpectNear(got[0], Expected(shape, work[0], window, Range(0, shape.heads)));
-        ExpectNear(got[1], Expected(shape, work[1], 1, Range(0, shape.heads)));
+        ExpectNear(got[0], ReferenceKeyScores(shape, work[0], window, Range(0, shape.heads)));
+        ExpectNear(got[1], ReferenceKeyScores(shape, work[1], 1, Range(0, shape.heads)));
       }
     }
   }
@@ -70,7 +54,7 @@ TEST_P(OpSuite, KeyScoresGiveAnArrayToEachChosenHead) {
   const std::vector<int32_t> heads = {4, 0, 5};
   const auto got = pages.ScoreKeys({work}, {{0, 2}}, heads)[0];
   for (size_t a = 0; a < heads.size(); ++a) {
-    ExpectNear(std::span(got).subspan(a * 70, 70), Expected(shape, work, 2, {heads[a]}));
+    ExpectNear(std::span(got).subspan(a * 70, 70), ReferenceKeyScores(shape, work, 2, {heads[a]}));
   }
 }
 

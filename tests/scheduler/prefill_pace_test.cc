@@ -71,6 +71,14 @@ TEST(PrefillPace, TheEndOfAPromptDoesNotSlowDownTheNext) {
   EXPECT_EQ(pace.Budget(), before);
 }
 
+TEST(PrefillPace, APartThatHadToGoWholeHurriesNobody) {
+  PrefillPace pace(2, kMost, kLayers);
+  pace.Add(0, kAlone);
+  const int64_t before = pace.Budget();
+  pace.Add(kMost, 100 * kAlone);
+  EXPECT_EQ(pace.Budget(), before);
+}
+
 TEST(PrefillPace, AClockThatStandsStillTeachesNothing) {
   PrefillPace pace(2, kMost, kLayers);
   pace.Add(0, 0);

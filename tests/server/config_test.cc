@@ -123,6 +123,8 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--drafters", "lookup,lookup"}, "lookup is given twice"},
       {{"--model", "m", "--drafters", "lookup,none"}, "--drafters"},
       {{"--model", "m", "--max-draft-tokens", "17"}, "--max-draft-tokens"},
+      {{"--model", "m", "--max-decode-slowdown", "1"}, "--max-decode-slowdown"},
+      {{"--model", "m", "--max-decode-slowdown", "nan"}, "--max-decode-slowdown"},
       {{"--model", "m", "--max-running", "0"}, "--max-running"},
       {{"--model", "m", "--max-running", "99", "--max-rows-per-step", "64"}, "--max-running"},
       {{"--model", "m", "--max-n", "0"}, "--max-n"},

@@ -125,8 +125,8 @@ def best_cuts(
 
 def first_boundaries(layers: int, nearest: int = 2) -> range:
     """From half of the depth on. Heads further below may know the answer's tokens, but not what
-    else a reply needs, and tokens that early cuts lose are not missed in time to be revived:
-    cut after 8 and 15 of 30 layers, all answers kept, a model lost 11 points of whole replies."""
+    else a reply needs: cut after 8 and 15 of 30 layers, with twice what the answers take kept, the
+    default model lost 19 points of whole replies (168 items of 1k and 4k tokens)."""
     return range(max(2, layers // 2), layers - nearest)
 
 

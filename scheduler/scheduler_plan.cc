@@ -1,0 +1,109 @@
+// How booked slices become rows of a StepPlan.
+#include <algorithm>
+#include <utility>
+
+#include "scheduler/scheduler.h"
+
+namespace skim {
+
+void Scheduler::PlanDrafts() {
+  std::vector<Sequence*> drafting;
+  for (const Decision::Slice& slice : slices_) {
+    const Speculation* speculation = slice.sequence->speculation.get();
+    if (speculation != nullptr && speculation->drafting()) drafting.push_back(slice.sequence);
+  }
+  std::ranges::stable_sort(drafting, {},
+                           [](const Sequence* s) { return s->speculation->row().format; });
+  for (Sequence* sequence : drafting) AddDraftRow(*sequence);
+}
+
+void Scheduler::PlanStep() {
+  // Rows of one weight format side by side: each stretch of them is a product of its own.
+  std::ranges::stable_sort(slices_, {}, [](const Decision::Slice& slice) {
+    return slice.sequence->request.weight_format;
+  });
+  for (const Decision::Slice& slice : slices_) AddToPlan(*slice.sequence, slice.rows);
+  slices_.clear();
+}
+
+PlanSequence Scheduler::Entry(const Sequence& sequence) const {
+  PlanSequence entry;
+  entry.id = sequence.request.id;
+  entry.row_begin = plan_.rows();
+  entry.sampling = &sequence.request.sampling;
+  entry.tokens = sequence.tokens;
+  entry.prompt_tokens = sequence.prompt_tokens();
+  entry.weight_format = sequence.request.weight_format;
+  if (sequence.speculation) entry.drafts = sequence.speculation->drafts();
+  for (const KvSpan& span : sequence.kv.segments) entry.segment_pages.push_back(span.pages);
+  entry.hidden_pages = sequence.kv.hidden;
+  entry.deep_hidden_pages = sequence.kv.deep_hidden;
+  return entry;
+}
+
+void Scheduler::AddEntry(PlanSequence entry, Sequence& sequence, int32_t rows) {
+  entry.row_count = plan_.rows() - entry.row_begin;
+  stats_.rows += rows;
+  stats_.rows_by_format[static_cast<size_t>(entry.weight_format)] += rows;
+  plan_.sequences.push_back(std::move(entry));
+  planned_.push_back(&sequence);
+  planned_rows_.push_back(rows);
+}
+
+void Scheduler::AddDraftRow(Sequence& sequence) {
+  const Speculation& speculation = *sequence.speculation;
+  PlanSequence entry = Entry(sequence);
+  if (sequence.lazy) entry.hidden_pages = {};
+  entry.draft = true;
+  entry.logits = LogitsWanted::kLast;
+  entry.draws = 1;
+  entry.sampling = &speculation.draft_sampling();
+  entry.weight_format = speculation.row().format;
+  const std::span<const TokenId> before = entry.drafts;
+  plan_.AddRow(before.empty() ? sequence.tokens.back() : before.back(),
+               sequence.computed + static_cast<int32_t>(before.size()), /*enter=*/0,
+               speculation.row().leave);
+  stats_.draft_rows += 1;
+  AddEntry(std::move(entry), sequence, 1);
+}
+
+void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
+  LazyProgress* lazy = sequence.lazy.get();
+  const bool decode = sequence.decoding() && sequence.report.generated_tokens > 0;
+  PlanSequence entry = Entry(sequence);
+  const auto drafts = static_cast<int32_t>(entry.drafts.size());
+  rows += drafts;
+  const int32_t end = sequence.computed + rows;
+  bool draws = end >= sequence.total();
+  std::vector<TokenId> with_drafts;  // where there are some
+  std::span<const TokenId> tokens = sequence.tokens;
+  if (drafts > 0) {
+    with_drafts.assign(tokens.begin(), tokens.end());
+    with_drafts.insert(with_drafts.end(), entry.drafts.begin(), entry.drafts.end());
+    tokens = with_drafts;
+  }
+  if (lazy != nullptr && !lazy->prompt_done()) {
+    lazy->AddTile(rows, tokens, &entry, &plan_);
+    draws = lazy->EndsPrompt(rows) && sequence.total() == sequence.prompt_tokens();
+  } else if (lazy != nullptr) {
+    lazy->AddDecode(sequence.computed, rows, tokens, &entry, &plan_);
+  } else {
+    const bool late = drafts > 0 && sequence.keeps_exit_rows(geometry_);
+    for (int32_t position = sequence.computed; position < end; ++position) {
+      // Where the draft passes left off; the newest token has had none.
+      const bool joins_late = late && position + 1 < end;
+      plan_.AddRow(tokens[position], position, joins_late ? sequence.speculation->row().leave : 0,
+                   geometry_.layers);
+    }
+  }
+  entry.draws = draws ? 1 + drafts : 0;
+  entry.logits = sequence.scoring() ? LogitsWanted::kAll
+                 : draws            ? LogitsWanted::kLast
+                                    : LogitsWanted::kNone;
+  sequence.last_step = steps_;
+  (decode ? stats_.decode_rows : stats_.prefill_rows) += rows - drafts;
+  stats_.verify_rows += drafts;
+  AddEntry(std::move(entry), sequence, rows);
+}
+
+}  // namespace skim
