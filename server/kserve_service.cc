@@ -13,6 +13,8 @@
 namespace skim {
 namespace {
 
+constexpr char kPlatform[] = "skim";
+
 using StreamReactor =
     grpc::ServerBidiReactor<kserve::ModelInferRequest, kserve::ModelStreamInferResponse>;
 
@@ -26,8 +28,7 @@ class InferCall final : public grpc::ServerUnaryReactor, public GenerateSink {
         output_(std::move(call)),
         response_(response),
         call_(std::make_shared<GenerateCall>(&output_.request(), model, services,
-                                             OriginOf(*context, services.clock->Now()), this)) {
-  }
+                                             OriginOf(*context, services.clock->Now()), this)) {}
 
   void Start() { call_->Start(); }
 
@@ -77,6 +78,22 @@ void Describe(std::span<const TensorSpec> specs, Tensors* out) {
     tensor->set_name(spec.name);
     tensor->set_datatype(spec.datatype);
     tensor->add_shape(spec.size);
+  }
+}
+
+kserve::DataType DataTypeOf(std::string_view datatype) {
+  if (datatype == "BYTES") return kserve::TYPE_STRING;
+  if (datatype == "BOOL") return kserve::TYPE_BOOL;
+  return datatype == "FP32" ? kserve::TYPE_FP32 : kserve::TYPE_UINT32;
+}
+
+template <typename Tensors>
+void Configure(std::span<const TensorSpec> specs, Tensors* out) {
+  for (const TensorSpec& spec : specs) {
+    auto* tensor = out->Add();
+    tensor->set_name(spec.name);
+    tensor->set_data_type(DataTypeOf(spec.datatype));
+    tensor->add_dims(spec.size);
   }
 }
 
@@ -130,7 +147,7 @@ grpc::ServerUnaryReactor* KserveService::ModelReady(Context* context,
 grpc::ServerUnaryReactor* KserveService::ServerMetadata(
     Context* context, const kserve::ServerMetadataRequest* /*request*/,
     kserve::ServerMetadataResponse* response) {
-  response->set_name("skim");
+  response->set_name(kPlatform);
   response->set_version(kVersion);
   return Finished(context, auth_.Check(*context));
 }
@@ -144,9 +161,29 @@ grpc::ServerUnaryReactor* KserveService::ModelMetadata(Context* context,
   if (!known.ok()) return Finished(context, known);
   response->set_name(request->name());
   response->add_versions(std::string(kKserveVersion));
-  response->set_platform("skim");
+  response->set_platform(kPlatform);
   Describe(InputSpecs(), response->mutable_inputs());
   Describe(OutputSpecs(), response->mutable_outputs());
+  return Finished(context);
+}
+
+grpc::ServerUnaryReactor* KserveService::ModelConfig(Context* context,
+                                                     const kserve::ModelConfigRequest* request,
+                                                     kserve::ModelConfigResponse* response) {
+  const auto model = Admit(*context);
+  if (!model.ok()) return Finished(context, model.status());
+  const absl::Status known = CheckModel(*model, request->name(), request->version());
+  if (!known.ok()) return Finished(context, known);
+  kserve::ModelConfig* config = response->mutable_config();
+  config->set_name(request->name());
+  config->set_platform(kPlatform);
+  config->set_backend(kPlatform);
+  Configure(InputSpecs(), config->mutable_input());
+  Configure(OutputSpecs(), config->mutable_output());
+  for (kserve::ModelInput& input : *config->mutable_input()) {
+    input.set_optional(input.name() != InputSpecs()[0].name);
+  }
+  config->mutable_model_transaction_policy()->set_decoupled(true);
   return Finished(context);
 }
 

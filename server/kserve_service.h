@@ -34,6 +34,8 @@ class KserveService final : public kserve::GRPCInferenceService::CallbackService
                         kserve::ServerMetadataResponse* response) override;
   Unary* ModelMetadata(Context* context, const kserve::ModelMetadataRequest* request,
                        kserve::ModelMetadataResponse* response) override;
+  Unary* ModelConfig(Context* context, const kserve::ModelConfigRequest* request,
+                     kserve::ModelConfigResponse* response) override;
   Unary* ModelInfer(Context* context, const kserve::ModelInferRequest* request,
                     kserve::ModelInferResponse* response) override;
   grpc::ServerBidiReactor<kserve::ModelInferRequest, kserve::ModelStreamInferResponse>*

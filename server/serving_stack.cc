@@ -1,5 +1,8 @@
 #include "server/serving_stack.h"
 
+#include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -9,6 +12,10 @@ namespace {
 
 // Calls that may wait for a tokeniser; each holds at most one message.
 constexpr size_t kMaxWaitingAdmissions = 1024;
+// So long at least new calls are refused with UNAVAILABLE, which clients try elsewhere, before
+// connections close: whoever watches our health has stopped sending by then. A call that comes
+// while they close gets CANCELLED from gRPC.
+constexpr Micros kNoticeTime = 200'000;
 // For a stream that was told to end to get its status out.
 constexpr Micros kEndGrace = 1'000'000;
 
@@ -91,12 +98,15 @@ void ServingStack::Drain(Micros timeout) {
   if (std::exchange(drained_, true)) return;
   gate_.Close();
   SetServing(false);
+  const auto noticed =
+      std::chrono::steady_clock::now() + std::chrono::microseconds(std::min(timeout, kNoticeTime));
   if (loop_ != nullptr) loop_->Drain();
   if (!calls_.WaitUntilNone(timeout)) {
     log_->warn("{} calls have not ended in time; ending them", calls_.size());
     calls_.EndAll(absl::UnavailableError("the server is shutting down"));
     calls_.WaitUntilNone(kEndGrace);
   }
+  std::this_thread::sleep_until(noticed);
   // A client that does not read cannot be told; its connection goes instead.
   server_->Shutdown(kEndGrace);
   workers_->Shutdown(kEndGrace);

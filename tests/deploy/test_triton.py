@@ -66,6 +66,10 @@ class TritonTest(unittest.TestCase):
         self.assertEqual(self.client.get_server_metadata().name, "skim")
         model = self.client.get_model_metadata(NAME)
         self.assertEqual({t.name: t.datatype for t in model.outputs}["text_output"], "BYTES")
+        config = self.client.get_model_config(NAME, as_json=True)["config"]
+        self.assertEqual(config["model_transaction_policy"], {"decoupled": True})
+        self.assertEqual([t["name"] for t in config["input"] if not t.get("optional")], ["text_input"])
+        self.assertEqual({t["data_type"] for t in config["input"]}, {"TYPE_STRING", "TYPE_BOOL"})
 
     def test_a_stream_says_what_the_whole_answer_says(self):
         # Triton's examples quote their numbers.

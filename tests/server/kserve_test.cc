@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <thread>
 
 #include "inference/grpc_service.grpc.pb.h"
@@ -411,7 +413,7 @@ TEST_F(KserveTest, ADrainLetsCallsOfAStreamEndAndRefusesNewOnes) {
 }
 
 TEST_F(KserveTest, DescribesServerAndModel) {
-  grpc::ClientContext contexts[5];
+  grpc::ClientContext contexts[6];
   kserve::ServerLiveResponse live;
   EXPECT_TRUE(stub_->ServerLive(&contexts[0], {}, &live).ok());
   EXPECT_TRUE(live.live());
@@ -428,6 +430,26 @@ TEST_F(KserveTest, DescribesServerAndModel) {
   EXPECT_THAT(model.outputs(0).shape(), ElementsAre(-1));
   request.set_version("2");
   EXPECT_EQ(ViolatedField(stub_->ModelMetadata(&contexts[3], request, &model)), "version");
+  kserve::ModelConfigRequest about;
+  about.set_name("echo");
+  kserve::ModelConfigResponse as_triton;
+  ASSERT_TRUE(stub_->ModelConfig(&contexts[4], about, &as_triton).ok());
+  const kserve::ModelConfig& config = as_triton.config();
+  ASSERT_EQ(config.input_size(), model.inputs_size());
+  ASSERT_EQ(config.output_size(), model.outputs_size());
+  EXPECT_EQ(config.max_batch_size(), 0);
+  EXPECT_TRUE(config.model_transaction_policy().decoupled());
+  for (const kserve::ModelInput& input : config.input()) {
+    EXPECT_EQ(input.optional(), input.name() != "text_input");
+    EXPECT_NE(input.data_type(), kserve::TYPE_INVALID);
+  }
+  const std::map<std::string, kserve::DataType> types = {
+      {"BYTES", kserve::TYPE_STRING}, {"FP32", kserve::TYPE_FP32}, {"UINT32", kserve::TYPE_UINT32}};
+  for (int i = 0; i < config.output_size(); ++i) {
+    EXPECT_EQ(config.output(i).data_type(), types.at(model.outputs(i).datatype()));
+  }
+  about.set_name("other");
+  EXPECT_EQ(ViolatedField(stub_->ModelConfig(&contexts[5], about, &as_triton)), "name");
   for (const auto& [name, ready] : {std::pair{"echo", true}, std::pair{"other", false}}) {
     grpc::ClientContext context;
     kserve::ModelReadyRequest ask;
