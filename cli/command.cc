@@ -45,8 +45,12 @@ std::string DescribeSpeculation(const v1::SpeculationOutcome& speculation) {
     accepted += source.accepted_tokens();
   }
   if (drafted == 0) return "; nothing drafted";
-  return absl::StrFormat("; drafted %u tokens, accepted %u (%.0f %%), %.2f tokens a round", drafted,
-                         accepted, 100.0 * accepted / drafted, speculation.tokens_per_round());
+  return absl::StrFormat(
+      "; drafted %u tokens, accepted %u (%.0f %%), %.2f tokens a round, saved %d layer passes, "
+      "%.1f MB of weights",
+      drafted, accepted, 100.0 * accepted / drafted, speculation.tokens_per_round(),
+      speculation.layer_passes_saved(),
+      static_cast<double>(speculation.weight_bytes_saved()) / 1e6);
 }
 
 }  // namespace

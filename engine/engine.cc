@@ -141,7 +141,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   info.common_weight_bytes = info.weight_bytes = weights.common_bytes;
   for (const WeightFormat format : weights.formats) {
     const uint64_t bytes = weights.format_bytes[static_cast<size_t>(format)];
-    info.weights.push_back({format, bytes});
+    info.weights.push_back(
+        {format, bytes, weights.LayerBytes(format), weights.head.In(format).bytes()});
     info.weight_bytes += bytes;
   }
   info.kv_page_bytes = KvPageBytes(config, executor);

@@ -38,6 +38,10 @@ struct EngineOptions {
 struct FormatInfo {
   WeightFormat format = WeightFormat::kBf16;
   uint64_t bytes = 0;  // what this format alone takes, resident
+  // What a step reads of it, however many rows it has: of one layer's matrices (the mean), and of
+  // the LM head.
+  uint64_t layer_bytes = 0;
+  uint64_t head_bytes = 0;
 };
 
 struct ModelInfo {

@@ -266,6 +266,17 @@ absl::Status LoadVocabulary(const ModelConfig& c, Loader* load, Weights* weights
 
 }  // namespace
 
+uint64_t Weights::LayerBytes(WeightFormat format) const {
+  uint64_t bytes = 0;
+  for (const LayerWeights& layer : layers) {
+    for (const WeightByFormat* weight :
+         {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+      bytes += weight->In(format).bytes();
+    }
+  }
+  return bytes / layers.size();
+}
+
 absl::StatusOr<Weights> Weights::Load(const ModelConfig& config, const Checkpoint& checkpoint,
                                       std::span<const WeightFormat> formats, Ops* ops,
                                       const std::function<void(uint64_t, uint64_t)>& progress) {

@@ -56,6 +56,9 @@ struct Weights {
     return std::ranges::find(formats, format) != formats.end();
   }
 
+  // Of one layer's matrices in a resident format, the mean.
+  uint64_t LayerBytes(WeightFormat format) const;
+
   // Makes every format in `formats` (at least one, each once) from the checkpoint, tensor by
   // tensor, so that at no time more than one tensor is held beside what stays. Of a checkpoint
   // that comes quantised, `formats` must be its own; what it keeps in floating point, its

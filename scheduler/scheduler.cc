@@ -407,10 +407,10 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
 
 void Scheduler::EndRound(Sequence& sequence, const Run& run) {
   Speculation& speculation = *sequence.speculation;
-  // The draw behind the last draft judges none, and what a run ends before is not judged.
-  const int32_t tried = std::min(static_cast<int32_t>(speculation.drafts().size()), run.tokens);
-  if (speculation.automatic()) auto_speculation_.Record(speculation, tried, run.accepted);
-  speculation.End(tried, run.accepted);
+  if (speculation.automatic()) {
+    auto_speculation_.Record(speculation, speculation.Judged(run.tokens), run.accepted);
+  }
+  speculation.End(run.tokens, run.accepted);
   if (!sequence.lazy) cache_.ReleaseAllHidden(&sequence.kv);  // its exit rows
 }
 

@@ -14,6 +14,8 @@ DraftCounts SpeculationReport::total() const {
     total.drafted += counts.drafted;
     total.accepted += counts.accepted;
     total.passes += counts.passes;
+    total.layers += counts.layers;
+    total.tokens += counts.tokens;
   }
   return total;
 }
@@ -65,7 +67,9 @@ void Speculation::Begin(int32_t drafts) {
 
 void Speculation::AddDraft(const SampledToken& drawn) {
   SKIM_CHECK(drafting());
-  ++report_.by_source[source()].passes;
+  DraftCounts& counts = report_.by_source[source()];
+  ++counts.passes;
+  counts.layers += proposal_.row.leave;
   --passes_left_;
   if (!drawn.finite || drawn.token < 0) {
     passes_left_ = 0;
@@ -80,12 +84,20 @@ void Speculation::AddDraft(const SampledToken& drawn) {
   if (stops || unsure) passes_left_ = 0;
 }
 
-void Speculation::End(int32_t tried, int32_t accepted) {
+int32_t Speculation::Judged(int32_t tokens) const {
+  return std::min(static_cast<int32_t>(drafts_.size()), tokens);
+}
+
+void Speculation::End(int32_t tokens, int32_t accepted) {
   const auto drafted = static_cast<int32_t>(drafts_.size());
-  SKIM_CHECK(accepted <= tried && tried <= drafted);
+  const int32_t tried = Judged(tokens);
+  SKIM_CHECK(accepted <= tried && tokens <= accepted + 1);
   acceptance_[source()].Add(tried, accepted);
   DraftCounts& counts = report_.by_source[source()];
-  if (drafted > 0) ++counts.rounds;
+  if (drafted > 0) {
+    ++counts.rounds;
+    counts.tokens += tokens;
+  }
   counts.drafted += drafted;
   counts.accepted += accepted;
   for (int32_t i = 0; i < drafted; ++i) ++report_.drafted_at[i];

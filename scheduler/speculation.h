@@ -21,6 +21,8 @@ struct DraftCounts {
   int32_t drafted = 0;   // tokens verified
   int32_t accepted = 0;  // of those, part of the output
   int32_t passes = 0;    // draft rows run
+  int64_t layers = 0;    // that they ran, all of them
+  int32_t tokens = 0;    // of the output, that the rounds yielded
 };
 
 // What speculation came to; part of Finish.
@@ -65,8 +67,11 @@ class Speculation {
   void AddDraft(const SampledToken& drawn);
   // To be verified.
   std::span<const TokenId> drafts() const { return drafts_; }
-  // The first `accepted` of the drafts are output, and of those the model has judged `tried`.
-  void End(int32_t tried, int32_t accepted);
+  // Of a round that yields `tokens` tokens, how many drafts the model has judged: none behind the
+  // last draft, and none that a run ends before.
+  int32_t Judged(int32_t tokens) const;
+  // The round yields `tokens` tokens, and the first `accepted` of the drafts are the first of them.
+  void End(int32_t tokens, int32_t accepted);
 
   // The logits of a verify row were not finite. Whether plain decoding would have met them is
   // unknown: this sequence goes on without drafts.

@@ -1,6 +1,7 @@
 #include "server/final_message.h"
 
 #include "server/decode_modes.h"
+#include "server/speculation_saved.h"
 #include "server/weight_formats.h"
 
 namespace skim {
@@ -64,7 +65,8 @@ v1::SpeculationOutcome::Drafter ToProto(DrafterKind kind) {
   return v1::SpeculationOutcome::DRAFTER_UNSPECIFIED;
 }
 
-void FillSpeculation(const SpeculationReport& report, v1::SpeculationOutcome* out) {
+void FillSpeculation(const SpeculationReport& report, WeightFormat weights, const ModelInfo& model,
+                     v1::SpeculationOutcome* out) {
   for (size_t i = 0; i < kDraftSources; ++i) {
     const DraftCounts& counts = report.by_source[i];
     if (counts.rounds == 0) continue;
@@ -83,6 +85,9 @@ void FillSpeculation(const SpeculationReport& report, v1::SpeculationOutcome* ou
   const DraftCounts total = report.total();
   out->set_draft_rows(static_cast<uint32_t>(total.passes));
   if (total.rounds > 0) out->set_tokens_per_round(1 + double{1} * total.accepted / total.rounds);
+  const SpeculationSaved saved = SavedBySpeculation(report, weights, model);
+  out->set_layer_passes_saved(saved.layer_passes);
+  out->set_weight_bytes_saved(saved.weight_bytes);
 }
 
 }  // namespace
@@ -100,13 +105,15 @@ const char* PrefillModeName(PrefillMode mode) {
 }
 
 v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros arrival,
-                     Micros last_token, uint64_t page_bytes) {
+                     Micros last_token, const ModelInfo& model) {
   v1::Final final;
   final.set_finish_reason(ToProto(finish, output));
   final.set_weights(ToProto(finish.weight_format));
-  if (finish.prefill.asked) FillPrefill(finish.prefill, page_bytes, final.mutable_prefill());
+  if (finish.prefill.asked) {
+    FillPrefill(finish.prefill, model.kv_page_bytes, final.mutable_prefill());
+  }
   if (finish.speculation.drafter != DrafterKind::kNone) {
-    FillSpeculation(finish.speculation, final.mutable_speculation());
+    FillSpeculation(finish.speculation, finish.weight_format, model, final.mutable_speculation());
   }
   if (final.finish_reason() == v1::FINISH_REASON_STOP) output.ReportStop(&final);
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/types.h"
+#include "engine/engine.h"
 #include "scheduler/request.h"
 #include "server/choice_output.h"
 #include "skim/v1/inference.pb.h"
@@ -11,9 +12,9 @@
 namespace skim {
 
 // `arrival` is when the call came in and `last_token` when its last token was seen, both on
-// the loop's clock. `finish` is not an error. `page_bytes`: of a KV page.
+// the loop's clock. `finish` is not an error.
 v1::Final BuildFinal(const Finish& finish, const ChoiceOutput& output, Micros arrival,
-                     Micros last_token, uint64_t page_bytes);
+                     Micros last_token, const ModelInfo& model);
 
 // "exact", "exact_too_short", "lazy".
 const char* PrefillModeName(PrefillMode mode);

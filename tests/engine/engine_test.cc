@@ -35,6 +35,24 @@ TEST(Engine, TellsWhatItLoaded) {
   EXPECT_GT(model.kv_cache_bytes, 0u);
 }
 
+TEST(Engine, TellsWhatAStepReadsOfEachFormat) {
+  EngineOptions options = Tiny();
+  options.weights = {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4};
+  auto engine = Engine::Load(options, {});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const ModelInfo& model = (*engine)->model();
+  ASSERT_EQ(model.weights.size(), 3u);
+  const auto layers = static_cast<uint64_t>(model.layers);
+  for (const FormatInfo& format : model.weights) {
+    EXPECT_GT(format.head_bytes, 0u);
+    // int4 uses the int8 head.
+    const bool own_head = format.format != WeightFormat::kInt4;
+    EXPECT_EQ(format.bytes, layers * format.layer_bytes + (own_head ? format.head_bytes : 0));
+  }
+  EXPECT_GT(model.weights[0].layer_bytes, model.weights[1].layer_bytes);
+  EXPECT_EQ(model.weights[2].head_bytes, model.weights[1].head_bytes);
+}
+
 // Else a sequence would outgrow the pool in the middle of its answer.
 TEST(Engine, AContextIsNoLongerThanWhatTheKvCacheHolds) {
   auto roomy = Engine::Load(Tiny(), {});

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <string>
 
+#include "server/speculation_saved.h"
 #include "tests/server/test_server.h"
 
 namespace skim {
@@ -33,7 +34,8 @@ TEST(ServedSpeculation, LookupSaysTheSameInFewerSteps) {
   ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
   EXPECT_EQ(outcome.only().text, plain.only().text);
   EXPECT_EQ(outcome.only().final.usage().generated_tokens(), 40u);
-  EXPECT_LT(server.Metric("skim_step_rows") - steps, steps * 3 / 4);
+  const double fewer = 2 * steps - server.Metric("skim_step_rows");
+  EXPECT_GT(fewer, steps / 4);
 
   const v1::SpeculationOutcome& told = outcome.only().final.speculation();
   ASSERT_EQ(told.sources_size(), 1);
@@ -44,6 +46,9 @@ TEST(ServedSpeculation, LookupSaysTheSameInFewerSteps) {
   EXPECT_EQ(told.draft_tokens_at(0), rounds);
   EXPECT_LE(told.accepted_tokens_at(3), told.accepted_tokens_at(0));
   EXPECT_DOUBLE_EQ(told.tokens_per_round(), 1 + double{1} * accepted / rounds);
+  // Of a model with two layers of 1500 bytes and a head of 1000.
+  EXPECT_EQ(told.layer_passes_saved(), 2 * fewer);
+  EXPECT_EQ(told.weight_bytes_saved(), 4000 * fewer);
 
   const std::map<std::string, std::string> lookup = {{"drafter", "lookup"}};
   EXPECT_EQ(server.Metric("skim_speculation_rounds_total", lookup), rounds);
@@ -61,7 +66,9 @@ TEST(ServedSpeculation, SelfDraftsInTheSmallestFormatOrFromALayer) {
   request.mutable_speculation()->mutable_self();
   request.mutable_speculation()->set_max_draft_tokens(3);
   const double int8_rows = server.Metric("skim_rows_total", {{"format", "int8"}});
+  const double steps = server.Metric("skim_step_rows");
   const Outcome low = server.Generate(request);
+  const double fewer = 2 * steps - server.Metric("skim_step_rows");
   EXPECT_EQ(low.only().text, plain.only().text);
   const v1::SpeculationOutcome& told = low.only().final.speculation();
   EXPECT_EQ(told.sources(0).drafter(), v1::SpeculationOutcome::DRAFTER_SELF);
@@ -70,11 +77,37 @@ TEST(ServedSpeculation, SelfDraftsInTheSmallestFormatOrFromALayer) {
   EXPECT_DOUBLE_EQ(told.tokens_per_round(), 4);
   EXPECT_EQ(server.Metric("skim_rows_total", {{"format", "int8"}}) - int8_rows, told.draft_rows());
   EXPECT_EQ(server.Metric("skim_draft_rows_total"), told.draft_rows());
+  // All drafts are right, so each saves a step of 4000 bytes and costs a pass of 2000.
+  EXPECT_EQ(fewer, told.draft_rows());
+  EXPECT_EQ(told.layer_passes_saved(), 0);
+  EXPECT_EQ(told.weight_bytes_saved(), 2000 * fewer);
 
   v1::Speculation::SelfDraft* self = request.mutable_speculation()->mutable_self();
   self->set_exit_layer(1);
   self->set_weights(v1::WEIGHT_FORMAT_BF16);
-  EXPECT_EQ(server.Generate(request).only().text, plain.only().text);
+  const Outcome early = server.Generate(request);
+  EXPECT_EQ(early.only().text, plain.only().text);
+  // A draft pass of one layer is half the layers, and a whole head.
+  EXPECT_EQ(early.only().final.speculation().layer_passes_saved(), fewer);
+  EXPECT_EQ(early.only().final.speculation().weight_bytes_saved(), 1500 * fewer);
+}
+
+// A round of one wrong draft yields what a step does, and the draft has been paid for.
+TEST(SpeculationSavedTest, IsNegativeWhereDraftsCostMoreThanTheySave) {
+  ModelInfo model;
+  model.layers = 10;
+  model.weights = {{WeightFormat::kBf16, 0, 100, 30}, {WeightFormat::kInt4, 0, 25, 15}};
+  SpeculationReport report;
+  DraftCounts& counts = report.by_source[SelfSource(WeightFormat::kInt4)];
+  counts = {.rounds = 3, .drafted = 3, .accepted = 0, .passes = 3, .layers = 12, .tokens = 3};
+  SpeculationSaved saved = SavedBySpeculation(report, WeightFormat::kBf16, model);
+  EXPECT_EQ(saved.layer_passes, -12);
+  EXPECT_EQ(saved.weight_bytes, -12 * 25 - 3 * 15);
+  // Two drafts from text were right: two steps less.
+  report.by_source[0] = {.rounds = 1, .drafted = 4, .accepted = 2, .tokens = 3};
+  saved = SavedBySpeculation(report, WeightFormat::kBf16, model);
+  EXPECT_EQ(saved.layer_passes, 2 * 10 - 12);
+  EXPECT_EQ(saved.weight_bytes, 2 * (10 * 100 + 30) - 12 * 25 - 3 * 15);
 }
 
 TEST(ServedSpeculation, AutoTellsWhoseDraftsItTook) {

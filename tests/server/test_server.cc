@@ -73,7 +73,7 @@ TestServer::TestServer(TestServerOptions options)
   info_.max_context = options_.scheduler.max_context;
   info_.eos_tokens = {kEndToken};
   info_.backend = "echo";
-  info_.weights = {{WeightFormat::kBf16, 4000}, {WeightFormat::kInt8, 2000}};
+  info_.weights = {{WeightFormat::kBf16, 4000, 1500, 1000}, {WeightFormat::kInt8, 2000, 750, 500}};
   info_.common_weight_bytes = 300;
   info_.kv_format = KvFormat::kFp8;
   info_.kv_cache_tokens = 12345;
