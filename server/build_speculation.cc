@@ -154,6 +154,10 @@ absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
 
 }  // namespace
 
+absl::Status CheckDrafterServed(const v1::Speculation& speculation, const RequestLimits& limits) {
+  return KindOf(speculation, limits).status();
+}
+
 absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& request,
                                                    const ServedModel& model, WeightFormat weights,
                                                    const PrefillPolicy& prefill) {

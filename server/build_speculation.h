@@ -10,8 +10,11 @@
 
 namespace skim {
 
-// `weights` and `prefill` are those of the request. Errors name the field; UNIMPLEMENTED for a
-// drafter that this server does not have, or is configured not to serve.
+// UNIMPLEMENTED, naming the field, for a drafter that this server does not have, or is configured
+// not to serve.
+absl::Status CheckDrafterServed(const v1::Speculation& speculation, const RequestLimits& limits);
+
+// `weights` and `prefill` are those of the request. Errors name the field.
 absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& request,
                                                    const ServedModel& model, WeightFormat weights,
                                                    const PrefillPolicy& prefill);

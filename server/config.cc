@@ -217,7 +217,8 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--worker-listen", raw->workers,
                   "Address for gateways that speak vllm.grpc.engine.VllmEngine; they show no "
                   "token, so keep it inside your network. What comes through HOST:PORT/SAVINGS "
-                  "gets these: a weight format, a profile for pruning, or both as in fast+int8; "
+                  "gets these: a weight format, a profile for pruning, who guesses ahead (auto, lookup, "
+                  "self, self-int8, ..), or several as in fast+int8; "
                   "gateways know it as model NAME:SAVINGS. Default: not served")
       ->delimiter(',')
       ->allow_extra_args(false)

@@ -85,18 +85,18 @@ absl::Status RunDaemon(const ServerConfig& config, Signals* signals, spdlog::log
   SKIM_ASSIGN_OR_RETURN(engine, LoadEngine(config.engine, log));
 
   const ModelInfo& info = engine->model();
-  SKIM_RETURN_IF_ERROR(CheckWorkerSavings(config.workers, info));
+  const ServedModel model = {.name = config.model_name,
+                             .directory = config.engine.model_dir,
+                             .info = &info,
+                             .tokenizer = tokenizer.get(),
+                             .loop = nullptr,
+                             .limits = config.limits};
+  SKIM_RETURN_IF_ERROR(CheckWorkerSavings(config.workers, model));
   metrics.SetModel(config.model_name, info);
   metrics.SetKvCache(engine->executor().kv_geometry().page_tokens, info.kv_cache_tokens);
   SchedulerConfig scheduler = config.scheduler;
   scheduler.max_context = info.max_context;
-  stack->Serve(scheduler, &engine->executor(),
-               ServedModel{.name = config.model_name,
-                           .directory = config.engine.model_dir,
-                           .info = &info,
-                           .tokenizer = tokenizer.get(),
-                           .loop = nullptr,
-                           .limits = config.limits});
+  stack->Serve(scheduler, &engine->executor(), model);
   signals->BeginServing();
   std::string ready =
       "ready grpc=" + stack->address().ToString() + " metrics=" + exposer->address().ToString();

@@ -100,8 +100,7 @@ void Configure(std::span<const TensorSpec> specs, Tensors* out) {
 absl::Status CheckModel(const ServedModel& model, const std::string& name,
                         const std::string& version) {
   SKIM_ASSIGN_OR_RETURN(const std::string savings, SavingsInName(name, model.name, "name"));
-  v1::GenerateRequest request;
-  SKIM_RETURN_IF_ERROR(ApplySavings(savings, *model.info, "name", &request));
+  SKIM_RETURN_IF_ERROR(CheckSavings(savings, model, "name"));
   return CheckKserveVersion("version", version);
 }
 

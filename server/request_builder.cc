@@ -159,7 +159,7 @@ absl::StatusOr<Generation> BuildGeneration(const v1::GenerateRequest& request,
   if (!savings.empty()) {
     v1::GenerateRequest spelled_out = request;
     spelled_out.set_model(model.name);
-    SKIM_RETURN_IF_ERROR(ApplySavings(savings, *model.info, "model", &spelled_out));
+    SKIM_RETURN_IF_ERROR(ApplySavings(savings, model, "model", &spelled_out));
     return BuildGeneration(spelled_out, model, arrival, deadline, drawn_seed);
   }
   SKIM_RETURN_IF_ERROR(CheckNames(request));

@@ -1,6 +1,7 @@
 // Savings by name, for protocols that have no fields for them: NAME:SAVINGS in place of the
-// model's name, as in smollm2:fast or smollm2:fast+int8. A word is a weight format or a profile
-// for pruning the prompt.
+// model's name, as in smollm2:fast or smollm2:fast+int8. A word is a weight format, a profile for
+// pruning the prompt, or who guesses the output ahead: auto, lookup, self, and as in self-int8,
+// self-8 or self-8-int8 self up to a layer or in a weight format.
 #pragma once
 
 #include <string>
@@ -22,9 +23,14 @@ absl::StatusOr<std::string> SavingsInName(const std::string& asked, const std::s
                                           const std::string& field);
 
 // Sets the fields that `savings` stands for; without words, none. NOT_FOUND, at `field`, for a word
-// that this model has nothing for; INVALID_ARGUMENT for two words, or a word and a field of the
-// request, for one thing.
-absl::Status ApplySavings(const std::string& savings, const ModelInfo& model,
+// that this model has nothing for; UNIMPLEMENTED for a drafter that is not served; INVALID_ARGUMENT
+// for two words, or a word and a field of the request, for one thing.
+absl::Status ApplySavings(const std::string& savings, const ServedModel& model,
                           const std::string& field, v1::GenerateRequest* request);
+
+// Whether a request with these savings, and nothing said beside them, can be served. Errors are at
+// `field`.
+absl::Status CheckSavings(const std::string& savings, const ServedModel& model,
+                          const std::string& field);
 
 }  // namespace skim

@@ -77,7 +77,7 @@ ServingStack::~ServingStack() {
 void ServingStack::Serve(const SchedulerConfig& scheduler, StepExecutor* executor,
                          ServedModel model) {
   load_.SetCapacity(scheduler, executor->kv_geometry());
-  workers_->Begin(*model.info, executor->kv_geometry().page_tokens);
+  workers_->Begin(model, executor->kv_geometry().page_tokens);
   loop_ = std::make_unique<ServingLoop>(scheduler, executor, clock_, &load_,
                                         workers_->empty() ? nullptr : workers_.get());
   model.loop = loop_.get();

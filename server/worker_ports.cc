@@ -19,10 +19,10 @@ absl::StatusOr<WorkerAddress> ParseWorkerAddress(const std::string& text) {
   return worker;
 }
 
-absl::Status CheckWorkerSavings(const std::vector<WorkerAddress>& workers, const ModelInfo& model) {
+absl::Status CheckWorkerSavings(const std::vector<WorkerAddress>& workers,
+                                const ServedModel& model) {
   for (const WorkerAddress& worker : workers) {
-    v1::GenerateRequest request;
-    SKIM_RETURN_IF_ERROR(ApplySavings(worker.savings, model, "worker-listen", &request));
+    SKIM_RETURN_IF_ERROR(CheckSavings(worker.savings, model, "worker-listen"));
   }
   return absl::OkStatus();
 }
@@ -46,12 +46,13 @@ absl::StatusOr<std::unique_ptr<WorkerPorts>> WorkerPorts::Listen(
   return out;
 }
 
-void WorkerPorts::Begin(const ModelInfo& model, int32_t page_tokens) {
+void WorkerPorts::Begin(const ServedModel& model, int32_t page_tokens) {
   for (const auto& port : ports_) {
     v1::GenerateRequest request;
     SKIM_CHECK(ApplySavings(port->savings, model, "worker-listen", &request).ok());
+    const ModelInfo& info = *model.info;
     const auto weights =
-        ChooseWeights(request.weights(), model.weights.front().format, "weights", model);
+        ChooseWeights(request.weights(), info.weights.front().format, "weights", info);
     SKIM_CHECK(weights.ok());
     port->journal.Begin(*weights, page_tokens);
   }

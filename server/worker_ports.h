@@ -28,8 +28,9 @@ struct WorkerAddress {
 // "HOST:PORT" or "HOST:PORT/SAVINGS".
 absl::StatusOr<WorkerAddress> ParseWorkerAddress(const std::string& text);
 
-// NOT_FOUND if the model has nothing for the savings of an address.
-absl::Status CheckWorkerSavings(const std::vector<WorkerAddress>& workers, const ModelInfo& model);
+// Whether calls with the savings of each address can be served; as CheckSavings.
+absl::Status CheckWorkerSavings(const std::vector<WorkerAddress>& workers,
+                                const ServedModel& model);
 
 class WorkerPorts final : public PrefixListener {
  public:
@@ -38,8 +39,8 @@ class WorkerPorts final : public PrefixListener {
       const std::vector<WorkerAddress>& workers, const RpcServerOptions& rpc,
       const CallServices& services, const ServingGate* gate, LoadReportService* load_report);
 
-  // Before the loop starts. `model` has what CheckWorkerSavings looks for.
-  void Begin(const ModelInfo& model, int32_t page_tokens);
+  // Before the loop starts. `model` has passed CheckWorkerSavings.
+  void Begin(const ServedModel& model, int32_t page_tokens);
   void OnPrefixChange(std::span<const PrefixEvent> events) override;
 
   void SetServing(bool serving);

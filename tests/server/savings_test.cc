@@ -56,19 +56,74 @@ TEST_F(SavingsTest, TheNameOfTheModelChoosesThem) {
 
 TEST_F(SavingsTest, WordsThatTheModelHasNotAndContradictionsAreRefused) {
   for (const char* model :
-       {"echo:", "echo:slow", "echo:fast+", "echo:int4", "other:fast", "echofast"}) {
+       {"echo:", "echo:slow", "echo:fast+", "echo:int4", "other:fast", "echofast", "echo:none",
+        "echo:lookup-2", "echo:auto-int8", "echo:self-", "echo:self-int8-1", "echo:self-fp7"}) {
     const Outcome outcome = Ask(model);
     EXPECT_EQ(outcome.status.error_code(), StatusCode::NOT_FOUND) << model;
     EXPECT_EQ(ViolatedField(outcome.status), "model");
   }
-  EXPECT_THAT(Ask("echo:slow").status.error_message(), HasSubstr("bf16, int8, fast"));
-  for (const char* model : {"echo:int8+int8", "echo:int8+bf16", "echo:fast+fast"}) {
+  EXPECT_THAT(Ask("echo:slow").status.error_message(), HasSubstr("bf16, int8, fast, lookup, self, auto"));
+  for (const char* model : {"echo:int8+int8", "echo:int8+bf16", "echo:fast+fast", "echo:lookup+auto",
+                            "echo:self-3", "echo:int8+self-int8", "echo:fast+lookup"}) {
     EXPECT_EQ(Ask(model).status.error_code(), StatusCode::INVALID_ARGUMENT) << model;
   }
   v1::GenerateRequest both = TextRequest(Prompt());
   both.set_model("echo:int8");
   both.set_weights(v1::WEIGHT_FORMAT_BF16);
   EXPECT_EQ(ViolatedField(server_.Generate(both).status), "model");
+  both.set_model("echo:lookup");
+  both.mutable_speculation()->mutable_off();
+  EXPECT_EQ(ViolatedField(server_.Generate(both).status), "model");
+}
+
+TEST_F(SavingsTest, TheNameOfTheModelChoosesWhoGuessesAhead) {
+  struct Case {
+    const char* savings;
+    v1::SpeculationOutcome::Drafter drafter;
+    v1::WeightFormat drafts;   // in this weight format
+    double layers_per_draft;
+  };
+  const std::string text = "0123456789abcdef";
+  for (const Case& c :
+       {Case{"lookup", v1::SpeculationOutcome::DRAFTER_LOOKUP, v1::WEIGHT_FORMAT_UNSPECIFIED, 0},
+        Case{"int8+lookup", v1::SpeculationOutcome::DRAFTER_LOOKUP, v1::WEIGHT_FORMAT_UNSPECIFIED,
+             0},
+        Case{"self", v1::SpeculationOutcome::DRAFTER_SELF, v1::WEIGHT_FORMAT_INT8, 2},
+        Case{"self-int8", v1::SpeculationOutcome::DRAFTER_SELF, v1::WEIGHT_FORMAT_INT8, 2},
+        Case{"self-1", v1::SpeculationOutcome::DRAFTER_SELF, v1::WEIGHT_FORMAT_INT8, 1},
+        Case{"self-1-bf16", v1::SpeculationOutcome::DRAFTER_SELF, v1::WEIGHT_FORMAT_BF16, 1}}) {
+    v1::GenerateRequest request = EndlessRequest(text, 40);
+    request.set_model(std::string("echo:") + c.savings);
+    const Outcome outcome = server_.Generate(request);
+    ASSERT_TRUE(outcome.status.ok()) << c.savings << " " << outcome.status.error_message();
+    const v1::SpeculationOutcome& told = outcome.only().final.speculation();
+    ASSERT_EQ(told.sources_size(), 1) << c.savings;
+    const v1::SpeculationOutcome::Source& source = told.sources(0);
+    EXPECT_EQ(source.drafter(), c.drafter) << c.savings;
+    EXPECT_EQ(source.weights(), c.drafts) << c.savings;
+    // The drafts of `self` are all right, so each saves a step of two layers.
+    if (c.layers_per_draft > 0) {
+      EXPECT_EQ(told.layer_passes_saved(), source.draft_rows() * (2 - c.layers_per_draft))
+          << c.savings;
+    }
+  }
+  v1::GenerateRequest request = EndlessRequest(text, 40);
+  request.set_model("echo:auto");
+  EXPECT_GT(server_.Generate(request).only().final.speculation().sources_size(), 0);
+}
+
+TEST_F(SavingsTest, ADrafterThatIsNotServedIsRefused) {
+  TestServerOptions options;
+  options.limits.drafters = {DrafterKind::kLookup};
+  TestServer server(options);
+  v1::GenerateRequest request = EndlessRequest("abab", 10);
+  request.set_model("echo:self");
+  const grpc::Status status = server.Generate(request).status;
+  EXPECT_EQ(status.error_code(), StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(ViolatedField(status), "model");
+  EXPECT_THAT(status.error_message(), HasSubstr("does not serve that drafter"));
+  request.set_model("echo:lookup");
+  EXPECT_TRUE(server.Generate(request).status.ok());
 }
 
 TEST_F(SavingsTest, APortForGatewaysGivesItsOwnToAllThatComesThroughIt) {
@@ -94,12 +149,21 @@ TEST_F(SavingsTest, APortForGatewaysGivesItsOwnToAllThatComesThroughIt) {
 
 TEST_F(SavingsTest, AreCheckedAgainstTheModelBeforeItServes) {
   std::vector<WorkerAddress> workers(2);
-  EXPECT_TRUE(CheckWorkerSavings(workers, server_.info()).ok());
-  workers[1].savings = "fast";
-  EXPECT_TRUE(CheckWorkerSavings(workers, server_.info()).ok());
-  workers[1].savings = "fp8";
-  EXPECT_THAT(std::string(CheckWorkerSavings(workers, server_.info()).message()),
-              HasSubstr("worker-listen: "));
+  ServedModel model;
+  model.info = &server_.info();
+  model.limits.drafters = {DrafterKind::kSelf};
+  EXPECT_TRUE(CheckWorkerSavings(workers, model).ok());
+  for (const char* savings : {"fast", "self-int8", "int8+auto"}) {
+    workers[1].savings = savings;
+    EXPECT_TRUE(CheckWorkerSavings(workers, model).ok()) << savings;
+  }
+  // No call with the last two could be served.
+  for (const char* savings : {"fp8", "lookup", "int8+self-int8", "fast+self-1"}) {
+    workers[1].savings = savings;
+    EXPECT_THAT(std::string(CheckWorkerSavings(workers, model).message()),
+                HasSubstr("worker-listen: "))
+        << savings;
+  }
 }
 
 }  // namespace
