@@ -15,12 +15,15 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     speculation->mutable_off();
     return absl::OkStatus();
   }
-  if (parts.size() == 1 && parts[0] == "auto") {
-    speculation->mutable_auto_();
+  const bool shared = parts.size() == 2 && parts[1] == "shared";
+  if ((parts.size() == 1 || shared) && parts[0] == "auto") {
+    v1::Speculation::Auto* automatic = speculation->mutable_auto_();
+    if (shared) automatic->set_shared_store(true);
     return absl::OkStatus();
   }
-  if (parts.size() == 1 && parts[0] == "lookup") {
-    speculation->mutable_lookup();
+  if ((parts.size() == 1 || shared) && parts[0] == "lookup") {
+    v1::Speculation::Lookup* lookup = speculation->mutable_lookup();
+    if (shared) lookup->set_shared_store(true);
     return absl::OkStatus();
   }
   if (parts.size() <= 3 && parts[0] == "self") {
@@ -40,7 +43,8 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     if (at == parts.size()) return absl::OkStatus();
   }
   return absl::InvalidArgumentError("--speculation: '" + text +
-                                    "' is not off, auto, lookup, self or self:LAYERS:FORMAT");
+                                    "' is not off, auto, lookup, auto:shared, lookup:shared, self "
+                                    "or self:LAYERS:FORMAT");
 }
 
 }  // namespace skim

@@ -269,8 +269,7 @@ absl::Status LoadVocabulary(const ModelConfig& c, Loader* load, Weights* weights
 uint64_t Weights::LayerBytes(WeightFormat format) const {
   uint64_t bytes = 0;
   for (const LayerWeights& layer : layers) {
-    for (const WeightByFormat* weight :
-         {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+    for (const WeightByFormat* weight : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
       bytes += weight->In(format).bytes();
     }
   }

@@ -11,6 +11,7 @@
 #include "base/types.h"
 #include "engine/sampling_params.h"
 #include "kernels/weight.h"
+#include "scheduler/answer_store.h"
 #include "scheduler/speculation_policy.h"
 
 namespace skim {
@@ -25,9 +26,12 @@ struct DraftProposal {
   std::vector<TokenId> tokens;  // to be verified as they are; or
   int32_t passes = 0;           // so many draft passes of `row`, a token each
   DraftRow row;
+  bool stored = false;  // the tokens are of an earlier answer
 
   int32_t size() const { return tokens.empty() ? passes : static_cast<int32_t>(tokens.size()); }
-  size_t source() const { return passes > 0 ? SelfSource(row.format) : 0; }
+  size_t source() const {
+    return passes > 0 ? SelfSource(row.format) : stored ? kStoreSource : kTextSource;
+  }
 };
 
 class Drafter {
@@ -38,7 +42,16 @@ class Drafter {
   virtual DraftProposal Propose(std::span<const TokenId> tokens, int32_t most) = 0;
 };
 
-// Those that `policy` asks for or, if kAuto, allows; none if it is off. `layers`: of the model.
-std::vector<std::unique_ptr<Drafter>> MakeDrafters(const SpeculationPolicy& policy, int32_t layers);
+// What drafters know beside the sequence's own text. Borrowed.
+struct DraftContext {
+  int32_t layers = 0;              // of the model
+  AnswerStore* answers = nullptr;  // null if the policy asks for none
+  AnswerOwner owner;               // whose answers a sequence may see
+};
+
+// Those that `policy` asks for or, if kAuto, allows; none if it is off. If not kAuto, each is for
+// where those before it propose nothing.
+std::vector<std::unique_ptr<Drafter>> MakeDrafters(const SpeculationPolicy& policy,
+                                                   const DraftContext& context);
 
 }  // namespace skim

@@ -3,20 +3,9 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "scheduler/ngram_hash.h"
 
 namespace skim {
-namespace {
-
-uint64_t HashOf(std::span<const TokenId> ngram) {
-  uint64_t hash = 0;
-  for (const TokenId token : ngram) {
-    hash = (hash ^ static_cast<uint32_t>(token)) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 29;
-  }
-  return hash;
-}
-
-}  // namespace
 
 LookupDrafter::LookupDrafter(int32_t min_ngram, int32_t max_ngram)
     : min_ngram_(min_ngram),
@@ -31,7 +20,7 @@ void LookupDrafter::Index(std::span<const TokenId> tokens) {
   for (; indexed_ + 1 < known; ++indexed_) {
     const int32_t end = indexed_ + 1;
     for (int32_t n = min_ngram_; n <= std::min(max_ngram_, end); ++n) {
-      after_[n - min_ngram_][HashOf(tokens.subspan(end - n, n))] = end;
+      after_[n - min_ngram_][HashOfNgram(tokens.subspan(end - n, n))] = end;
     }
   }
 }
@@ -41,7 +30,7 @@ DraftProposal LookupDrafter::Propose(std::span<const TokenId> tokens, int32_t mo
   const auto known = static_cast<int32_t>(tokens.size());
   for (int32_t n = std::min(max_ngram_, known - 1); n >= min_ngram_; --n) {
     const auto ending = tokens.last(n);
-    const auto found = after_[n - min_ngram_].find(HashOf(ending));
+    const auto found = after_[n - min_ngram_].find(HashOfNgram(ending));
     if (found == after_[n - min_ngram_].end()) continue;
     const int32_t begin = found->second;
     if (!std::ranges::equal(tokens.subspan(begin - n, n), ending)) continue;  // hashes collide

@@ -21,6 +21,8 @@ struct StepStats {
   int32_t preempted = 0;          // sequences preempted by this step's plan
   int64_t prefix_queries = 0;     // prompt tokens looked up in the prefix cache
   int64_t prefix_hits = 0;        // of those, found
+  int64_t answer_lookups = 0;     // in stored answers, one a sequence
+  int64_t answer_hits = 0;        // of those, found something
 };
 
 struct LoopState {
@@ -30,6 +32,8 @@ struct LoopState {
   int32_t kv_pages_total = 0;
   int32_t kv_pages_owned = 0;     // held by sequences
   int32_t kv_pages_cached = 0;    // reusable content, evictable
+  int64_t answer_bytes = 0;       // of memory that stored answers take
+  int32_t answer_owners = 0;      // whose they are
 };
 
 class ServingObserver {

@@ -95,7 +95,8 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvGeometry& geometry, 
       geometry_(geometry),
       intake_(intake),
       observer_(observer),
-      cache_(geometry, config.prefix_cache) {
+      cache_(geometry, config.prefix_cache),
+      answers_(config.answer_store_bytes) {
   SKIM_CHECK(limits_.max_running > 0);
 }
 
@@ -113,7 +114,8 @@ void Scheduler::TakeArrivals() {
     PrepareLazy(geometry_, sequence.get());
     if (sequence->request.speculation.on()) {
       sequence->speculation = std::make_unique<Speculation>(
-          sequence->request.speculation, sequence->request.sampling, geometry_.layers);
+          sequence->request.speculation, sequence->request.sampling,
+          DraftContext{geometry_.layers, &answers_, sequence->owner()});
     }
     if (const uint64_t id = sequence->request.group; id != 0) {
       Group& group = groups_.try_emplace(id, Group{.leader = sequence->arrival}).first->second;
@@ -154,6 +156,7 @@ const StepPlan& Scheduler::BeginStep(Micros now) {
 // A pruned sequence whose every step chooses anew who is revived takes its tokens one by one:
 // only so does each of them see what it would see without drafts.
 void Scheduler::Propose() {
+  const int64_t lookups = answers_.lookups(), hits = answers_.hits();
   for (const auto& sequence : running_) {
     Sequence& s = *sequence;
     if (!s.speculation) continue;
@@ -165,6 +168,8 @@ void Scheduler::Propose() {
                          1;
     s.speculation->Propose(s.tokens, ready ? left : 0);
   }
+  stats_.answer_lookups = answers_.lookups() - lookups;
+  stats_.answer_hits = answers_.hits() - hits;
   ChooseDrafts();
 }
 
@@ -446,6 +451,11 @@ void Scheduler::End(Sequence& sequence, FinishReason reason, absl::Status status
   if (sequence.lazy) FillReport(*sequence.lazy, limits_.layers, &sequence.report);
   if (sequence.speculation) sequence.report.speculation = sequence.speculation->report();
   cache_.Release(&sequence.kv);
+  // What was told, however the request ended: a stop string is a cancellation here.
+  if (sequence.request.speculation.shared_store && reason != FinishReason::kError) {
+    const auto prompt = static_cast<size_t>(sequence.prompt_tokens());
+    answers_.Add(sequence.owner(), std::span(sequence.tokens).subspan(prompt));
+  }
   LeaveGroup(sequence);
   fair_share_.Leave(sequence.tenant);
   if (sequence.report.scheduled == kNever) intake_->Left(sequence.prompt_tokens());
@@ -521,6 +531,8 @@ LoopState Scheduler::State() const {
   state.kv_pages_total = cache_.ledger().total();
   state.kv_pages_owned = cache_.ledger().owned();
   state.kv_pages_cached = cache_.ledger().cached();
+  state.answer_bytes = answers_.bytes();
+  state.answer_owners = answers_.owners();
   return state;
 }
 

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "base/types.h"
 #include "engine/step_plan.h"
+#include "scheduler/answer_store.h"
 #include "scheduler/auto_speculation.h"
 #include "scheduler/fair_share.h"
 #include "scheduler/intake.h"
@@ -113,6 +114,7 @@ class Scheduler {
   ServingObserver* const observer_;
 
   KvCache cache_;
+  AnswerStore answers_;
   FairShare fair_share_;
   Owned running_;
   Owned waiting_;

@@ -19,6 +19,7 @@ struct SchedulerConfig {
   int64_t max_waiting_tokens = 1 << 20;  // queue bound by prompt tokens
   int32_t max_context = 0;               // tokens of prompt + output; > 0
   bool prefix_cache = true;
+  int64_t answer_store_bytes = 0;         // for answers to draft from; 0: none are kept
   size_t channel_tokens = 1024;           // undelivered tokens before a stream is paused
   Micros slow_reader_limit = 30'000'000;  // a paused stream is ended after this long
 };

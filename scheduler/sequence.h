@@ -68,6 +68,7 @@ struct Sequence {
   }
   // A hit computes no logits for what it covers.
   bool may_hit() const { return !request.sampling.prompt_logprobs; }
+  AnswerOwner owner() const { return {request.tenant, request.cache_salt}; }
   CacheDomain domain(int32_t end_layer = 0) const {
     return {.salt = request.cache_salt,
             .weight_format = request.weight_format,

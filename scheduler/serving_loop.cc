@@ -115,6 +115,9 @@ class ServingLoop::Impl {
         speculation.max_ngram > kMaxNgram) {
       return invalid(".lookup: n-grams are out of range");
     }
+    if (speculation.shared_store && config_.answer_store_bytes < AnswerStore::kSlabBytes) {
+      return invalid(".shared_store: no answers are stored here");
+    }
     const PrefillPolicy& prefill = request.prefill;
     int32_t last_exit = geometry_.layers;
     for (size_t b = 0; b < prefill.keep.size() && last_exit == geometry_.layers; ++b) {

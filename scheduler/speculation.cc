@@ -21,12 +21,12 @@ DraftCounts SpeculationReport::total() const {
 }
 
 Speculation::Speculation(const SpeculationPolicy& policy, const SamplingParams& sampling,
-                         int32_t layers)
+                         const DraftContext& context)
     : policy_(policy),
       sampling_(sampling),
       draft_sampling_(sampling),
-      drafters_(MakeDrafters(policy, layers)) {
-  SKIM_CHECK(automatic() || drafters_.size() == 1);
+      drafters_(MakeDrafters(policy, context)) {
+  SKIM_CHECK(automatic() || !drafters_.empty());
   SKIM_CHECK(policy.max_drafts >= 1 && policy.max_drafts <= kMaxDrafts);
   draft_sampling_.top_logprobs = policy.stop_confidence > 0 ? 0 : -1;
   report_.drafter = policy.drafter;
@@ -40,9 +40,10 @@ void Speculation::Propose(std::span<const TokenId> tokens, int32_t most) {
   for (const std::unique_ptr<Drafter>& drafter : drafters_) {
     DraftProposal proposal = drafter->Propose(tokens, most);
     SKIM_CHECK(proposal.size() <= most);
-    if (proposal.size() > 0) offers_.push_back(std::move(proposal));
+    if (proposal.size() == 0) continue;
+    offers_.push_back(std::move(proposal));
+    if (!automatic()) return Take(0, offers_[0].size());
   }
-  if (!automatic() && !offers_.empty()) Take(0, offers_[0].size());
 }
 
 void Speculation::Take(size_t offer, int32_t drafts) {

@@ -38,14 +38,15 @@ struct SpeculationReport {
 
 class Speculation {
  public:
-  // `sampling` outlives this. `layers`: of the model.
-  Speculation(const SpeculationPolicy& policy, const SamplingParams& sampling, int32_t layers);
+  // `sampling` and what is borrowed in `context` outlive this.
+  Speculation(const SpeculationPolicy& policy, const SamplingParams& sampling,
+              const DraftContext& context);
 
   // --- before a step is planned ---
   // Whether somebody is to take from the offers, if anything is.
   bool automatic() const { return policy_.drafter == DrafterKind::kAuto; }
-  // Asks for at most `most` drafts behind `tokens`; none if <= 0. The one drafter's are what the
-  // next round would verify; of several drafters they are offers.
+  // Asks for at most `most` drafts behind `tokens`; none if <= 0. If automatic, all drafters'
+  // are offers; else the first's that has any are what the next round would verify.
   void Propose(std::span<const TokenId> tokens, int32_t most);
   std::span<const DraftProposal> offers() const { return offers_; }
   // The next round would verify the first `drafts` of this offer. Once after Propose.

@@ -18,18 +18,19 @@ inline constexpr int32_t kMaxNgram = 8;
 
 enum class DrafterKind : uint8_t { kNone, kLookup, kSelf, kAuto };
 inline constexpr int kDrafterKinds = 4;
-// Without kAuto, which chooses from them for each round and drafts nothing itself.
-inline constexpr int kDraftingKinds = 3;
 
 // What drafts come from, told apart by what they cost and how often they are right: the request's
-// text, and the model's own layers in each weight format.
-inline constexpr size_t kDraftSources = 1 + kWeightFormats;
+// text, the model's own layers in each weight format, and earlier answers.
+inline constexpr size_t kDraftSources = 2 + kWeightFormats;
+inline constexpr size_t kTextSource = 0, kStoreSource = 1 + kWeightFormats;
 constexpr size_t SelfSource(WeightFormat format) { return 1 + static_cast<size_t>(format); }
-constexpr WeightFormat FormatOfSelf(size_t source) {  // source > 0
+constexpr bool IsSelf(size_t source) { return source != kTextSource && source != kStoreSource; }
+constexpr WeightFormat FormatOfSelf(size_t source) {  // IsSelf
   return static_cast<WeightFormat>(source - 1);
 }
-constexpr DrafterKind KindOfSource(size_t source) {
-  return source == 0 ? DrafterKind::kLookup : DrafterKind::kSelf;
+// In metrics: all formats of the model's layers are one.
+constexpr std::string_view SourceName(size_t source) {
+  return source == kTextSource ? "lookup" : source == kStoreSource ? "store" : "self";
 }
 
 constexpr std::string_view DrafterName(DrafterKind kind) {
@@ -51,6 +52,9 @@ struct SpeculationPolicy {
   // kLookup: what followed the last n tokens where they stood before, the longest n first.
   int32_t min_ngram = 2;  // [1, max_ngram]
   int32_t max_ngram = 4;  // [min_ngram, kMaxNgram]
+  // kLookup and kAuto: also in earlier answers of the same owner (answer_store.h), among which this
+  // request's will be.
+  bool shared_store = false;
 
   // kSelf: the model's own layers [0, exit_layer) and head, in a resident weight format. Below L
   // and in the request's format this is LayerSkip (arXiv 2404.16710); with all layers in a

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/status_macros.h"
+#include "scheduler/answer_store.h"
 #include "server/rpc_status.h"
 #include "server/weight_formats.h"
 
@@ -51,10 +52,15 @@ absl::Status FillCommon(const v1::Speculation& speculation, const RequestLimits&
   return absl::OkStatus();
 }
 
-absl::Status FillLookup(const v1::Speculation::Lookup& lookup, SpeculationPolicy* policy) {
-  if (lookup.shared_store()) {
-    return Unimplemented("speculation.lookup.shared_store", "no answers are stored here");
-  }
+absl::Status FillSharedStore(const std::string& field, const RequestLimits& limits,
+                             SpeculationPolicy* policy) {
+  policy->shared_store = true;
+  if (limits.answer_store_bytes > 0) return absl::OkStatus();
+  return Unimplemented(field, "no answers are stored here");
+}
+
+absl::Status FillLookup(const v1::Speculation::Lookup& lookup, const RequestLimits& limits,
+                        SpeculationPolicy* policy) {
   if (lookup.has_max_ngram()) {
     if (lookup.max_ngram() < 1 || lookup.max_ngram() > static_cast<uint32_t>(kMaxNgram)) {
       return InvalidField("speculation.lookup.max_ngram",
@@ -70,7 +76,13 @@ absl::Status FillLookup(const v1::Speculation::Lookup& lookup, SpeculationPolicy
     }
     policy->min_ngram = static_cast<int32_t>(lookup.min_ngram());
   }
-  return absl::OkStatus();
+  if (!lookup.shared_store()) return absl::OkStatus();
+  if (policy->max_ngram < AnswerSlab::kMinNgram || policy->min_ngram > AnswerSlab::kMaxNgram) {
+    return InvalidField("speculation.lookup.shared_store",
+                        "stored answers are looked up by " + std::to_string(AnswerSlab::kMinNgram) +
+                            " to " + std::to_string(AnswerSlab::kMaxNgram) + " tokens");
+  }
+  return FillSharedStore("speculation.lookup.shared_store", limits, policy);
 }
 
 // The first layer at which the prompt is cut; all layers if it is not.
@@ -111,19 +123,26 @@ absl::Status FillSelf(const v1::Speculation::SelfDraft& self, const ModelInfo& i
   return absl::OkStatus();
 }
 
-// The request's own text, and every format of fewer bytes than its own: all layers run in those,
-// so they cannot draft for a prompt that is cut.
-void FillAuto(const ModelInfo& info, WeightFormat weights, int32_t first_cut,
-              const RequestLimits& limits, SpeculationPolicy* policy) {
+// The request's own text, stored answers, and every format of fewer bytes than its own: all layers
+// run in those, so they cannot draft for a prompt that is cut.
+absl::Status FillAuto(const v1::Speculation::Auto& asked, const ModelInfo& info,
+                      WeightFormat weights, int32_t first_cut, const RequestLimits& limits,
+                      SpeculationPolicy* policy) {
   const auto allowed = [&](DrafterKind kind) {
     return std::ranges::find(limits.drafters, kind) != limits.drafters.end();
   };
   policy->may_look_up = allowed(DrafterKind::kLookup);
-  if (!allowed(DrafterKind::kSelf) || first_cut < info.layers) return;
+  if (asked.shared_store()) {
+    const std::string field = "speculation.auto.shared_store";
+    if (!policy->may_look_up) return Unimplemented(field, "this server does not look up text");
+    SKIM_RETURN_IF_ERROR(FillSharedStore(field, limits, policy));
+  }
+  if (!allowed(DrafterKind::kSelf) || first_cut < info.layers) return absl::OkStatus();
   const size_t own = std::ranges::find(info.weights, weights, &FormatInfo::format)->bytes;
   for (const FormatInfo& format : info.weights) {
     if (format.bytes < own) policy->draft_formats.push_back(format.format);
   }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
@@ -176,9 +195,10 @@ absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& re
                         "modes every token may revive others");
   }
   if (policy.drafter == DrafterKind::kLookup) {
-    SKIM_RETURN_IF_ERROR(FillLookup(speculation.lookup(), &policy));
+    SKIM_RETURN_IF_ERROR(FillLookup(speculation.lookup(), model.limits, &policy));
   } else if (policy.drafter == DrafterKind::kAuto) {
-    FillAuto(*model.info, weights, first_cut, model.limits, &policy);
+    SKIM_RETURN_IF_ERROR(
+        FillAuto(speculation.auto_(), *model.info, weights, first_cut, model.limits, &policy));
   } else {
     SKIM_RETURN_IF_ERROR(FillSelf(speculation.self(), *model.info, weights, first_cut, &policy));
   }

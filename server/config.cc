@@ -46,6 +46,7 @@ struct RawFlags {
   std::string lazy_boundaries = "auto";
   std::vector<std::string> drafters;
   uint64_t kv_cache_bytes = 0;
+  uint64_t answer_store_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
   uint64_t max_message_bytes = 4 << 20;
   uint64_t drain_timeout_ms = 30'000;
@@ -106,6 +107,12 @@ void AddPruningFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
 
 void AddSpeculationFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   const char* group = "Speculation";
+  app->add_option("--answer-store", raw->answer_store_bytes,
+                  "Memory for the answers of requests that ask to have later ones of the same "
+                  "tenant and cache salt guessed from them, as in 64MiB; default: none is stored")
+      ->transform(Quiet(CLI::AsSizeValue(true)))
+      ->type_name("SIZE")
+      ->group(group);
   app->add_option("--drafters", raw->drafters,
                   "What requests may have their output guessed by: lookup (the request's own "
                   "text), self (the model's first layers, or its copy in a smaller weight "
@@ -217,9 +224,9 @@ void AddServingFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--worker-listen", raw->workers,
                   "Address for gateways that speak vllm.grpc.engine.VllmEngine; they show no "
                   "token, so keep it inside your network. What comes through HOST:PORT/SAVINGS "
-                  "gets these: a weight format, a profile for pruning, who guesses ahead (auto, lookup, "
-                  "self, self-int8, ..), or several as in fast+int8; "
-                  "gateways know it as model NAME:SAVINGS. Default: not served")
+                  "gets these: a weight format, a profile for pruning, who guesses ahead (auto, "
+                  "lookup, self, self-int8, ..), or several as in fast+int8; gateways know it as "
+                  "model NAME:SAVINGS. Default: not served")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("HOST:PORT[/SAVINGS],...")
@@ -357,6 +364,13 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
     return Mistake("--kv-cache: more bytes than an address has");
   }
   config.engine.kv_cache_bytes = static_cast<int64_t>(raw.kv_cache_bytes);
+  constexpr uint64_t kLeastStore = 1 << 20, kMostStore = uint64_t{1} << 40;
+  if (raw.answer_store_bytes != 0 &&
+      (raw.answer_store_bytes < kLeastStore || raw.answer_store_bytes > kMostStore)) {
+    return Mistake("--answer-store: must be 0, or 1MiB to 1TiB");
+  }
+  config.scheduler.answer_store_bytes = static_cast<int64_t>(raw.answer_store_bytes);
+  config.limits.answer_store_bytes = config.scheduler.answer_store_bytes;
   for (KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8}) {
     if (raw.kv_format == KvFormatName(format)) config.engine.kv_format = format;
   }

@@ -52,17 +52,10 @@ void FillPrefill(const PrefillReport& report, uint64_t page_bytes, v1::PrefillOu
   out->set_token_layers_saved(static_cast<uint64_t>(report.token_layers_saved));
 }
 
-v1::SpeculationOutcome::Drafter ToProto(DrafterKind kind) {
-  switch (kind) {
-    case DrafterKind::kNone:
-    case DrafterKind::kAuto:
-      break;
-    case DrafterKind::kLookup:
-      return v1::SpeculationOutcome::DRAFTER_LOOKUP;
-    case DrafterKind::kSelf:
-      return v1::SpeculationOutcome::DRAFTER_SELF;
-  }
-  return v1::SpeculationOutcome::DRAFTER_UNSPECIFIED;
+v1::SpeculationOutcome::Drafter DrafterOf(size_t source) {
+  if (source == kTextSource) return v1::SpeculationOutcome::DRAFTER_LOOKUP;
+  if (source == kStoreSource) return v1::SpeculationOutcome::DRAFTER_STORE;
+  return v1::SpeculationOutcome::DRAFTER_SELF;
 }
 
 void FillSpeculation(const SpeculationReport& report, WeightFormat weights, const ModelInfo& model,
@@ -71,8 +64,8 @@ void FillSpeculation(const SpeculationReport& report, WeightFormat weights, cons
     const DraftCounts& counts = report.by_source[i];
     if (counts.rounds == 0) continue;
     v1::SpeculationOutcome::Source* source = out->add_sources();
-    source->set_drafter(ToProto(KindOfSource(i)));
-    if (i > 0) source->set_weights(ToProto(FormatOfSelf(i)));
+    source->set_drafter(DrafterOf(i));
+    if (IsSelf(i)) source->set_weights(ToProto(FormatOfSelf(i)));
     source->set_draft_rows(static_cast<uint32_t>(counts.passes));
     source->set_rounds(static_cast<uint32_t>(counts.rounds));
     source->set_draft_tokens(static_cast<uint32_t>(counts.drafted));

@@ -209,8 +209,7 @@ void GenerateCall::CollectChoice(uint32_t index) {
 void GenerateCall::FinishChoice(uint32_t index, const skim::Finish& finish) {
   --open_choices_;
   Choice& choice = choices_[index];
-  choice.final =
-      BuildFinal(finish, *choice.output, arrival_, choice.last_token, *model_.info);
+  choice.final = BuildFinal(finish, *choice.output, arrival_, choice.last_token, *model_.info);
   choice.final->set_seed(generation_.requests[index].sampling.seed);
   choice.final->set_request_id(request_id_);
   choice.final->set_trace_id(origin_.trace_id);

@@ -94,6 +94,7 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
     response->add_drafters(std::string(DrafterName(DrafterKind::kAuto)));
   }
   response->set_max_draft_tokens(static_cast<uint32_t>(model.limits.max_draft_tokens));
+  response->set_answer_store_bytes(static_cast<uint64_t>(model.limits.answer_store_bytes));
   for (TokenId id : info.eos_tokens) response->add_end_token_ids(static_cast<uint32_t>(id));
   response->set_has_chat_template(model.tokenizer->has_chat_template());
   for (const FormatInfo& weights : info.weights) {

@@ -76,6 +76,9 @@ Metrics::Metrics()
       prefix_queries_(AddCounter("skim_prefix_cache_queries_total",
                                  "Prompt tokens looked up in the prefix cache")),
       prefix_hits_(AddCounter("skim_prefix_cache_hits_total", "Prompt tokens found there")),
+      answer_lookups_(AddCounter("skim_answer_store_lookups_total",
+                                 "Looks into earlier answers for drafts, one a sequence and step")),
+      answer_hits_(AddCounter("skim_answer_store_hits_total", "Of those, found a continuation")),
       preemptions_(AddCounter("skim_preemptions_total", "Sequences preempted")),
       finished_(prometheus::BuildCounter()
                     .Name("skim_requests_finished_total")
@@ -97,6 +100,9 @@ Metrics::Metrics()
       kv_pages_free_(kv_pages_.Add({{"state", "free"}})),
       kv_pages_cached_(kv_pages_.Add({{"state", "cached"}})),
       kv_pages_owned_(kv_pages_.Add({{"state", "owned"}})),
+      answer_bytes_(AddGauge("skim_answer_store_bytes", "Memory that stored answers take")),
+      answer_owners_(
+          AddGauge("skim_answer_store_owners", "Tenants and cache salts that have stored answers")),
       weight_bytes_(AddGauge("skim_model_weight_bytes", "Resident weights, all formats together")),
       kv_cache_bytes_(AddGauge("skim_kv_cache_bytes", "Resident KV cache")) {
   for (size_t i = 0; i < prefill_time_by_mode_.size(); ++i) {
@@ -123,8 +129,8 @@ void Metrics::AddSpeculation() {
       family("skim_speculation_rounds_total", "Steps of a sequence that verified drafts");
   auto& drafted = family("skim_draft_tokens_total", "Drafts verified, by where they came from");
   auto& accepted = family("skim_draft_tokens_accepted_total", "Of those, part of the output");
-  for (int i = 1; i < kDraftingKinds; ++i) {
-    const std::string name(DrafterName(static_cast<DrafterKind>(i)));
+  for (size_t i = 0; i < kDraftSources; ++i) {
+    const std::string name(SourceName(i));
     rounds_[i] = &rounds.Add({{"drafter", name}});
     drafted_[i] = &drafted.Add({{"drafter", name}});
     accepted_[i] = &accepted.Add({{"drafter", name}});
@@ -156,12 +162,16 @@ void Metrics::OnStep(const StepStats& stats) {
   preemptions_.Increment(stats.preempted);
   prefix_queries_.Increment(static_cast<double>(stats.prefix_queries));
   prefix_hits_.Increment(static_cast<double>(stats.prefix_hits));
+  answer_lookups_.Increment(static_cast<double>(stats.answer_lookups));
+  answer_hits_.Increment(static_cast<double>(stats.answer_hits));
 }
 
 void Metrics::OnState(const LoopState& state) {
   running_.Set(state.running);
   waiting_.Set(state.waiting);
   waiting_tokens_.Set(static_cast<double>(state.waiting_tokens));
+  answer_bytes_.Set(static_cast<double>(state.answer_bytes));
+  answer_owners_.Set(state.answer_owners);
   const int32_t total = state.kv_pages_total;
   kv_usage_.Set(total > 0 ? static_cast<double>(state.kv_pages_owned) / total : 0);
   kv_pages_free_.Set(total - state.kv_pages_owned - state.kv_pages_cached);
@@ -191,10 +201,9 @@ void Metrics::OnFinish(const Finish& finish) {
   const SpeculationReport& speculation = finish.speculation;
   for (size_t source = 0; source < kDraftSources; ++source) {
     const DraftCounts& counts = speculation.by_source[source];
-    const auto i = static_cast<size_t>(KindOfSource(source));
-    rounds_[i]->Increment(counts.rounds);
-    drafted_[i]->Increment(counts.drafted);
-    accepted_[i]->Increment(counts.accepted);
+    rounds_[source]->Increment(counts.rounds);
+    drafted_[source]->Increment(counts.drafted);
+    accepted_[source]->Increment(counts.accepted);
   }
   for (int i = 0; i < kMaxDrafts; ++i) {
     drafted_at_[i]->Increment(speculation.drafted_at[i]);

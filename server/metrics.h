@@ -75,12 +75,14 @@ class Metrics final : public ServingObserver {
   prometheus::Counter& revival_stopped_;
   prometheus::Counter& draft_rows_;
   prometheus::Counter& verify_rows_;
-  // By DrafterKind; none for kNone.
-  std::array<prometheus::Counter*, kDraftingKinds> rounds_{}, drafted_{}, accepted_{};
+  // By source; those of one name are one.
+  std::array<prometheus::Counter*, kDraftSources> rounds_{}, drafted_{}, accepted_{};
   // By position in the round.
   std::array<prometheus::Counter*, kMaxDrafts> drafted_at_{}, accepted_at_{};
   prometheus::Counter& prefix_queries_;
   prometheus::Counter& prefix_hits_;
+  prometheus::Counter& answer_lookups_;
+  prometheus::Counter& answer_hits_;
   prometheus::Counter& preemptions_;
   prometheus::Family<prometheus::Counter>& finished_;
   std::array<prometheus::Counter*, 5> finished_by_reason_;
@@ -94,6 +96,8 @@ class Metrics final : public ServingObserver {
   prometheus::Gauge& kv_pages_free_;
   prometheus::Gauge& kv_pages_cached_;
   prometheus::Gauge& kv_pages_owned_;
+  prometheus::Gauge& answer_bytes_;
+  prometheus::Gauge& answer_owners_;
   prometheus::Gauge& weight_bytes_;
   prometheus::Gauge& kv_cache_bytes_;
 };

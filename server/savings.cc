@@ -45,6 +45,14 @@ bool ParseSelf(std::span<const std::string> parts, v1::Speculation::SelfDraft* s
   return at == parts.size();
 }
 
+// "lookup" or "lookup-shared", split.
+template <typename Drafter>
+bool ParseShared(std::span<const std::string> parts, Drafter* drafter) {
+  if (parts.size() == 1) return true;
+  drafter->set_shared_store(true);
+  return parts.size() == 2 && parts[1] == "shared";
+}
+
 // False if the word is none for speculation.
 bool ParseDrafter(const std::string& word, v1::Speculation* speculation) {
   const std::vector<std::string> parts = absl::StrSplit(word, '-');
@@ -54,11 +62,9 @@ bool ParseDrafter(const std::string& word, v1::Speculation* speculation) {
     case DrafterKind::kSelf:
       return ParseSelf(parts, speculation->mutable_self());
     case DrafterKind::kLookup:
-      speculation->mutable_lookup();
-      return parts.size() == 1;
+      return ParseShared(parts, speculation->mutable_lookup());
     case DrafterKind::kAuto:
-      speculation->mutable_auto_();
-      return parts.size() == 1;
+      return ParseShared(parts, speculation->mutable_auto_());
   }
   return false;
 }
@@ -117,9 +123,9 @@ absl::Status CheckSavings(const std::string& savings, const ServedModel& model,
                           const std::string& field) {
   v1::GenerateRequest request;
   SKIM_RETURN_IF_ERROR(ApplySavings(savings, model, field, &request));
-  SKIM_ASSIGN_OR_RETURN(const WeightFormat weights,
-                        ChooseWeights(request.weights(), model.info->weights.front().format, field,
-                                      *model.info));
+  SKIM_ASSIGN_OR_RETURN(
+      const WeightFormat weights,
+      ChooseWeights(request.weights(), model.info->weights.front().format, field, *model.info));
   const auto prefill = BuildPrefill(request, model, model.info->max_context);
   if (!prefill.ok()) return AtField(prefill.status(), field);
   return AtField(BuildSpeculation(request, model, weights, *prefill).status(), field);

@@ -22,6 +22,7 @@ struct RequestLimits {
   // That requests may name, and how many tokens they may draft in a round.
   std::vector<DrafterKind> drafters = {DrafterKind::kLookup, DrafterKind::kSelf};
   int32_t max_draft_tokens = 8;  // [1, kMaxDrafts]
+  int64_t answer_store_bytes = 0;  // 0: no answers are stored to draft from
 };
 
 struct ServedModel {

@@ -76,6 +76,9 @@ TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
   EXPECT_TRUE(parse("--speculation off").has_off());
   EXPECT_TRUE(parse("--speculation auto").has_auto_());
   EXPECT_TRUE(parse("--speculation lookup").has_lookup());
+  EXPECT_FALSE(parse("--speculation lookup").lookup().shared_store());
+  EXPECT_TRUE(parse("--speculation lookup:shared").lookup().shared_store());
+  EXPECT_TRUE(parse("--speculation auto:shared").auto_().shared_store());
   const v1::Speculation self = parse("--speculation self");
   EXPECT_TRUE(self.has_self());
   EXPECT_FALSE(self.self().has_exit_layer() || self.self().has_weights());
@@ -87,7 +90,8 @@ TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
   EXPECT_EQ(all.self().weights(), v1::WEIGHT_FORMAT_INT8);
   EXPECT_EQ(all.max_draft_tokens(), 5u);
   EXPECT_EQ(all.stop_confidence(), 0.5f);
-  for (const char* bad : {"self:int3", "self:8:8", "self:int8:8", "self:", "lookup:4", "oracle"}) {
+  for (const char* bad : {"self:int3", "self:8:8", "self:int8:8", "self:", "lookup:4", "off:shared",
+                          "lookup:shared:4", "oracle"}) {
     v1::GenerateRequest request;
     const absl::Status status = Parse(std::string("--speculation ") + bad, &request);
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("--speculation")) << bad;

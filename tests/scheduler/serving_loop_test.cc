@@ -141,6 +141,7 @@ TEST(ServingLoop, RefusesSpeculationThatCannotBeHonoured) {
       {[](auto* s) { s->max_ngram = kMaxNgram + 1; }, "lookup"},
       {[](auto* s) { s->exit_layer = 0; }, "exit_layer"},
       {[](auto* s) { s->exit_layer = 3; }, "exit_layer"},
+      {[](auto* s) { s->shared_store = true; }, "shared_store"},
   };
   for (const auto& [damage, named] : cases) {
     Request request = MakeRequest(1, 4, 4);

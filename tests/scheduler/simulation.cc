@@ -58,6 +58,7 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   // Mostly every sequence fits alone; in some schedules it can outgrow the pool.
   config_.max_context = Chance(80) ? std::clamp(pool_tokens, 4, 60) : Pick(10, 60);
   config_.prefix_cache = !Chance(15);
+  if (Chance(60)) config_.answer_store_bytes = Pick(1, 3) * AnswerStore::kSlabBytes;
   config_.channel_tokens = static_cast<size_t>(Pick(1, 6));
   config_.slow_reader_limit = Pick(20, 500);
   vocabulary_ = Pick(2, 40);
@@ -73,7 +74,8 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   engine_ = std::make_unique<FakeEngine>(geometry_, Model());
   engine_->domain_of = &SaltOf;
   speculates_ = Chance(60);
-  if (speculates_ && Chance(30)) memory_ = Pick(1, 2);
+  // What is stored is found where the own text says nothing: among many answers that are alike.
+  if (speculates_ && Chance(config_.answer_store_bytes > 0 ? 60 : 30)) memory_ = Pick(1, 2);
   const int32_t right_percent = std::array{0, 50, 90, 100}[Pick(0, 3)];
   engine_->draft = [this, right_percent](SeqId, TokenId right) {
     if (Chance(right_percent)) return right;
@@ -121,6 +123,8 @@ SpeculationPolicy Simulation::RandomSpeculation(const Request& request) {
     if (Chance(50)) policy.draft_formats.push_back(static_cast<WeightFormat>(format));
   }
   policy.may_look_up = Chance(70);
+  policy.shared_store =
+      config_.answer_store_bytes > 0 && policy.drafter != DrafterKind::kSelf && Chance(70);
   policy.draft_format =
       Chance(50) ? request.weight_format : static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
   return policy;
@@ -339,6 +343,10 @@ void Simulation::CheckSpeculation(const Request& request, const Finish& finish) 
                                   : counts_->drafts[static_cast<size_t>(report.drafter)];
   counts.drafted += total.drafted;
   counts.accepted += total.accepted;
+  const DraftCounts& stored = report.by_source[kStoreSource];
+  ASSERT_TRUE(stored.drafted == 0 || request.speculation.shared_store);
+  counts_->stored_drafts.drafted += stored.drafted;
+  counts_->stored_drafts.accepted += stored.accepted;
 }
 
 void Simulation::CheckFinished(SeqId id, Client& client) {

@@ -39,6 +39,7 @@ struct SimulationCounts {
   int64_t slow_readers = 0;
   std::array<SpeculationCounts, kDrafterKinds> drafts;  // of prompts that are not pruned
   SpeculationCounts pruned_drafts;
+  SpeculationCounts stored_drafts;  // by earlier answers, of all prompts
   std::map<FinishReason, int64_t> finished;
 };
 

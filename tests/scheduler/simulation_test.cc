@@ -58,6 +58,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   }
   std::printf("of pruned prompts: drafts %ld accepted %ld\n", counts.pruned_drafts.drafted,
               counts.pruned_drafts.accepted);
+  std::printf("by earlier answers: drafts %ld accepted %ld\n", counts.stored_drafts.drafted,
+              counts.stored_drafts.accepted);
   if (seeds.count < 100) return;  // a few seeds, to look at them
   // The schedules must have met what they are meant to test.
   EXPECT_GT(counts.steps, 50 * seeds.count);
@@ -80,6 +82,7 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
     EXPECT_LT(drafts.accepted, drafts.drafted - enough);
   }
   EXPECT_GT(counts.pruned_drafts.accepted, seeds.count / 30);
+  EXPECT_GT(counts.stored_drafts.accepted, seeds.count / 200);
   for (const auto& [reason, count] : counts.finished) EXPECT_GT(count, seeds.count / 10);
   EXPECT_EQ(counts.finished.size(), 5u);
 }

@@ -50,6 +50,10 @@ TEST(Config, ReadsSizesAndTimesWithUnits) {
                                          "1500ms", "--max-message-bytes", "1MB"});
   EXPECT_EQ(config.engine.kv_cache_bytes, int64_t{512} << 20);
   EXPECT_EQ(config.drain_timeout, 1'500'000);
+  EXPECT_EQ(config.scheduler.answer_store_bytes, 0);
+  const ServerConfig stores = MustParse({"--model", "m", "--answer-store", "64MiB"});
+  EXPECT_EQ(stores.scheduler.answer_store_bytes, int64_t{64} << 20);
+  EXPECT_EQ(stores.limits.answer_store_bytes, int64_t{64} << 20);
   EXPECT_EQ(config.max_message_bytes, 1'000'000);
 }
 

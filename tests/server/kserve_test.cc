@@ -157,9 +157,9 @@ TEST_F(KserveTest, TheModelsNameMayNameSavings) {
   request.set_model_name("echo:int8");
   EXPECT_THAT(Infer(request)["text_output"], ElementsAre("abab"));
   EXPECT_GT(server_.Metric("skim_rows_total", {{"format", "int8"}}), 0);
-  for (const auto& [name, ready] : 
-       {std::pair{"echo:int8", true}, std::pair{"echo:int4", false},
-        std::pair{"echo:self-1", true}, std::pair{"echo:self-3", false}}) {
+  for (const auto& [name, ready] :
+       {std::pair{"echo:int8", true}, std::pair{"echo:int4", false}, std::pair{"echo:self-1", true},
+        std::pair{"echo:self-3", false}}) {
     grpc::ClientContext context;
     kserve::ModelReadyRequest ask;
     ask.set_name(name);

@@ -62,9 +62,11 @@ TEST_F(SavingsTest, WordsThatTheModelHasNotAndContradictionsAreRefused) {
     EXPECT_EQ(outcome.status.error_code(), StatusCode::NOT_FOUND) << model;
     EXPECT_EQ(ViolatedField(outcome.status), "model");
   }
-  EXPECT_THAT(Ask("echo:slow").status.error_message(), HasSubstr("bf16, int8, fast, lookup, self, auto"));
-  for (const char* model : {"echo:int8+int8", "echo:int8+bf16", "echo:fast+fast", "echo:lookup+auto",
-                            "echo:self-3", "echo:int8+self-int8", "echo:fast+lookup"}) {
+  EXPECT_THAT(Ask("echo:slow").status.error_message(),
+              HasSubstr("bf16, int8, fast, lookup, self, auto"));
+  for (const char* model :
+       {"echo:int8+int8", "echo:int8+bf16", "echo:fast+fast", "echo:lookup+auto", "echo:self-3",
+        "echo:int8+self-int8", "echo:fast+lookup"}) {
     EXPECT_EQ(Ask(model).status.error_code(), StatusCode::INVALID_ARGUMENT) << model;
   }
   v1::GenerateRequest both = TextRequest(Prompt());
@@ -80,7 +82,7 @@ TEST_F(SavingsTest, TheNameOfTheModelChoosesWhoGuessesAhead) {
   struct Case {
     const char* savings;
     v1::SpeculationOutcome::Drafter drafter;
-    v1::WeightFormat drafts;   // in this weight format
+    v1::WeightFormat drafts;  // in this weight format
     double layers_per_draft;
   };
   const std::string text = "0123456789abcdef";

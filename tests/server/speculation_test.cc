@@ -162,6 +162,69 @@ TEST(ServedSpeculation, AutoChoosesFromWhatIsServed) {
   EXPECT_EQ(ViolatedField(status), "speculation.auto");
 }
 
+TestServerOptions WithAnswerStore() {
+  TestServerOptions options;
+  options.scheduler.answer_store_bytes = options.limits.answer_store_bytes = 1 << 20;
+  return options;
+}
+
+TEST(ServedSpeculation, EarlierAnswersOfTheSameTenantGuessLaterOnes) {
+  TestServer server(WithAnswerStore());
+  v1::GenerateRequest request = Ask();
+  const Outcome plain = server.Generate(request);
+  request.set_tenant("ann");
+  request.mutable_speculation()->mutable_lookup()->set_shared_store(true);
+  const auto drafted_from_store = [](const Outcome& outcome) {
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+    uint32_t drafted = 0;
+    for (const auto& source : outcome.only().final.speculation().sources()) {
+      if (source.drafter() != v1::SpeculationOutcome::DRAFTER_STORE) continue;
+      EXPECT_EQ(source.weights(), v1::WEIGHT_FORMAT_UNSPECIFIED);
+      drafted += source.draft_tokens();
+    }
+    return drafted;
+  };
+  EXPECT_EQ(drafted_from_store(server.Generate(request)), 0u);
+  server.ExpectIdle();
+  EXPECT_EQ(server.Metric("skim_answer_store_hits_total"), 0);
+  EXPECT_EQ(server.Metric("skim_answer_store_bytes"), AnswerStore::kSlabBytes);
+  EXPECT_EQ(server.Metric("skim_answer_store_owners"), 1);
+
+  // How it goes on behind its first end token the text does not tell, but the earlier answer does.
+  v1::GenerateRequest later = request;
+  later.set_tenant("bob");
+  EXPECT_EQ(drafted_from_store(server.Generate(later)), 0u);
+  later.set_tenant("ann");
+  later.set_cache_salt("salt");
+  EXPECT_EQ(drafted_from_store(server.Generate(later)), 0u);
+  later.clear_cache_salt();
+  const Outcome told = server.Generate(later);
+  EXPECT_EQ(told.only().text, plain.only().text);
+  const uint32_t drafted = drafted_from_store(told);
+  EXPECT_GT(drafted, 0u);
+  server.ExpectIdle();
+  EXPECT_EQ(server.Metric("skim_draft_tokens_total", {{"drafter", "store"}}), drafted);
+  EXPECT_GT(server.Metric("skim_answer_store_hits_total"), 0);
+  EXPECT_GT(server.Metric("skim_answer_store_lookups_total"),
+            server.Metric("skim_answer_store_hits_total"));
+  EXPECT_EQ(server.Metric("skim_answer_store_owners"), 3);
+
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_EQ(model.answer_store_bytes(), 1u << 20);
+}
+
+TEST(ServedSpeculation, AnAnswerCutByAStopStringIsStoredToo) {
+  TestServer server(WithAnswerStore());
+  v1::GenerateRequest request = Ask("0123456789abcdef", 40);
+  request.mutable_speculation()->mutable_lookup()->set_shared_store(true);
+  request.mutable_sampling()->add_stop("9a");
+  EXPECT_EQ(server.Generate(request).only().final.stop_string(), "9a");
+  server.ExpectIdle();
+  EXPECT_EQ(server.Metric("skim_answer_store_owners"), 1);
+}
+
 TEST(ServedSpeculation, StopStringsAndChoicesAreThoseOfPlainDecoding) {
   TestServer server;
   v1::GenerateRequest request = Ask();
@@ -220,6 +283,13 @@ TEST(ServedSpeculation, RefusalsNameTheField) {
       {"speculation.lookup.max_ngram", [](auto* s) { s->mutable_lookup()->set_max_ngram(0); }},
       {"speculation.lookup.shared_store",
        [](auto* s) { s->mutable_lookup()->set_shared_store(true); }},
+      {"speculation.lookup.shared_store",
+       [](auto* s) {
+         s->mutable_lookup()->set_shared_store(true);
+         s->mutable_lookup()->set_max_ngram(1);
+       }},
+      {"speculation.auto.shared_store",
+       [](auto* s) { s->mutable_auto_()->set_shared_store(true); }},
       {"speculation.self.exit_layer", [](auto* s) { s->mutable_self()->set_exit_layer(0); }},
       {"speculation.self.exit_layer", [](auto* s) { s->mutable_self()->set_exit_layer(3); }},
       {"speculation.self.weights",
