@@ -88,7 +88,7 @@ class ScrapeTest(unittest.TestCase):
         subprocess.run(
             [BIN / "skim-load", "--server", cls.daemon.grpc, "--concurrency", "4"]
             + ["--requests", "60", "--prompt-tokens", "64", "--output-tokens", "24"]
-            + ["--shared-prefix", "48", "--malformed-share", "0.2"],
+            + ["--shared-prefix", "48", "--malformed-share", "0.2", "--speculation", "lookup"],
             check=True,
             stdout=subprocess.DEVNULL,
         )
