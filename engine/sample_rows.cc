@@ -9,9 +9,8 @@ void SampleRows::Clear() {
 
 std::span<const TokenCount> SampleRows::Count(const PlanSequence& sequence, int32_t length) {
   std::vector<TokenCount>& counts = counts_.emplace_back();
-  const auto known = static_cast<int32_t>(sequence.tokens.size());
   for (int32_t i = 0; i < length; ++i) {
-    const TokenId token = i < known ? sequence.tokens[i] : sequence.drafts[i - known];
+    const TokenId token = sequence.TokenAt(i);
     int32_t& slot = slot_of_token_[token];
     if (slot < 0) {
       slot = static_cast<int32_t>(counts.size());

@@ -96,6 +96,12 @@ struct PlanSequence {
   std::span<const PageId> deep_hidden_pages;
   std::vector<PlanCut> cuts;          // ascending
   const PruneRules* rules = nullptr;  // set if there are cuts
+
+  // Known or drafted.
+  TokenId TokenAt(int32_t position) const {
+    const auto known = static_cast<int32_t>(tokens.size());
+    return position < known ? tokens[position] : drafts[position - known];
+  }
 };
 
 struct StepPlan {

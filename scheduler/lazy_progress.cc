@@ -116,13 +116,12 @@ void LazyProgress::FillEntry(PlanSequence* entry) const {
   entry->rules = &policy_.rules;
 }
 
-void LazyProgress::AddTile(int32_t rows, std::span<const TokenId> tokens, PlanSequence* entry,
-                           StepPlan* plan) const {
+void LazyProgress::AddTile(int32_t rows, PlanSequence* entry, StepPlan* plan) const {
   FillEntry(entry);
   const Stage& stage = stages_[stage_];
   for (int32_t i = done_; i < done_ + rows; ++i) {
     const int32_t position = stage_ == 0 ? i : kept_[stage_][i];
-    plan->tokens.push_back(tokens[position]);
+    plan->tokens.push_back(entry->TokenAt(position));
     plan->positions.push_back(position);
     plan->enter.push_back(stage.first_layer);
     plan->leave.push_back(stage.end_layer);
@@ -201,8 +200,8 @@ KvExtent LazyProgress::AfterDecode(int32_t position, int32_t rows) const {
   return Extent(slots, 0, deep_rows);
 }
 
-void LazyProgress::AddDecode(int32_t position, int32_t rows, std::span<const TokenId> tokens,
-                             PlanSequence* entry, StepPlan* plan) const {
+void LazyProgress::AddDecode(int32_t position, int32_t rows, PlanSequence* entry,
+                             StepPlan* plan) const {
   FillEntry(entry);
   if (Chooses()) {
     const std::vector<int32_t> reserves = Reserves();
@@ -217,7 +216,7 @@ void LazyProgress::AddDecode(int32_t position, int32_t rows, std::span<const Tok
     }
   }
   for (int32_t p = position; p < position + rows; ++p) {
-    plan->tokens.push_back(tokens[p]);
+    plan->tokens.push_back(entry->TokenAt(p));
     plan->positions.push_back(p);
     plan->enter.push_back(0);
     plan->leave.push_back(geometry_.layers);

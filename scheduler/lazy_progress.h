@@ -59,16 +59,14 @@ class LazyProgress {
     return stage_ + 1 == stages() && done_ + rows == stages_[stage_].run_tokens;
   }
   // Fills in what `rows` rows are; appends them to the plan.
-  void AddTile(int32_t rows, std::span<const TokenId> tokens, PlanSequence* entry,
-               StepPlan* plan) const;
+  void AddTile(int32_t rows, PlanSequence* entry, StepPlan* plan) const;
 
   // --- decoding: rows at the positions from `position` on ---
   // Rows that can run in one step, at most `most`: one where each step chooses anew.
   int32_t DecodeRows(int32_t most) const { return Chooses() ? 1 : most; }
   int32_t ReservedRows() const;
   KvExtent AfterDecode(int32_t position, int32_t rows) const;
-  void AddDecode(int32_t position, int32_t rows, std::span<const TokenId> tokens,
-                 PlanSequence* entry, StepPlan* plan) const;
+  void AddDecode(int32_t position, int32_t rows, PlanSequence* entry, StepPlan* plan) const;
 
   // What the sequence holds once all `total` known tokens, of which `computed` are, have run.
   KvExtent CaughtUp(int32_t total, int32_t computed) const;

@@ -75,25 +75,18 @@ void Scheduler::AddToPlan(Sequence& sequence, int32_t rows) {
   rows += drafts;
   const int32_t end = sequence.computed + rows;
   bool draws = end >= sequence.total();
-  std::vector<TokenId> with_drafts;  // where there are some
-  std::span<const TokenId> tokens = sequence.tokens;
-  if (drafts > 0) {
-    with_drafts.assign(tokens.begin(), tokens.end());
-    with_drafts.insert(with_drafts.end(), entry.drafts.begin(), entry.drafts.end());
-    tokens = with_drafts;
-  }
   if (lazy != nullptr && !lazy->prompt_done()) {
-    lazy->AddTile(rows, tokens, &entry, &plan_);
+    lazy->AddTile(rows, &entry, &plan_);
     draws = lazy->EndsPrompt(rows) && sequence.total() == sequence.prompt_tokens();
   } else if (lazy != nullptr) {
-    lazy->AddDecode(sequence.computed, rows, tokens, &entry, &plan_);
+    lazy->AddDecode(sequence.computed, rows, &entry, &plan_);
   } else {
     const bool late = drafts > 0 && sequence.keeps_exit_rows(geometry_);
     for (int32_t position = sequence.computed; position < end; ++position) {
       // Where the draft passes left off; the newest token has had none.
       const bool joins_late = late && position + 1 < end;
-      plan_.AddRow(tokens[position], position, joins_late ? sequence.speculation->row().leave : 0,
-                   geometry_.layers);
+      plan_.AddRow(entry.TokenAt(position), position,
+                   joins_late ? sequence.speculation->row().leave : 0, geometry_.layers);
     }
   }
   entry.draws = draws ? 1 + drafts : 0;
