@@ -108,6 +108,12 @@ PUBLISHED = {
 # multiple of 16, a vocabulary that is no multiple of anything.
 _BYTE_TOKENS = {"bos_token_id": 257, "eos_token_id": 258}
 
+
+def llama_config(**shape: object) -> dict[str, object]:
+    """A Llama of this shape (as of _shape) with the ids of byte_tokenizer.py."""
+    return _llama(**_shape(**shape), **_BYTE_TOKENS)
+
+
 TINY = {
     # An epsilon large enough to be missed if it were not read.
     "tiny-llama2": _llama(**_shape(3, 48, 70, 3, 3, 263, 256, 1e4, eps=2e-2), **_BYTE_TOKENS),

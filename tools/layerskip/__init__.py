@@ -1,0 +1,1 @@
+"""Trains models whose first layers can draft for all of them."""
