@@ -5,6 +5,7 @@
 #include "cli/connection_flags.h"
 #include "cli/generate.h"
 #include "cli/model.h"
+#include "cli/sweep.h"
 #include "cli/tokenize.h"
 
 namespace {
@@ -29,6 +30,8 @@ int main(int argc, char** argv) {
       app.add_subcommand("chat", "Talk to the model; Ctrl-C cancels the answer, Ctrl-D ends"));
   app.add_subcommand("model", "Show what the daemon serves");
   skim::ModelCommand model;
+  skim::SweepCommand sweep(
+      app.add_subcommand("sweep", "Compare drafters and draft lengths on a file of prompts"));
   skim::TokenizeCommand tokenize(
       app.add_subcommand("tokenize", "Show how the model's tokenizer cuts a text"));
   try {
@@ -36,8 +39,11 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? skim::kExitOk : skim::kExitBadRequest;
   }
-  const std::pair<const char*, skim::Command*> commands[] = {
-      {"generate", &generate}, {"chat", &chat}, {"model", &model}, {"tokenize", &tokenize}};
+  const std::pair<const char*, skim::Command*> commands[] = {{"generate", &generate},
+                                                             {"chat", &chat},
+                                                             {"model", &model},
+                                                             {"sweep", &sweep},
+                                                             {"tokenize", &tokenize}};
   for (const auto& [name, command] : commands) {
     if (app.got_subcommand(name)) return command->Run(options);
   }

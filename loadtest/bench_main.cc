@@ -15,7 +15,7 @@
 #include "loadtest/daemon_process.h"
 #include "loadtest/lazy_bench.h"
 #include "loadtest/metrics_scrape.h"
-#include "loadtest/progress_bar.h"
+#include "cli/progress_bar.h"
 #include "loadtest/serve_bench.h"
 #include "loadtest/speculate_bench.h"
 
@@ -166,6 +166,7 @@ absl::Status RunSpeculate(const Flags& flags) {
   SpeculateBenchOptions options = flags.speculate;
   if (flags.quick) MakeQuick(&options);
   SKIM_ASSIGN_OR_RETURN(options.weights, ParseWeights(flags.weights));
+  if (options.narrow_file.empty()) options.narrow_file = flags.daemon.model_dir + "/prompts.jsonl";
   SKIM_ASSIGN_OR_RETURN(const auto served,
                         Served::Start(flags, absl::StrJoin(FormatsOf(flags), ","), {}));
   ProgressBar bar;
@@ -230,19 +231,31 @@ CLI::App* AddSpeculate(CLI::App* app, Flags* flags) {
   AddCommon(speculate, flags);
   flags->weights = {"bf16"};
   SpeculateBenchOptions* options = &flags->speculate;
-  AddList(speculate, "--texts", &options->texts, "templated (answers repeat the prompt), chat");
+  AddList(speculate, "--texts", &options->texts,
+          "templated (answers repeat the prompt), chat, or "
+          "narrow (what a model made by ./run train-layerskip was trained for)");
+  speculate->add_option("--prompts", options->narrow_file,
+                        "What narrow asks, {\"prompt\": ...} a line; default: prompts.jsonl of the "
+                        "model");
   AddList(speculate, "--drafters", &options->drafters, "As --speculation of skim generate");
   AddList(speculate, "--streams", &options->streams, "Requests at once");
   AddList(speculate, "--weights", &flags->weights, "Weight formats that the requests ask for");
   speculate->add_option("--output-tokens", options->output_tokens, "Tokens of an answer, at most")
       ->check(CLI::Range(2, 100'000))
       ->capture_default_str();
+  speculate
+      ->add_option("--batches", options->batches,
+                   "Sets of prompts that are sent one after the other in each repetition")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  speculate->add_option("--max-draft-tokens", options->max_draft_tokens, "As of skim generate");
   speculate->add_option("--repetitions", options->repetitions, "Each rate is the median of these")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   speculate
-      ->add_flag("--quick", flags->quick,
-                 "Short answers to one and two streams, once: shows that it works, measures nothing")
+      ->add_flag(
+          "--quick", flags->quick,
+          "Short answers to one and two streams, once: shows that it works, measures nothing")
       ->excludes("--streams")
       ->excludes("--output-tokens")
       ->excludes("--repetitions");

@@ -14,7 +14,7 @@
 #include "cli/weight_format_name.h"
 #include "loadtest/load_report.h"
 #include "loadtest/load_runner.h"
-#include "loadtest/progress_bar.h"
+#include "cli/progress_bar.h"
 #include "loadtest/workload.h"
 
 namespace skim {

@@ -42,10 +42,10 @@ double ServeCost::AttentionFlops(std::span<const LayerTokens> stretches) const {
   return flops;
 }
 
-double ServeCost::StepBytes() const {
+double ServeCost::StepBytes(double layers) const {
   const v1::WeightFormat head =
       weights_ == v1::WEIGHT_FORMAT_BF16 ? v1::WEIGHT_FORMAT_BF16 : v1::WEIGHT_FORMAT_INT8;
-  return (parameters_ - embedding_parameters_) * BytesPerWeight(weights_) +
+  return (parameters_ - embedding_parameters_) / layers_ * layers * BytesPerWeight(weights_) +
          embedding_parameters_ * BytesPerWeight(head);
 }
 

@@ -41,7 +41,9 @@ class ServeCost {
   // That one decode step reads whatever the number of streams: every weight once, of int4
   // scales and offsets too, and the head in int8 unless it is bf16. Keys and values come on top and
   // are left out.
-  double StepBytes() const;
+  double StepBytes() const { return StepBytes(layers_); }
+  // Of a draft that leaves before this layer.
+  double StepBytes(double layers) const;
 
   // int8 and int4 multiply in 8 bits; the others, and all attention, in bf16.
   double PrefillSeconds(std::span<const LayerTokens> stretches, const Roofs& roofs) const;

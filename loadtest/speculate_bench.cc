@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "cli/prompt_file.h"
 #include "cli/speculation_flag.h"
 #include "cli/weight_format_name.h"
 #include "loadtest/bench_figure.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr char kOff[] = "off";
 constexpr char kLookup[] = "lookup";
+constexpr char kNarrow[] = "narrow";
 
 // From the first first token to the last last one.
 double DecodeSeconds(const std::vector<StreamRecord>& records) {
@@ -33,14 +35,6 @@ double DecodedTokens(const std::vector<StreamRecord>& records) {
     tokens += static_cast<double>(record.token_times.size() - 1);
   }
   return tokens;
-}
-
-absl::StatusOr<v1::Speculation> SpeculationOf(const std::string& drafter) {
-  v1::Speculation speculation;
-  if (absl::Status status = ParseSpeculation(drafter, &speculation); !status.ok()) {
-    return absl::InvalidArgumentError("--drafters: '" + drafter + "' is no drafter");
-  }
-  return speculation;
 }
 
 }  // namespace
@@ -64,6 +58,15 @@ void DraftedWork::Add(const std::vector<StreamRecord>& records) {
   }
 }
 
+void DraftedWork::Add(const DraftedWork& other) {
+  tokens += other.tokens;
+  seconds += other.seconds;
+  rounds += other.rounds;
+  drafted += other.drafted;
+  accepted += other.accepted;
+  for (const auto& [format, rows] : other.draft_rows) draft_rows[format] += rows;
+}
+
 SpeculateBench::SpeculateBench(BenchClient* client, SpeculateBenchOptions options, Emit emit,
                                Progress progress)
     : client_(client),
@@ -71,16 +74,36 @@ SpeculateBench::SpeculateBench(BenchClient* client, SpeculateBenchOptions option
       emit_(std::move(emit)),
       progress_(std::move(progress)) {}
 
+absl::StatusOr<v1::Speculation> SpeculateBench::SpeculationOf(const std::string& drafter) const {
+  v1::Speculation speculation;
+  if (absl::Status status = ParseSpeculation(drafter, &speculation); !status.ok()) {
+    return absl::InvalidArgumentError("--drafters: '" + drafter + "' is no drafter");
+  }
+  if (options_.max_draft_tokens > 0 && drafter != kOff) {
+    speculation.set_max_draft_tokens(options_.max_draft_tokens);
+  }
+  return speculation;
+}
+
+absl::Status SpeculateBench::ReadTexts() {
+  for (const std::string& text : options_.texts) {
+    if (text == kNarrow) {
+      SKIM_ASSIGN_OR_RETURN(prompts_[text], ReadPrompts(options_.narrow_file));
+    } else {
+      prompts_[text] = SpeculateText(text);
+    }
+    if (prompts_.at(text).empty()) {
+      return absl::InvalidArgumentError("--texts: '" + text + "' is not templated, chat or narrow");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SpeculateBench::Check() const {
   if (options_.texts.empty() || options_.drafters.empty() || options_.streams.empty() ||
       options_.weights.empty()) {
     return absl::InvalidArgumentError(
         "--texts, --drafters, --streams and --weights must not be empty");
-  }
-  for (const std::string& text : options_.texts) {
-    if (SpeculateText(text).empty()) {
-      return absl::InvalidArgumentError("--texts: '" + text + "' is not templated or chat");
-    }
   }
   for (const std::string& drafter : options_.drafters) {
     SKIM_RETURN_IF_ERROR(SpeculationOf(drafter).status());
@@ -95,15 +118,15 @@ absl::Status SpeculateBench::Check() const {
   return absl::OkStatus();
 }
 
-std::vector<v1::GenerateRequest> SpeculateBench::RequestsOf(const Case& which,
+std::vector<v1::GenerateRequest> SpeculateBench::RequestsOf(const Case& which, int64_t batch,
                                                             const v1::Speculation& speculation) {
-  const std::vector<std::string> prompts = SpeculateText(which.text);
+  const std::vector<std::string>& prompts = prompts_.at(which.text);
   std::vector<v1::GenerateRequest> requests;
   for (int64_t i = 0; i < which.streams; ++i) {
     v1::GenerateRequest& request = requests.emplace_back();
     v1::Message* message = request.mutable_chat()->add_messages();
     message->set_role("user");
-    message->set_content(prompts[static_cast<size_t>(i) % prompts.size()]);
+    message->set_content(prompts[static_cast<size_t>(batch * which.streams + i) % prompts.size()]);
     request.mutable_sampling()->set_temperature(0);
     request.mutable_sampling()->set_max_tokens(static_cast<uint32_t>(options_.output_tokens));
     request.set_weights(which.weights);
@@ -114,6 +137,22 @@ std::vector<v1::GenerateRequest> SpeculateBench::RequestsOf(const Case& which,
   return requests;
 }
 
+absl::StatusOr<DraftedWork> SpeculateBench::RunBatches(const Case& which,
+                                                       const std::string& drafter,
+                                                       std::vector<std::vector<uint32_t>>* told) {
+  SKIM_ASSIGN_OR_RETURN(const v1::Speculation speculation, SpeculationOf(drafter));
+  DraftedWork work;
+  for (int64_t batch = 0; batch < options_.batches; ++batch) {
+    SKIM_ASSIGN_OR_RETURN(const auto records, client_->Run(RequestsOf(which, batch, speculation)));
+    const size_t first = told->size();
+    for (const StreamRecord& record : records) told->push_back(record.token_ids);
+    // Streams end in any order.
+    std::sort(told->begin() + static_cast<std::ptrdiff_t>(first), told->end());
+    work.Add(records);
+  }
+  return work;
+}
+
 absl::Status SpeculateBench::RunCase(const Case& which) {
   std::vector<std::string> drafters = {kOff};
   drafters.insert(drafters.end(), options_.drafters.begin(), options_.drafters.end());
@@ -121,21 +160,17 @@ absl::Status SpeculateBench::RunCase(const Case& which) {
   std::vector<std::vector<uint32_t>> answers;
   for (int i = 0; i < options_.repetitions; ++i) {
     for (const std::string& drafter : drafters) {
-      SKIM_ASSIGN_OR_RETURN(const v1::Speculation speculation, SpeculationOf(drafter));
-      SKIM_ASSIGN_OR_RETURN(const auto records, client_->Run(RequestsOf(which, speculation)));
       std::vector<std::vector<uint32_t>> told;
-      for (const StreamRecord& record : records) told.push_back(record.token_ids);
-      std::ranges::sort(told);  // streams end in any order
+      SKIM_ASSIGN_OR_RETURN(const DraftedWork work, RunBatches(which, drafter, &told));
       if (answers.empty()) answers = told;
       if (told != answers) {
         return absl::InternalError("answers drafted by " + drafter + " are not those without");
       }
-      const double tokens = DecodedTokens(records), seconds = DecodeSeconds(records);
-      if (tokens < 1 || seconds <= 0) {
+      if (work.tokens < 1 || work.seconds <= 0) {
         return absl::InternalError("the model answers " + which.text + " with too little");
       }
-      measured[drafter].tokens_per_s.Add(tokens / seconds);
-      measured[drafter].work.Add(records);
+      measured[drafter].tokens_per_s.Add(work.tokens / work.seconds);
+      measured[drafter].work.Add(work);
       const auto sets = options_.texts.size() * options_.streams.size() * options_.weights.size() *
                         static_cast<size_t>(options_.repetitions) * drafters.size();
       progress_(static_cast<double>(++done_) / static_cast<double>(sets),
@@ -148,11 +183,14 @@ absl::Status SpeculateBench::RunCase(const Case& which) {
   return absl::OkStatus();
 }
 
-double SpeculateBench::PredictSpeedup(const DraftedWork& work, v1::WeightFormat weights) const {
+double SpeculateBench::PredictSpeedup(const DraftedWork& work, v1::WeightFormat weights,
+                                      const v1::Speculation& speculation) const {
+  const double layers = speculation.self().has_exit_layer() ? speculation.self().exit_layer()
+                                                            : client_->model().layers();
   const double step = ServeCost(client_->model(), weights).StepBytes();
   double cost = work.steps();
   for (const auto& [format, rows] : work.draft_rows) {
-    cost += rows * ServeCost(client_->model(), format).StepBytes() / step;
+    cost += rows * ServeCost(client_->model(), format).StepBytes(layers) / step;
   }
   return work.tokens / cost;
 }
@@ -162,7 +200,8 @@ void SpeculateBench::EmitFigures(const Case& which, const std::string& drafter, 
   const nlohmann::ordered_json params = {{"text", which.text},
                                          {"drafter", drafter},
                                          {"streams", which.streams},
-                                         {"weights", WeightFormatName(which.weights)}};
+                                         {"weights", WeightFormatName(which.weights)},
+                                         {"model", client_->model().name()}};
   const auto emit = [&](const char* name, double value, const char* unit) {
     emit_(Figure("speculate", name, value, unit, params));
   };
@@ -174,7 +213,8 @@ void SpeculateBench::EmitFigures(const Case& which, const std::string& drafter, 
   if (drafter != kOff) {
     const DraftedWork& work = measured.work;
     const double speedup = rate / off.tokens_per_s.Median();
-    const double predicted = PredictSpeedup(work, which.weights);
+    // It was parsed before it ran.
+    const double predicted = PredictSpeedup(work, which.weights, *SpeculationOf(drafter));
     const double acceptance = work.drafted > 0 ? work.accepted / work.drafted : 0;
     const double per_round = work.rounds > 0 ? 1 + work.accepted / work.rounds : 0;
     emit("speedup", speedup, "x");
@@ -197,6 +237,7 @@ void SpeculateBench::EmitFigures(const Case& which, const std::string& drafter, 
 
 absl::Status SpeculateBench::Run() {
   SKIM_RETURN_IF_ERROR(Check());
+  SKIM_RETURN_IF_ERROR(ReadTexts());
   // Touches every page of the weights and starts every thread.
   for (const v1::WeightFormat weights : options_.weights) {
     SKIM_RETURN_IF_ERROR(

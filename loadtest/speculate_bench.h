@@ -20,12 +20,15 @@
 namespace skim {
 
 struct SpeculateBenchOptions {
-  std::vector<std::string> texts = {"templated", "chat"};
+  std::vector<std::string> texts = {"templated", "chat"};  // or "narrow"
+  std::string narrow_file = {};                            // as of ReadPrompts: what "narrow" asks
   // As of --speculation; beside "off", which always runs.
   std::vector<std::string> drafters = {"lookup", "self:int8", "self:int4", "auto"};
   std::vector<int64_t> streams = {1, 4, 16};  // at once, each its own prompt; repeated if too many
   std::vector<v1::WeightFormat> weights = {v1::WEIGHT_FORMAT_BF16};  // that verify
   int64_t output_tokens = 160;                                       // at most
+  int64_t batches = 1;            // of prompts, one after the other: a repetition
+  uint32_t max_draft_tokens = 0;  // a round; 0: the server's default
   int repetitions = 3;
 };
 
@@ -39,6 +42,7 @@ struct DraftedWork {
   std::map<v1::WeightFormat, double> draft_rows;
 
   void Add(const std::vector<StreamRecord>& records);
+  void Add(const DraftedWork& other);
   double steps() const { return tokens - accepted; }  // of single sequences
 };
 
@@ -68,20 +72,27 @@ class SpeculateBench {
   };
 
   absl::Status Check() const;
-  std::vector<v1::GenerateRequest> RequestsOf(const Case& which,
+  absl::Status ReadTexts();
+  std::vector<v1::GenerateRequest> RequestsOf(const Case& which, int64_t batch,
                                               const v1::Speculation& speculation);
+  // All batches with one drafter; adds the answers, sorted batch by batch, to `told`.
+  absl::StatusOr<DraftedWork> RunBatches(const Case& which, const std::string& drafter,
+                                         std::vector<std::vector<uint32_t>>* told);
   absl::Status RunCase(const Case& which);
   void EmitFigures(const Case& which, const std::string& drafter, const Measured& off,
                    const Measured& measured);
   // By the bytes of weights that are read alone, rows being free.
-  double PredictSpeedup(const DraftedWork& work, v1::WeightFormat weights) const;
+  double PredictSpeedup(const DraftedWork& work, v1::WeightFormat weights,
+                        const v1::Speculation& speculation) const;
+  absl::StatusOr<v1::Speculation> SpeculationOf(const std::string& drafter) const;
 
   BenchClient* const client_;
   const SpeculateBenchOptions options_;
   const Emit emit_;
   const Progress progress_;
-  int64_t sent_ = 0;  // requests
-  int64_t done_ = 0;  // sets
+  std::map<std::string, std::vector<std::string>> prompts_;  // by text
+  int64_t sent_ = 0;                                         // requests
+  int64_t done_ = 0;                                         // sets
   std::string table_;
 };
 

@@ -238,6 +238,52 @@ TEST(SkimModel, ShowsWhatIsServed) {
                         "  fast         keeps 30 %, 12.5 %; lazy, revives 8\n"));
 }
 
+// Answers 11 tokens in 100 ms, or in 40 with drafts; has no exit layer 99.
+grpc::Status AnswerSweep(const v1::GenerateRequest& request, grpc::ServerContext*, Writer* writer) {
+  const v1::Speculation& speculation = request.speculation();
+  if (speculation.self().exit_layer() == 99) {
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "speculation.self.exit_layer: [1, 12]");
+  }
+  v1::GenerateResponse response = FakeInference::Final(request);
+  v1::Final* final = response.mutable_final();
+  final->mutable_usage()->set_generated_tokens(11);
+  final->mutable_timings()->set_generation_ms(speculation.has_off() ? 100 : 40);
+  writer->Write(response);
+  return grpc::Status::OK;
+}
+
+TEST(SkimSweep, ShowsEveryDrafterAndWhyOneIsRefused) {
+  std::atomic<int> refusals = 0;
+  const FakeInference fake([&](auto& request, auto* context, Writer* writer) {
+    EXPECT_EQ(request.sampling().temperature(), 0);
+    const grpc::Status status = AnswerSweep(request, context, writer);
+    if (!status.ok()) ++refusals;
+    return status;
+  });
+  const std::string prompts = TempPath("prompts.jsonl"), json = TempPath("sweep.json");
+  std::ofstream(prompts) << "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n{\"prompt\": \"c\"}\n";
+  const Result result =
+      RunSkim(fake.address(), {"sweep", prompts, "--drafters", "self:3,self:99", "--draft-tokens",
+                               "2,8", "--limit", "2", "--json", json});
+  EXPECT_EQ(result.exit, 0) << result.err;
+  EXPECT_EQ(result.err, "") << "a bar is for terminals";
+  EXPECT_THAT(result.out, HasSubstr("self:3               8       250.0     2.50x"));
+  EXPECT_THAT(result.out, HasSubstr("self:99              2 refused: INVALID_ARGUMENT: speculation."
+                                    "self.exit_layer: [1, 12]"));
+  EXPECT_EQ(refusals, 2) << "once each";
+  EXPECT_EQ(nlohmann::json::parse(Slurp(json))["prompts"], 2);
+}
+
+TEST(SkimSweep, EndsWhereNothingCanBeCompared) {
+  const FakeInference fake([](auto&, auto*, auto*) {
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "chat: too long");
+  });
+  const std::string prompts = TempPath("prompts.jsonl");
+  std::ofstream(prompts) << "{\"prompt\": \"a\"}\n";
+  EXPECT_EQ(RunSkim(fake.address(), {"sweep", prompts, "--drafters", "lookup"}).exit, 2);
+  EXPECT_EQ(RunSkim(fake.address(), {"sweep", "/nowhere"}).exit, 2);
+}
+
 TEST(SkimTokenize, ShowsIdsAndPieces) {
   const FakeInference fake;
   EXPECT_EQ(RunSkim(fake.address(), {"tokenize", "a\n"}).out,

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
@@ -163,6 +164,48 @@ TEST_F(SpeculateBenchTest, SettingsTakeTurnsAndSendTheSamePrompts) {
   EXPECT_EQ(turns.substr(0, 12), "olsolsoollss");
   EXPECT_EQ(prompts['o'], prompts['l']);
   EXPECT_EQ(prompts['o'], prompts['s']);
+}
+
+TEST_F(SpeculateBenchTest, DraftsOfFewLayersCostWhatTheyRead) {
+  SpeculateBenchOptions options = Options();
+  options.texts = {"chat"};
+  options.drafters = {"self:2:bf16"};
+  options.max_draft_tokens = 3;
+  ASSERT_TRUE(Run(Serve, options).ok());
+  // Of 2.0 million parameters 0.1 are the head's: a pass reads 0.38 + 0.1 of them.
+  EXPECT_NEAR(Value("predicted_speedup", "self:2:bf16", 1), 3 / (1 + 3 * 0.48 / 2), 1e-9);
+  for (const v1::GenerateRequest& request : requests_) {
+    if (request.speculation().has_self()) {
+      EXPECT_EQ(request.speculation().max_draft_tokens(), 3u);
+    } else {
+      EXPECT_FALSE(request.speculation().has_max_draft_tokens());
+    }
+  }
+}
+
+TEST_F(SpeculateBenchTest, NarrowAsksWhatItsFileHoldsBatchByBatch) {
+  SpeculateBenchOptions options = Options();
+  options.texts = {"narrow"};
+  options.drafters = {"lookup"};
+  options.streams = {2};
+  options.batches = 2;
+  options.repetitions = 1;
+  options.narrow_file = testing::TempDir() + "/skim_narrow.jsonl";
+  std::ofstream(options.narrow_file) << R"({"prompt": "a"}
+{"prompt": "b"}
+{"prompt": "c"}
+)";
+  const absl::Status status = Run(Serve, options);
+  ASSERT_TRUE(status.ok()) << status;
+  std::multiset<std::string> asked;
+  for (const v1::GenerateRequest& request : requests_) {
+    if (request.has_chat() && request.speculation().has_off()) {
+      asked.insert(request.chat().messages(0).content());
+    }
+  }
+  EXPECT_EQ(asked, (std::multiset<std::string>{"a", "a", "b", "c"}));
+  options.narrow_file = "/nowhere/prompts.jsonl";
+  EXPECT_THAT(std::string(Run(Serve, options).message()), HasSubstr("/nowhere/prompts.jsonl"));
 }
 
 TEST_F(SpeculateBenchTest, AnotherAnswerThanWithoutSpeculationFails) {
