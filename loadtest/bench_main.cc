@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "cli/errors.h"
+#include "cli/progress_bar.h"
 #include "cli/weight_format_name.h"
 #include "kernels/bench/roofs.h"
 #include "kernels/cpu/cores.h"
@@ -15,7 +16,6 @@
 #include "loadtest/daemon_process.h"
 #include "loadtest/lazy_bench.h"
 #include "loadtest/metrics_scrape.h"
-#include "cli/progress_bar.h"
 #include "loadtest/serve_bench.h"
 #include "loadtest/speculate_bench.h"
 

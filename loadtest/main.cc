@@ -10,11 +10,11 @@
 #include "cli/connection_flags.h"
 #include "cli/errors.h"
 #include "cli/interrupts.h"
+#include "cli/progress_bar.h"
 #include "cli/speculation_flag.h"
 #include "cli/weight_format_name.h"
 #include "loadtest/load_report.h"
 #include "loadtest/load_runner.h"
-#include "cli/progress_bar.h"
 #include "loadtest/workload.h"
 
 namespace skim {

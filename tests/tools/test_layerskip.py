@@ -23,12 +23,14 @@ from layerskip.recipe import (
     time_scale,
 )
 from layerskip.speedup import (
+    Exit,
     best,
     best_replayed,
     draft_cost,
     expected_speedup,
     head_share,
     replayed_speedup,
+    table,
 )
 from model_shapes import PUBLISHED, llama_config
 
@@ -56,7 +58,8 @@ class Dropout(unittest.TestCase):
         self.assertAlmostEqual(time_scale(50, 101), math.sqrt(2) - 1)
         self.assertAlmostEqual(time_scale(100, 101), 1)
         recipe = Recipe(p_max=0.2)
-        self.assertAlmostEqual(recipe.drop_probability(2, 5, 50, 101), 0.2 * (math.sqrt(2) - 1) ** 2)
+        middle = 0.2 * (math.sqrt(2) - 1) ** 2
+        self.assertAlmostEqual(recipe.drop_probability(2, 5, 50, 101), middle)
         self.assertAlmostEqual(recipe.drop_probability(4, 5, 100, 101), 0.2)
 
     def test_is_there_from_the_first_step_of_fine_tuning(self) -> None:
@@ -70,7 +73,9 @@ class ExitLoss(unittest.TestCase):
         self.assertEqual([exit_scale(layer, 5, 0.5) for layer in range(5)], [0, 0.5, 1.5, 3, 4 + 3])
 
     def test_rotation_shows_every_layer_once_in_so_many_steps(self) -> None:
-        self.assertEqual([rotational(step, 8, 3) for step in range(3)], [{0, 3, 6}, {1, 4, 7}, {2, 5}])
+        self.assertEqual(rotational(0, 8, 3), {0, 3, 6})
+        self.assertEqual(rotational(1, 8, 3), {1, 4, 7})
+        self.assertEqual(rotational(2, 8, 3), {2, 5})
         self.assertEqual(rotational(3, 8, 3), rotational(0, 8, 3))
 
     def test_gradual_goes_from_the_last_layer_to_the_first_in_half_of_the_steps(self) -> None:
@@ -268,6 +273,12 @@ class ModelDirectory(InFolder):
         prompts = [json.loads(line)["prompt"] for line in lines]
         self.assertEqual(len(set(prompts)), 12)
         self.assertEqual({domain.part_of(prompt) for prompt in prompts}, {domain.HELD_OUT})
+
+    def test_what_was_measured_is_read_back_and_shown(self) -> None:
+        exits = [Exit(3, 0.9, 0.8, 0.6, 0.26, best(0.9, 0.26), best_replayed([[True] * 9], 0.26))]
+        model_directory.write_exits(self.folder, exits)
+        self.assertEqual(model_directory.read_exits(self.folder), exits)
+        self.assertRegex(table(exits), r"   3   90\.0%    80\.0%    0\.600   0\.26 .* \( 8\)")
 
     def test_a_folder_that_is_no_model_is_refused_by_name(self) -> None:
         with self.assertRaisesRegex(ToolError, str(self.folder)):

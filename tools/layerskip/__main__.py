@@ -1,6 +1,6 @@
-"""./run train-layerskip: trains a small model of which a few first layers can draft for all of them,
-by the recipe of LayerSkip, and a control from the same seed and data without it; says for each
-exit how often it agrees with the last layer on held-out text and what drafting there would gain.
+"""./run train-layerskip: trains a small model of which a few first layers can draft for all of
+them, by the recipe of LayerSkip, and a control from the same seed and data without it; says for
+each exit how often it agrees with the last layer on held-out text and what drafting there would gain.
 
 Directories are normal Hugging Face ones, with prompts.jsonl (held-out prompts) and exits.json
 beside the weights. With --model an existing one is fine-tuned instead. An interrupted run goes on
@@ -15,8 +15,9 @@ import torch
 from hf_directory import ToolError, matches_stamp, replacing, write_stamp
 from layerskip import checkpoint, corpus, model_directory
 from layerskip.decoder import Decoder
-from layerskip.measuring import measure, table
+from layerskip.measuring import measure
 from layerskip.recipe import CONTROL, Recipe
+from layerskip.speedup import table
 from layerskip.training import Settings, Trainer
 from model_shapes import llama_config
 
@@ -116,9 +117,8 @@ def run(args: argparse.Namespace, name: str) -> None:
         say(f"{target} is complete already")
     else:
         make(args, name, settings, config, made_from)
-    # Of the weights as they are stored, which is what the daemon serves.
     print(f"{name}, {target}")
-    print(table(measure(checkpoint.read(target), corpus.Chat.of(target), args.seed, args.examples)))
+    print(table(model_directory.read_exits(target)))
 
 
 def make(
@@ -144,6 +144,7 @@ def make(
         if args.model:
             model_directory.copy_rest(args.model, directory)
         model_directory.write_prompts(directory, args.seed, args.examples)
+        # Rounded, as the daemon will serve it.
         stored = checkpoint.read(directory)
         model_directory.write_exits(directory, measure(stored, chat, args.seed, args.examples))
         write_stamp(directory, made_from)

@@ -1,29 +1,16 @@
 """How often each exit of a model says what its last layer says, on held-out answers."""
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional
 
 from layerskip import corpus, domain
 from layerskip.decoder import Decoder
-from layerskip.speedup import Choice, best, best_replayed, draft_cost, head_share
-
-
-@dataclass(frozen=True)
-class Exit:
-    layer: int  # as the daemon counts
-    agreement: float  # share of answer tokens
-    accuracy: float  # share of them that are the wanted ones
-    loss: float  # nats a token
-    cost: float  # of a draft, in passes of the whole model
-    by_formula: Choice
-    by_replay: Choice
+from layerskip.speedup import Exit, best, best_replayed, draft_cost, head_share
 
 
 @torch.no_grad()
 def measure(model: Decoder, chat: corpus.Chat, seed: int, examples: int) -> list[Exit]:
-    """Teacher-forced: the tokens before are the wanted ones. ToolError if there is no room."""
+    """Teacher-forced: the tokens before are the wanted ones."""
     model.eval()
     layers, head = model.layers, head_share(model.config)
     agreed: list[list[list[bool]]] = [[] for _ in range(layers)]
@@ -59,14 +46,3 @@ def measure(model: Decoder, chat: corpus.Chat, seed: int, examples: int) -> list
             )
         )
     return exits
-
-
-def table(exits: list[Exit]) -> str:
-    lines = ["exit  agrees    right     loss   cost  speed-up (drafts): formula      replay"]
-    for e in exits:
-        lines.append(
-            f"{e.layer:4}  {e.agreement:6.1%}   {e.accuracy:6.1%}  {e.loss:7.3f}  {e.cost:5.2f}"
-            f"           {e.by_formula.speedup:5.2f} ({e.by_formula.drafts:2})"
-            f"      {e.by_replay.speedup:5.2f} ({e.by_replay.drafts:2})"
-        )
-    return "\n".join(lines)

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from hf_directory import STAMP_NAME, ToolError, save_model, write_json
 from layerskip import domain
+from layerskip.speedup import Exit
 
 PROMPTS = "prompts.jsonl"
 EXITS = "exits.json"
@@ -59,6 +60,10 @@ def write_prompts(directory: Path, seed: int, count: int) -> None:
             file.write(json.dumps(dataclasses.asdict(drawn)) + "\n")
 
 
-def write_exits(directory: Path, exits: Sequence) -> None:
-    """What measuring.measure found."""
+def write_exits(directory: Path, exits: Sequence[Exit]) -> None:
     write_json(directory / EXITS, {"exits": [dataclasses.asdict(e) for e in exits]})
+
+
+def read_exits(directory: Path) -> list[Exit]:
+    value = json.loads((directory / EXITS).read_text("utf-8"))
+    return [Exit.from_json(e) for e in value["exits"]]

@@ -62,3 +62,32 @@ def best_replayed(agreed: Sequence[Sequence[bool]], cost: float) -> Choice:
     gains = {d: replayed_speedup(agreed, d, cost) for d in range(1, LONGEST_DRAFT + 1)}
     drafts = max(gains, key=gains.get)
     return Choice(drafts, gains[drafts])
+
+
+@dataclass(frozen=True)
+class Exit:
+    """What is known of an exit, from held-out answers."""
+
+    layer: int  # as the daemon counts
+    agreement: float  # share of answer tokens
+    accuracy: float  # share of them that are the wanted ones
+    loss: float  # nats a token
+    cost: float  # of a draft, in passes of the whole model
+    by_formula: Choice
+    by_replay: Choice
+
+    @staticmethod
+    def from_json(value: dict) -> "Exit":
+        choices = {name: Choice(**value[name]) for name in ("by_formula", "by_replay")}
+        return Exit(**(value | choices))
+
+
+def table(exits: list[Exit]) -> str:
+    lines = ["exit  agrees    right     loss   cost  speed-up (drafts): formula      replay"]
+    for e in exits:
+        lines.append(
+            f"{e.layer:4}  {e.agreement:6.1%}   {e.accuracy:6.1%}  {e.loss:7.3f}  {e.cost:5.2f}"
+            f"           {e.by_formula.speedup:5.2f} ({e.by_formula.drafts:2})"
+            f"      {e.by_replay.speedup:5.2f} ({e.by_replay.drafts:2})"
+        )
+    return "\n".join(lines)
