@@ -15,6 +15,9 @@
 namespace skim {
 namespace {
 
+// More sequences than these decode faster without drafts.
+constexpr int32_t kMostFeaturePlaces = 256;
+
 // Pages that a block of page_tokens slots takes, over all layers.
 int64_t UnitsPerBlock(const ExecutorOptions& executor, const ModelConfig& config) {
   return config.layers / LayerSegments(config.layers, executor.boundaries).unit_layers();
@@ -111,6 +114,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   ExecutorOptions executor;
   executor.max_rows = options.max_rows_per_step;
   executor.kv_format = options.kv_format;
+  executor.feature_places = std::min(options.max_running, kMostFeaturePlaces);
   if (!info.lazy.boundaries.empty()) {
     // Rows of a pruned prompt run about half of the layers: a step's work is more of them.
     executor.max_rows = 2 * options.max_rows_per_step + options.max_revival_rows;
@@ -138,7 +142,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   info.eos_tokens = config.eos_tokens;
   info.backend = impl->ops->Description();
   const Weights& weights = impl->weights;
-  info.common_weight_bytes = info.weight_bytes = weights.common_bytes;
+  info.common_weight_bytes = weights.common_bytes;
+  info.draft_head_bytes = weights.draft_head ? weights.draft_head->bytes : 0;
+  info.weight_bytes = info.common_weight_bytes + info.draft_head_bytes;
   for (const WeightFormat format : weights.formats) {
     const uint64_t bytes = weights.format_bytes[static_cast<size_t>(format)];
     info.weights.push_back(

@@ -55,6 +55,7 @@ struct ModelInfo {
   std::string backend;          // Ops::Description()
   std::vector<FormatInfo> weights;   // resident; the first is the default
   uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases
+  uint64_t draft_head_bytes = 0;     // resident; 0: the model has no draft head
   uint64_t weight_bytes = 0;         // resident: all of the above
   uint64_t kv_cache_bytes = 0;  // resident
   int64_t kv_cache_tokens = 0;  // that the KV cache holds, in whole blocks

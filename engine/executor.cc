@@ -49,6 +49,7 @@ Executor::Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
   hidden_ = HiddenGeometry::Of(KvPageBytes(config, options), options.kv_pages,
                                config.hidden_size, options.page_tokens);
   geometry_.hidden_rows_per_page = hidden_.rows_per_page;
+  if (weights.draft_head) geometry_.feature_places = options.feature_places;
 }
 
 absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& config,
@@ -77,6 +78,10 @@ absl::Status Executor::Allocate() {
                                             options_.max_rows, options_.max_context));
   pruner_ = std::make_unique<TokenPruner>(config_, segments_, options_.score_heads,
                                           options_.max_context, &ops_);
+  if (weights_.draft_head) {
+    SKIM_ASSIGN_OR_RETURN(draft_head_,
+                          DraftHead::Create(config_, weights_, &ops_, options_.feature_places));
+  }
   return pruner_->Allocate();
 }
 
@@ -131,6 +136,7 @@ std::vector<Executor::Wanted> Executor::WantedRows(const StepPlan& plan) const {
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const PlanSequence& sequence = plan.sequences[s];
     const int32_t end = sequence.row_begin + sequence.row_count;
+    if (plan.ByHead(sequence)) continue;
     if (sequence.logits == LogitsWanted::kAll) {
       for (int32_t row = sequence.row_begin; row < end; ++row) {
         if (plan.positions[row] + 1 < sequence.prompt_tokens) {
@@ -149,7 +155,8 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   result->sequences.assign(plan.sequences.size(), SequenceResult());
   if (plan.empty()) return absl::OkStatus();
   SKIM_RETURN_IF_ERROR(CheckRows(plan));
-  SKIM_RETURN_IF_ERROR(StepLayout::Check(plan, {segments_, options_.page_tokens, hidden_}));
+  SKIM_RETURN_IF_ERROR(StepLayout::Check(
+      plan, {segments_, options_.page_tokens, hidden_, geometry_.feature_places}));
 
   // The step stops where tokens are chosen: rows behind such a layer depend on the choice.
   std::vector<int32_t> stops = {segments_.layers()};
@@ -174,6 +181,10 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   for (size_t begin = 0; begin < wanted.size(); begin += kHeadRows) {
     const size_t count = std::min<size_t>(kHeadRows, wanted.size() - begin);
     SKIM_RETURN_IF_ERROR(RunHead(plan, std::span(wanted).subspan(begin, count), result));
+  }
+  if (draft_head_) {
+    SKIM_RETURN_IF_ERROR(KeepFeatures(plan));
+    SKIM_RETURN_IF_ERROR(RunDraftHead(plan, result));
   }
   return ops_.Wait();
 }
@@ -233,6 +244,58 @@ absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wan
       sequence.prompt_logprobs.push_back(std::move(sampled[i]));
     } else {
       sequence.status = absl::InternalError("the model's output has no usable probabilities");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Executor::KeepFeatures(const StepPlan& plan) {
+  std::vector<int32_t> index, kept_at;
+  for (const PlanSequence& sequence : plan.sequences) {
+    if (sequence.draft || sequence.feature_place == kNoFeatures) continue;
+    const int32_t end = sequence.row_begin + sequence.row_count;
+    for (int32_t i = 0; i < sequence.draws; ++i) {
+      index.push_back(end - sequence.draws + i);
+      kept_at.push_back(sequence.feature_place * kFeatureRows + i);
+    }
+  }
+  for (size_t begin = 0; begin < index.size(); begin += DraftHead::kMostRows) {
+    const size_t count = std::min<size_t>(DraftHead::kMostRows, index.size() - begin);
+    SKIM_RETURN_IF_ERROR(draft_head_->Keep(transformer_->Hidden(plan.rows()),
+                                           std::span(index).subspan(begin, count),
+                                           std::span(kept_at).subspan(begin, count)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Executor::RunDraftHead(const StepPlan& plan, StepResult* result) {
+  std::vector<size_t> drafting;
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    if (plan.ByHead(plan.sequences[s])) drafting.push_back(s);
+  }
+  for (size_t begin = 0; begin < drafting.size(); begin += DraftHead::kMostRows) {
+    const size_t count = std::min<size_t>(DraftHead::kMostRows, drafting.size() - begin);
+    const auto part = std::span(drafting).subspan(begin, count);
+    std::vector<TokenId> tokens;
+    std::vector<int32_t> kept_at;
+    sample_rows_.Clear();
+    for (const size_t s : part) {
+      const PlanSequence& sequence = plan.sequences[s];
+      tokens.push_back(plan.tokens[sequence.row_begin]);
+      kept_at.push_back(sequence.feature_place * kFeatureRows + sequence.feature_row);
+      sample_rows_.AddDraw(sequence, plan.positions[sequence.row_begin] + 1,
+                           draft_head_->vocabulary());
+    }
+    const Matrix<const float> logits = draft_head_->Run(tokens, kept_at);
+    std::vector<SampledToken> sampled(count);
+    ops_.Sample(logits, sample_rows_.rows(), sampled);
+    SKIM_RETURN_IF_ERROR(ops_.Wait());
+    for (size_t i = 0; i < count; ++i) {
+      SampledToken& drawn = sampled[i];
+      const auto& ids = draft_head_->vocabulary().ids();
+      if (drawn.token >= 0) drawn.token = ids[drawn.token];
+      for (TokenLogprob& top : drawn.top) top.token = ids[top.token];
+      result->sequences[part[i]].sampled.push_back(std::move(drawn));
     }
   }
   return absl::OkStatus();

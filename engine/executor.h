@@ -1,6 +1,7 @@
 // Runs StepPlans on a loaded model: lays the step out, walks the layers, runs the head on
 // the rows whose logits are wanted, samples. Keeps no state of sequences: what it needs of
-// them comes with the plan, and what they leave behind are bytes in the KV pool.
+// them comes with the plan, and what they leave behind are bytes in the KV pool, and hidden rows
+// for the draft head.
 #pragma once
 
 #include <functional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/draft_head.h"
 #include "engine/model_config.h"
 #include "engine/sample_rows.h"
 #include "engine/segments.h"
@@ -29,6 +31,7 @@ struct ExecutorOptions {
   KvFormat kv_format = KvFormat::kBf16;
   std::vector<int32_t> boundaries;  // segment cuts, ascending in (0, layers)
   ScoreHeads score_heads;           // empty, or per boundary
+  int32_t feature_places = 64;      // if the model has a draft head
 };
 
 // Bytes of one KV page for this model and these options.
@@ -63,6 +66,9 @@ class Executor final : public StepExecutor {
   absl::Status CheckRows(const StepPlan& plan) const;
   std::vector<Wanted> WantedRows(const StepPlan& plan) const;
   absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
+  // Of the sequences that have a place for them, the rows that are drawn from.
+  absl::Status KeepFeatures(const StepPlan& plan);
+  absl::Status RunDraftHead(const StepPlan& plan, StepResult* result);
   absl::Status Probe(const StepPlan& plan, std::span<const Wanted> wanted);
   // Layers [first_layer, end_layer) of all rows, and the cuts at end_layer. Who is revived there
   // gets rows in `revived`, which is `plan` itself or, if it reserves no rows, null.
@@ -80,6 +86,7 @@ class Executor final : public StepExecutor {
   std::unique_ptr<Buffer> head_hidden_, head_normed_, logits_;
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<TokenPruner> pruner_;
+  std::unique_ptr<DraftHead> draft_head_;  // null: the model has none
   HiddenGeometry hidden_;
   std::vector<Visibility> visible_;  // of the step at hand, per sequence
   std::vector<StepLayout> layouts_;  // of its parts

@@ -1,10 +1,35 @@
 #include "engine/sample_rows.h"
 
+#include <type_traits>
+
 namespace skim {
+namespace {
+
+// Those of `all` that the subset has, by column.
+template <typename T>
+std::span<const T> Columns(std::span<const T> all, const TokenSubset& subset,
+                           std::deque<std::vector<T>>* kept) {
+  std::vector<T>& columns = kept->emplace_back();
+  for (T entry : all) {
+    TokenId* token = nullptr;
+    if constexpr (std::is_same_v<T, TokenId>) {
+      token = &entry;
+    } else {
+      token = &entry.token;
+    }
+    *token = subset.ColumnOf(*token);
+    if (*token != kNoToken) columns.push_back(entry);
+  }
+  return columns;
+}
+
+}  // namespace
 
 void SampleRows::Clear() {
   rows_.clear();
   counts_.clear();
+  bias_.clear();
+  banned_.clear();
 }
 
 std::span<const TokenCount> SampleRows::Count(const PlanSequence& sequence, int32_t length) {
@@ -41,6 +66,16 @@ void SampleRows::AddDraw(const PlanSequence& sequence, int32_t position) {
   row.position = static_cast<uint32_t>(position);
   row.top_logprobs = params.top_logprobs;
   rows_.push_back(row);
+}
+
+void SampleRows::AddDraw(const PlanSequence& sequence, int32_t position,
+                         const TokenSubset& subset) {
+  AddDraw(sequence, position);
+  SampleRow& row = rows_.back();
+  row.counts = Columns(row.counts, subset, &counts_);
+  row.bias = Columns(row.bias, subset, &bias_);
+  row.banned = Columns(row.banned, subset, &banned_);
+  if (row.score != kNoToken) row.score = subset.ColumnOf(row.score);
 }
 
 void SampleRows::AddScore(const PlanSequence& sequence, int32_t position) {

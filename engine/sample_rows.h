@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/step_plan.h"
+#include "engine/token_subset.h"
 #include "kernels/sampling.h"
 
 namespace skim {
@@ -17,6 +18,8 @@ class SampleRows {
   void Clear();
   // A draw of the token at `position`, after all known or drafted tokens before it.
   void AddDraw(const PlanSequence& sequence, int32_t position);
+  // The same from logits of a subset: tokens are its columns, also in what is drawn.
+  void AddDraw(const PlanSequence& sequence, int32_t position, const TokenSubset& subset);
   // The log-probability of the known token at `position`.
   void AddScore(const PlanSequence& sequence, int32_t position);
 
@@ -26,7 +29,10 @@ class SampleRows {
   std::span<const TokenCount> Count(const PlanSequence& sequence, int32_t length);
 
   std::vector<SampleRow> rows_;
-  std::deque<std::vector<TokenCount>> counts_;  // behind the rows' spans
+  // Behind the rows' spans:
+  std::deque<std::vector<TokenCount>> counts_;
+  std::deque<std::vector<LogitBias>> bias_;
+  std::deque<std::vector<TokenId>> banned_;
   std::vector<int32_t> slot_of_token_;          // scratch of Count, -1 between calls
 };
 

@@ -77,6 +77,7 @@ struct LayoutContext {
   const LayerSegments& segments;
   int32_t page_tokens = 0;
   HiddenGeometry hidden;
+  int32_t feature_places = 0;
 };
 
 struct StepLayout {

@@ -69,7 +69,9 @@ std::string ToString(const StepPlan& plan) {
       if (cut.revive > 0) out << " revive " << cut.revive;
     }
     if (sequence.logits == LogitsWanted::kAll) out << " score";
-    if (sequence.draft) {
+    if (plan.ByHead(sequence)) {
+      out << " draft by head from row " << sequence.feature_row;
+    } else if (sequence.draft) {
       out << " draft to layer " << plan.leave[first];
     } else if (sequence.draws == 1) {
       out << " sample";

@@ -14,6 +14,9 @@
 // were kept, all but the newest enter at E. Each y_i is drawn exactly as plain decoding would
 // draw it at that position after x_1 .. x_{i-1}: so the longest run with x_i == y_i and the y
 // behind it are what plain decoding would have written, token for token, also when sampling.
+//
+// A draft row that leaves at 0 runs no layer: its token goes to the trained draft head, with the
+// last hidden row of the position before it (engine/draft_head.h).
 #pragma once
 
 #include <cstdint>
@@ -60,6 +63,10 @@ struct PlanCut {
   int32_t revive = 0;
 };
 
+// Hidden rows that are kept of a sequence for the draft head: those behind all draws of a step.
+inline constexpr int32_t kFeatureRows = 17;
+inline constexpr int32_t kNoFeatures = -1;
+
 // A row that becomes that of a revived token, or of nobody. It enters and leaves at its cut.
 inline constexpr int32_t kReservedPosition = -1;
 
@@ -75,6 +82,11 @@ struct PlanSequence {
   // A draft pass: its draws are guesses. Its rows may be in any resident weight format, and may
   // leave below L without a hidden row, if nobody goes on with them.
   bool draft = false;
+  // Where its rows for the draft head are kept, [0, KvGeometry::feature_places). A step leaves
+  // those that it draws from there, in their order; a draft pass by the head goes on from one and
+  // puts its own in its stead.
+  int32_t feature_place = kNoFeatures;
+  int32_t feature_row = 0;  // [0, kFeatureRows), of such a pass
   const SamplingParams* sampling = nullptr;
   std::span<const TokenId> tokens;  // everything known: prompt, then generated
   std::span<const TokenId> drafts;  // what may follow
@@ -115,6 +127,9 @@ struct StepPlan {
 
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
   bool empty() const { return tokens.empty(); }
+  bool ByHead(const PlanSequence& sequence) const {
+    return sequence.draft && leave[static_cast<size_t>(sequence.row_begin)] == 0;
+  }
   void AddRow(TokenId token, int32_t position, int32_t enter_layer, int32_t leave_layer) {
     tokens.push_back(token);
     positions.push_back(position);
@@ -156,6 +171,7 @@ struct KvGeometry {
   int16_t layers = 0;
   int32_t max_rows = 0;              // rows of a step, reserved ones too; 0: as many as planned
   int32_t hidden_rows_per_page = 0;  // divides page_tokens; 0: hidden rows cannot be kept
+  int32_t feature_places = 0;  // sequences that the draft head can draft for; 0: there is none
 
   int32_t PagesPerBlock() const {  // over all segments, an unpruned sequence
     int32_t sum = 0;

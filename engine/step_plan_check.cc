@@ -26,6 +26,7 @@ class SequenceCheck {
     SKIM_RETURN_IF_ERROR(CheckCuts());
     SKIM_RETURN_IF_ERROR(CheckRows());
     SKIM_RETURN_IF_ERROR(CheckDraws());
+    SKIM_RETURN_IF_ERROR(CheckFeatures());
     return CheckPages();
   }
 
@@ -71,6 +72,7 @@ class SequenceCheck {
       if (row > first && plan_.positions[row] <= plan_.positions[row - 1]) {
         return Broken("positions do not ascend");
       }
+      if (ByHead(row)) continue;
       if (plan_.enter[row] < 0 || plan_.enter[row] >= plan_.leave[row] ||
           plan_.leave[row] > context_.segments.layers()) {
         return Broken("a row's layers are no interval");
@@ -83,6 +85,12 @@ class SequenceCheck {
       }
     }
     return absl::OkStatus();
+  }
+
+  // Runs no layer: its token goes to the draft head.
+  bool ByHead(int32_t row) const {
+    return sequence_.draft && sequence_.row_count == 1 && sequence_.draws == 1 &&
+           plan_.enter[row] == 0 && plan_.leave[row] == 0;
   }
 
   // Where a row of this position stops at `layer`, or goes on.
@@ -110,6 +118,20 @@ class SequenceCheck {
       if (plan_.leave[row] < context_.segments.layers() && !sequence_.draft) {
         return Broken("a row is drawn from below the last layer");
       }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckFeatures() const {
+    const bool placed = sequence_.feature_place != kNoFeatures;
+    if (sequence_.feature_place < kNoFeatures ||
+        sequence_.feature_place >= context_.feature_places ||
+        (placed && sequence_.draws > kFeatureRows)) {
+      return Broken("its hidden rows for the draft head have no place");
+    }
+    if (!ByHead(sequence_.row_begin)) return absl::OkStatus();
+    if (!placed || sequence_.feature_row < 0 || sequence_.feature_row >= kFeatureRows) {
+      return Broken("the draft head has no row to go on from");
     }
     return absl::OkStatus();
   }

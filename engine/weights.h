@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
+#include "engine/draft_head_weights.h"
 #include "engine/model_config.h"
 #include "engine/weight_by_format.h"
 #include "kernels/ops.h"
@@ -50,6 +51,7 @@ struct Weights {
   // Resident in the backend. A head that formats share belongs to int8 if that is resident,
   // else to the first of them.
   std::array<uint64_t, kWeightFormats> format_bytes = {};
+  std::unique_ptr<DraftHeadWeights> draft_head;  // null: the model has none
   uint64_t common_bytes = 0;  // embedding, norms, biases
 
   bool Has(WeightFormat format) const {

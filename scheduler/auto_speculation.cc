@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 namespace skim {
@@ -25,14 +26,21 @@ double Expected(size_t source) {
   return kExpected[source];
 }
 
-bool Uniform(const StepPlan& plan, int32_t layers) {
+// If all rows were drawn from after the same work.
+std::optional<PassKind> KindOf(const StepPlan& plan, int32_t layers) {
+  const PlanSequence& first = plan.sequences[0];
+  const bool by_head = plan.ByHead(first);
   int32_t draws = 0;
   for (const PlanSequence& sequence : plan.sequences) {
-    if (sequence.weight_format != plan.sequences[0].weight_format) return false;
+    if (!by_head && sequence.weight_format != first.weight_format) return std::nullopt;
     draws += sequence.draws;
   }
-  return draws == plan.rows() && std::ranges::all_of(plan.enter, [](auto l) { return l == 0; }) &&
-         std::ranges::all_of(plan.leave, [&](auto l) { return l == layers; });
+  const int32_t leave = by_head ? 0 : layers;
+  const bool uniform = draws == plan.rows() &&
+                       std::ranges::all_of(plan.enter, [](auto l) { return l == 0; }) &&
+                       std::ranges::all_of(plan.leave, [&](auto l) { return l == leave; });
+  if (!uniform) return std::nullopt;
+  return by_head ? kHeadPass : PassOf(first.weight_format);
 }
 
 }  // namespace
@@ -48,7 +56,7 @@ DraftCandidate AutoSpeculation::CandidateOf(const Speculation& asking, WeightFor
     const size_t source = proposal.source();
     DraftOffer& offer = candidate.offers.emplace_back();
     offer.passes = proposal.passes > 0;
-    offer.format = proposal.row.format;
+    offer.pass = proposal.row.by_head() ? kHeadPass : PassOf(proposal.row.format);
     offer.most = proposal.size();
     double common = Expected(source), survival = 1;
     for (int32_t place = 0; place < offer.most; ++place) {
@@ -103,7 +111,7 @@ void AutoSpeculation::Record(const Speculation& asking, int32_t tried, int32_t a
 }
 
 void AutoSpeculation::Observe(const StepPlan& plan, int32_t layers, Micros duration) {
-  if (Uniform(plan, layers)) times_.Add(plan.sequences[0].weight_format, plan.rows(), duration);
+  if (const auto kind = KindOf(plan, layers)) times_.Add(*kind, plan.rows(), duration);
   elapsed_ += duration;
   if (!plan.sequences[0].draft) Settle();
 }

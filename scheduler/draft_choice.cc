@@ -35,9 +35,9 @@ class Chooser {
     for (const DraftCandidate& candidate : candidates) {
       sharing_ += std::ranges::any_of(candidate.offers, &DraftOffer::passes);
     }
-    for (int format = 0; format < kWeightFormats; ++format) {
+    for (PassKind kind = 0; kind < kPassKinds; ++kind) {
       for (int32_t rows = 0; rows <= sharing_; ++rows) {
-        pass_times_[format].push_back(times.Of(static_cast<WeightFormat>(format), rows));
+        pass_times_[kind].push_back(times.Of(kind, rows));
       }
     }
   }
@@ -64,10 +64,10 @@ class Chooser {
 
   void Explore() {
     State state{decoding_, 0, 0, std::vector<DraftChoice>(candidates_.size())};
-    RowsByFormat pass = {};
+    RowsByPass pass = {};
     for (size_t i = 0; i < candidates_.size(); ++i) {
       if (picked_[i] < 0) continue;
-      if (Picked(i).passes) AddToPass(Picked(i).format, &pass, &state);
+      if (Picked(i).passes) AddToPass(Picked(i).pass, &pass, &state);
       Add(candidates_[i].format, 1, &state.rows);
       state.choices[i] = {picked_[i], 1};
     }
@@ -78,6 +78,7 @@ class Chooser {
   DraftPlan TakeBest() { return std::move(best_); }
 
  private:
+  using RowsByPass = std::array<int32_t, kPassKinds>;
   struct State {
     RowsByFormat rows;  // of the step that verifies
     double pass_time = 0;
@@ -100,15 +101,14 @@ class Chooser {
   }
 
   // A row more in a draft pass.
-  void AddToPass(WeightFormat format, RowsByFormat* pass, State* state) const {
-    const auto f = static_cast<size_t>(format);
-    const int32_t rows = (*pass)[f]++;
-    state->pass_time += pass_times_[f][rows + 1] - pass_times_[f][rows];
+  void AddToPass(PassKind kind, RowsByPass* pass, State* state) const {
+    const int32_t rows = (*pass)[kind]++;
+    state->pass_time += pass_times_[kind][rows + 1] - pass_times_[kind][rows];
   }
 
   double AloneGain(const DraftCandidate& candidate, const DraftOffer& offer) const {
     const int32_t sharing = offer.passes ? sharing_ : 1;
-    const double pass = offer.passes ? pass_times_[static_cast<size_t>(offer.format)][sharing] : 0;
+    const double pass = offer.passes ? pass_times_[offer.pass][sharing] : 0;
     double most = -std::numeric_limits<double>::infinity();
     for (int32_t drafts = 1; drafts <= offer.most; ++drafts) {
       RowsByFormat rows = decoding_;
@@ -167,12 +167,12 @@ class Chooser {
                              [&](size_t i) { return Picked(i).survival[0]; });
     for (int32_t passes = 1; passes <= most; ++passes) {
       State state = text_;
-      std::array<RowsByFormat, kMaxDrafts> rows = {};
+      std::array<RowsByPass, kMaxDrafts> rows = {};
       for (const size_t i : order) {
         const DraftOffer& offer = Picked(i);
         const int32_t drafts = std::min(passes, offer.most);
         for (int32_t pass = 0; pass < drafts; ++pass) {
-          AddToPass(offer.format, &rows[pass], &state);
+          AddToPass(offer.pass, &rows[pass], &state);
         }
         Add(candidates_[i].format, drafts, &state.rows);
         state.log_tokens += std::log(Tokens(offer, drafts));
@@ -189,7 +189,7 @@ class Chooser {
   const double base_;
   const double most_stake_;
   int32_t sharing_ = 0;  // candidates that could draft in passes
-  std::array<std::vector<double>, kWeightFormats> pass_times_;  // by rows, to sharing_
+  std::array<std::vector<double>, kPassKinds> pass_times_;      // by rows, to sharing_
   std::vector<int32_t> picked_;                                 // offer of each candidate
   State text_;                                                  // what costs no passes
   DraftPlan best_;

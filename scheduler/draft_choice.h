@@ -20,8 +20,8 @@ namespace skim {
 
 // What one source would draft for a sequence.
 struct DraftOffer {
-  bool passes = false;  // a row of `format` each
-  WeightFormat format = WeightFormat::kBf16;
+  bool passes = false;  // a row of `pass` each
+  PassKind pass = PassOf(WeightFormat::kBf16);
   int32_t most = 0;                              // drafts, [1, kMaxDrafts]
   std::array<double, kMaxDrafts> survival = {};  // that the first 1, 2, .. are right, all of them
 };

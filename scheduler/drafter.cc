@@ -5,9 +5,9 @@
 namespace skim {
 namespace {
 
-class SelfDrafter final : public Drafter {
+class PassDrafter final : public Drafter {
  public:
-  explicit SelfDrafter(const DraftRow& row) : row_(row) {}
+  explicit PassDrafter(const DraftRow& row) : row_(row) {}
   DraftProposal Propose(std::span<const TokenId>, int32_t most) override {
     return {{}, most, row_};
   }
@@ -48,11 +48,12 @@ std::vector<std::unique_ptr<Drafter>> MakeDrafters(const SpeculationPolicy& poli
   if (policy.shared_store) drafters.push_back(std::make_unique<StoreDrafter>(policy, context));
   if (policy.drafter == DrafterKind::kSelf) {
     drafters.push_back(
-        std::make_unique<SelfDrafter>(DraftRow{policy.exit_layer, policy.draft_format}));
+        std::make_unique<PassDrafter>(DraftRow{policy.exit_layer, policy.draft_format}));
   }
+  if (policy.uses_head()) drafters.push_back(std::make_unique<PassDrafter>(DraftRow{}));
   if (automatic) {
     for (const WeightFormat format : policy.draft_formats) {
-      drafters.push_back(std::make_unique<SelfDrafter>(DraftRow{context.layers, format}));
+      drafters.push_back(std::make_unique<PassDrafter>(DraftRow{context.layers, format}));
     }
   }
   return drafters;

@@ -18,8 +18,10 @@ namespace skim {
 
 // What the row of a draft pass runs.
 struct DraftRow {
-  int32_t leave = 0;  // before this layer, to the final norm and the head
+  int32_t leave = 0;  // before this layer, to the final norm and the head; 0: to the draft head
   WeightFormat format = WeightFormat::kBf16;
+
+  bool by_head() const { return leave == 0; }
 };
 
 struct DraftProposal {
@@ -30,7 +32,8 @@ struct DraftProposal {
 
   int32_t size() const { return tokens.empty() ? passes : static_cast<int32_t>(tokens.size()); }
   size_t source() const {
-    return passes > 0 ? SelfSource(row.format) : stored ? kStoreSource : kTextSource;
+    if (passes == 0) return stored ? kStoreSource : kTextSource;
+    return row.by_head() ? kHeadSource : SelfSource(row.format);
   }
 };
 

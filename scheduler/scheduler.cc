@@ -98,6 +98,9 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvGeometry& geometry, 
       cache_(geometry, config.prefix_cache),
       answers_(config.answer_store_bytes) {
   SKIM_CHECK(limits_.max_running > 0);
+  for (int32_t place = geometry.feature_places; place > 0; --place) {
+    free_feature_places_.push_back(place - 1);
+  }
 }
 
 void Scheduler::TakeArrivals() {
@@ -262,6 +265,7 @@ void Scheduler::ReleaseUselessHidden(Sequence& sequence) {
 
 void Scheduler::Preempt(Sequence& sequence) {
   cache_.Release(&sequence.kv);
+  ReturnFeaturePlace(sequence);
   if (sequence.lazy) sequence.lazy->Restart();
   sequence.computed = 0;
   ++sequence.report.preemptions;
@@ -286,12 +290,27 @@ void Scheduler::Admit(const Decision::Admission& admission, Micros now) {
   }
   sequence.charged_tokens = std::max(sequence.charged_tokens, Served(sequence));
   Move(&sequence, &waiting_, &running_);
+  TakeFeaturePlace(sequence);
   if (sequence.report.scheduled != kNever) return;  // resumed
   sequence.report.scheduled = now;
   sequence.report.cached_tokens = cached;
   intake_->Left(sequence.prompt_tokens());
   if (sequence.may_hit() && config_.prefix_cache) stats_.prefix_queries += sequence.prompt_tokens();
   stats_.prefix_hits += cached;
+}
+
+void Scheduler::TakeFeaturePlace(Sequence& sequence) {
+  const bool wants = sequence.speculation && sequence.speculation->uses_head();
+  if (!wants || free_feature_places_.empty()) return;
+  sequence.feature_place = free_feature_places_.back();
+  free_feature_places_.pop_back();
+}
+
+void Scheduler::ReturnFeaturePlace(Sequence& sequence) {
+  if (sequence.feature_place == kNoFeatures) return;
+  free_feature_places_.push_back(sequence.feature_place);
+  sequence.feature_place = kNoFeatures;
+  sequence.speculation->SetFeatureRow(kNoFeatures);
 }
 
 void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros now) {
@@ -381,6 +400,10 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
     return End(sequence, FinishReason::kError,
                absl::InternalError("no token could be drawn: the logits are not finite"), now);
   }
+  if (sequence.feature_place != kNoFeatures) {
+    // Behind the last token that is output, if any was drawn.
+    sequence.speculation->SetFeatureRow(run.tokens > 0 ? run.tokens - 1 : kNoFeatures);
+  }
   if (sequence.speculation && sequence.speculation->in_round()) EndRound(sequence, run);
   if (sequence.lazy) status = CommitPruned(sequence, rows, result);
   if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
@@ -451,6 +474,7 @@ void Scheduler::End(Sequence& sequence, FinishReason reason, absl::Status status
   if (sequence.lazy) FillReport(*sequence.lazy, limits_.layers, &sequence.report);
   if (sequence.speculation) sequence.report.speculation = sequence.speculation->report();
   cache_.Release(&sequence.kv);
+  ReturnFeaturePlace(sequence);
   // What was told, however the request ended: a stop string is a cancellation here.
   if (sequence.request.speculation.shared_store && reason != FinishReason::kError) {
     const auto prompt = static_cast<size_t>(sequence.prompt_tokens());

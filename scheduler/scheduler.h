@@ -102,6 +102,9 @@ class Scheduler {
   void CommitDraft(Sequence& sequence, const SequenceResult& result);
   void Deliver(Sequence& sequence, std::span<SampledToken> run, Micros now);
   void End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now);
+  // A place for the hidden rows that its draft head needs, if it has one and a place is free.
+  void TakeFeaturePlace(Sequence& sequence);
+  void ReturnFeaturePlace(Sequence& sequence);
   void LeaveGroup(const Sequence& sequence);
   bool Held(const Sequence& sequence) const;
   void Sweep();  // destroys what has ended
@@ -119,6 +122,7 @@ class Scheduler {
   Owned running_;
   Owned waiting_;
   std::unordered_map<uint64_t, Group> groups_;
+  std::vector<int32_t> free_feature_places_;
   uint64_t arrivals_ = 0;
   uint64_t steps_ = 0;
 

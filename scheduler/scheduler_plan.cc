@@ -12,8 +12,10 @@ void Scheduler::PlanDrafts() {
     const Speculation* speculation = slice.sequence->speculation.get();
     if (speculation != nullptr && speculation->drafting()) drafting.push_back(slice.sequence);
   }
-  std::ranges::stable_sort(drafting, {},
-                           [](const Sequence* s) { return s->speculation->row().format; });
+  std::ranges::stable_sort(drafting, {}, [](const Sequence* s) {
+    const DraftRow& row = s->speculation->row();
+    return std::pair(row.by_head(), row.format);
+  });
   for (Sequence* sequence : drafting) AddDraftRow(*sequence);
 }
 
@@ -38,13 +40,14 @@ PlanSequence Scheduler::Entry(const Sequence& sequence) const {
   for (const KvSpan& span : sequence.kv.segments) entry.segment_pages.push_back(span.pages);
   entry.hidden_pages = sequence.kv.hidden;
   entry.deep_hidden_pages = sequence.kv.deep_hidden;
+  entry.feature_place = sequence.feature_place;
   return entry;
 }
 
 void Scheduler::AddEntry(PlanSequence entry, Sequence& sequence, int32_t rows) {
   entry.row_count = plan_.rows() - entry.row_begin;
   stats_.rows += rows;
-  stats_.rows_by_format[static_cast<size_t>(entry.weight_format)] += rows;
+  if (!plan_.ByHead(entry)) stats_.rows_by_format[static_cast<size_t>(entry.weight_format)] += rows;
   plan_.sequences.push_back(std::move(entry));
   planned_.push_back(&sequence);
   planned_rows_.push_back(rows);
@@ -58,7 +61,11 @@ void Scheduler::AddDraftRow(Sequence& sequence) {
   entry.logits = LogitsWanted::kLast;
   entry.draws = 1;
   entry.sampling = &speculation.draft_sampling();
-  entry.weight_format = speculation.row().format;
+  if (speculation.row().by_head()) {
+    entry.feature_row = speculation.feature_row();
+  } else {
+    entry.weight_format = speculation.row().format;
+  }
   const std::span<const TokenId> before = entry.drafts;
   plan_.AddRow(before.empty() ? sequence.tokens.back() : before.back(),
                sequence.computed + static_cast<int32_t>(before.size()), /*enter=*/0,

@@ -33,6 +33,8 @@ struct Sequence {
   std::unique_ptr<LazyProgress> lazy;
   uint64_t last_step = 0;  // in which it had rows
   std::unique_ptr<Speculation> speculation;  // null: none was asked for
+  // While it runs, where its hidden rows for the draft head are kept.
+  int32_t feature_place = kNoFeatures;
 
   bool ended = false;            // the channel is closed
   bool held = false;             // waits for the prefill of its group's leader

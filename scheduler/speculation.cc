@@ -7,6 +7,8 @@
 
 namespace skim {
 
+static_assert(kFeatureRows >= kMaxDrafts + 1);
+
 DraftCounts SpeculationReport::total() const {
   DraftCounts total;
   for (const DraftCounts& counts : by_source) {
@@ -41,6 +43,7 @@ void Speculation::Propose(std::span<const TokenId> tokens, int32_t most) {
     DraftProposal proposal = drafter->Propose(tokens, most);
     SKIM_CHECK(proposal.size() <= most);
     if (proposal.size() == 0) continue;
+    if (proposal.source() == kHeadSource && feature_row_ < 0) continue;
     offers_.push_back(std::move(proposal));
     if (!automatic()) return Take(0, offers_[0].size());
   }

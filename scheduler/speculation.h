@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "engine/step_plan.h"
 #include "kernels/sampling.h"
 #include "scheduler/acceptance.h"
 #include "scheduler/drafter.h"
@@ -44,6 +45,11 @@ class Speculation {
 
   // --- before a step is planned ---
   // Whether somebody is to take from the offers, if anything is.
+  bool uses_head() const { return policy_.uses_head(); }
+  // Where the hidden row behind the last known token's predecessor is kept for the draft head;
+  // negative: nowhere, so that the head proposes nothing.
+  void SetFeatureRow(int32_t row) { feature_row_ = row; }
+  int32_t feature_row() const { return feature_row_; }
   bool automatic() const { return policy_.drafter == DrafterKind::kAuto; }
   // Asks for at most `most` drafts behind `tokens`; none if <= 0. If automatic, all drafters'
   // are offers; else the first's that has any are what the next round would verify.
@@ -93,6 +99,7 @@ class Speculation {
   DraftProposal proposal_;
   std::array<Acceptance, kDraftSources> acceptance_;
   std::vector<TokenId> drafts_;
+  int32_t feature_row_ = kNoFeatures;
   bool in_round_ = false;
   int32_t passes_left_ = 0;
   bool stopped_ = false;

@@ -16,25 +16,27 @@ namespace skim {
 inline constexpr int32_t kMaxDrafts = 16;
 inline constexpr int32_t kMaxNgram = 8;
 
-enum class DrafterKind : uint8_t { kNone, kLookup, kSelf, kAuto };
-inline constexpr int kDrafterKinds = 4;
+enum class DrafterKind : uint8_t { kNone, kLookup, kSelf, kHead, kAuto };
+inline constexpr int kDrafterKinds = 5;
 
 // What drafts come from, told apart by what they cost and how often they are right: the request's
-// text, the model's own layers in each weight format, and earlier answers.
-inline constexpr size_t kDraftSources = 2 + kWeightFormats;
-inline constexpr size_t kTextSource = 0, kStoreSource = 1 + kWeightFormats;
+// text, the model's own layers in each weight format, its trained draft head, and earlier answers.
+inline constexpr size_t kDraftSources = 3 + kWeightFormats;
+inline constexpr size_t kTextSource = 0, kHeadSource = 1 + kWeightFormats,
+                        kStoreSource = 2 + kWeightFormats;
 constexpr size_t SelfSource(WeightFormat format) { return 1 + static_cast<size_t>(format); }
-constexpr bool IsSelf(size_t source) { return source != kTextSource && source != kStoreSource; }
+constexpr bool IsSelf(size_t source) { return source > kTextSource && source < kHeadSource; }
 constexpr WeightFormat FormatOfSelf(size_t source) {  // IsSelf
   return static_cast<WeightFormat>(source - 1);
 }
 // In metrics: all formats of the model's layers are one.
 constexpr std::string_view SourceName(size_t source) {
+  if (source == kHeadSource) return "head";
   return source == kTextSource ? "lookup" : source == kStoreSource ? "store" : "self";
 }
 
 constexpr std::string_view DrafterName(DrafterKind kind) {
-  constexpr std::string_view kNames[kDrafterKinds] = {"none", "lookup", "self", "auto"};
+  constexpr std::string_view kNames[kDrafterKinds] = {"none", "lookup", "self", "head", "auto"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -63,10 +65,14 @@ struct SpeculationPolicy {
   WeightFormat draft_format = WeightFormat::kBf16;
   // kAuto: the sources it may choose from. The second: the whole model in these formats.
   bool may_look_up = true;
+  bool may_use_head = false;
   std::vector<WeightFormat> draft_formats;
   // Drafting stops behind a token that the draft gives less probability; [0, 1], 0: never.
   float stop_confidence = 0;
 
+  bool uses_head() const {
+    return drafter == DrafterKind::kHead || (drafter == DrafterKind::kAuto && may_use_head);
+  }
   bool on() const { return drafter != DrafterKind::kNone; }
 };
 

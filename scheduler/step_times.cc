@@ -7,7 +7,7 @@ namespace skim {
 namespace {
 
 // Of a step of one row, by format: what each reads, and what it does besides.
-constexpr std::array<double, kWeightFormats> kFirstRow = {1, 0.6, 0.5, 0.35};
+constexpr std::array<double, kPassKinds> kFirstRow = {1, 0.6, 0.5, 0.35, 0.07};
 // Of each row more, over that of the first, where nothing is known: 3 % is what kernels that
 // stream the weights once come to.
 constexpr double kNextRow = 0.03;
@@ -27,16 +27,16 @@ int StepTimes::BucketOf(int32_t rows) {
   return std::min(kBuckets - 1, kSingle + static_cast<int>(octaves * kPerOctave));
 }
 
-void StepTimes::Add(WeightFormat format, int32_t rows, Micros duration) {
+void StepTimes::Add(PassKind kind, int32_t rows, Micros duration) {
   if (rows < 1 || duration <= 0) return;
   auto micros = static_cast<double>(duration);
-  if (unit_ == 0) unit_ = micros / Of(format, rows);
-  Bucket& bucket = buckets_[static_cast<size_t>(format)][BucketOf(rows)];
+  if (unit_ == 0) unit_ = micros / Of(kind, rows);
+  Bucket& bucket = buckets_[kind][BucketOf(rows)];
   const double weight = std::max(kLeastWeight, 1.0 / static_cast<double>(++bucket.count));
   if (bucket.count == 1) {
     bucket.time = micros / unit_;
   } else {
-    const double expected = unit_ * Of(format, rows);
+    const double expected = unit_ * Of(kind, rows);
     micros = std::clamp(micros, expected / kMostSurprise, expected * kMostSurprise);
     unit_ *= std::pow(micros / expected, kUnitWeight);
     bucket.time *= std::pow(micros / unit_ / bucket.time, weight);
@@ -52,9 +52,9 @@ double StepTimes::Beyond(const Bucket& first, const Bucket& last, int32_t rows) 
   return std::max(expected, last.time + slope * (rows - last.rows));
 }
 
-double StepTimes::Known(WeightFormat format, int32_t rows) const {
+double StepTimes::Known(PassKind kind, int32_t rows) const {
   const Bucket *first = nullptr, *below = nullptr, *above = nullptr;
-  for (const Bucket& bucket : buckets_[static_cast<size_t>(format)]) {
+  for (const Bucket& bucket : buckets_[kind]) {
     if (bucket.count == 0) continue;
     if (first == nullptr) first = &bucket;
     if (bucket.rows <= rows) below = &bucket;
@@ -68,14 +68,14 @@ double StepTimes::Known(WeightFormat format, int32_t rows) const {
   return below->time + share * std::max(0.0, above->time - below->time);
 }
 
-double StepTimes::Of(WeightFormat format, int32_t rows) const {
+double StepTimes::Of(PassKind kind, int32_t rows) const {
   if (rows < 1) return 0;
-  const double known = Known(format, rows);
+  const double known = Known(kind, rows);
   if (known > 0) return known;
-  const double first = kFirstRow[static_cast<size_t>(format)];
-  for (int other = 0; other < kWeightFormats; ++other) {
-    const double there = Known(static_cast<WeightFormat>(other), rows);
-    if (there > 0) return there * first / kFirstRow[static_cast<size_t>(other)];
+  const double first = kFirstRow[kind];
+  for (PassKind other = 0; other < kWeightFormats; ++other) {
+    const double there = Known(other, rows);
+    if (there > 0) return there * first / kFirstRow[other];
   }
   return first * Shape(rows);
 }

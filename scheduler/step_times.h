@@ -15,13 +15,24 @@ namespace skim {
 
 using RowsByFormat = std::array<int32_t, kWeightFormats>;
 
+// What a step or a draft pass runs: the model in a weight format, or the draft head.
+using PassKind = size_t;
+inline constexpr PassKind kHeadPass = kWeightFormats;
+inline constexpr size_t kPassKinds = kWeightFormats + 1;
+constexpr PassKind PassOf(WeightFormat format) { return static_cast<PassKind>(format); }
+
 class StepTimes {
  public:
-  // A step of `rows` rows of one format that ran all layers and were all drawn from. Durations
+  // A step of `rows` rows that were all drawn from, of one format and through all layers, or all
+  // of the draft head. Durations
   // of 0, as of a test's clock that stands still, say nothing and are ignored.
-  void Add(WeightFormat format, int32_t rows, Micros duration);
+  void Add(PassKind kind, int32_t rows, Micros duration);
+  void Add(WeightFormat format, int32_t rows, Micros duration) {
+    Add(PassOf(format), rows, duration);
+  }
 
-  double Of(WeightFormat format, int32_t rows) const;  // 0 for no rows
+  double Of(PassKind kind, int32_t rows) const;  // 0 for no rows
+  double Of(WeightFormat format, int32_t rows) const { return Of(PassOf(format), rows); }
   // Each format's weights are read for its rows.
   double Of(const RowsByFormat& rows) const;
   // The unit, in microseconds; 0 before anything was added.
@@ -40,10 +51,10 @@ class StepTimes {
 
   static int BucketOf(int32_t rows);
   static double Beyond(const Bucket& first, const Bucket& last, int32_t rows);
-  // By what is known of this format; 0 if nothing is.
-  double Known(WeightFormat format, int32_t rows) const;
+  // By what is known of this kind; 0 if nothing is.
+  double Known(PassKind kind, int32_t rows) const;
 
-  std::array<std::array<Bucket, kBuckets>, kWeightFormats> buckets_ = {};
+  std::array<std::array<Bucket, kBuckets>, kPassKinds> buckets_ = {};
   double unit_ = 0;
 };
 

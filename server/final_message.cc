@@ -55,6 +55,7 @@ void FillPrefill(const PrefillReport& report, uint64_t page_bytes, v1::PrefillOu
 v1::SpeculationOutcome::Drafter DrafterOf(size_t source) {
   if (source == kTextSource) return v1::SpeculationOutcome::DRAFTER_LOOKUP;
   if (source == kStoreSource) return v1::SpeculationOutcome::DRAFTER_STORE;
+  if (source == kHeadSource) return v1::SpeculationOutcome::DRAFTER_HEAD;
   return v1::SpeculationOutcome::DRAFTER_SELF;
 }
 

@@ -26,7 +26,9 @@ SpeculationSaved SavedBySpeculation(const SpeculationReport& report, WeightForma
   for (size_t source = 0; source < kDraftSources; ++source) {
     const DraftCounts& counts = report.by_source[source];
     if (counts.passes == 0) continue;
-    saved.weight_bytes -= Bytes(FormatOfSelf(source), counts.layers, counts.passes, model);
+    saved.weight_bytes -=
+        IsSelf(source) ? Bytes(FormatOfSelf(source), counts.layers, counts.passes, model)
+                       : counts.passes * static_cast<int64_t>(model.draft_head_bytes);
   }
   return saved;
 }

@@ -12,6 +12,7 @@
 #include "kernels/cpu/isa.h"
 #include "tests/engine/golden.h"
 #include "tests/engine/scheduled_engine.h"
+#include "tests/engine/toy_draft_head.h"
 
 namespace skim {
 namespace {
@@ -21,8 +22,19 @@ constexpr int32_t kLayers = 3;
 constexpr int32_t kVocabulary = 256;
 constexpr int32_t kGenerated = 40;
 
+std::string ModelPath() {
+  static ModelWithDraftHead model(kModel);
+  static const bool written = [] {
+    model.FillWithNoise(/*inner=*/40, /*stride=*/2, /*seed=*/1);
+    model.Write();
+    return true;
+  }();
+  EXPECT_TRUE(written);
+  return model.path();
+}
+
 std::unique_ptr<EngineHarness> Load(const HarnessOptions& options) {
-  auto harness = EngineHarness::Load(GoldenPath(kModel), options);
+  auto harness = EngineHarness::Load(ModelPath(), options);
   EXPECT_TRUE(harness.ok()) << harness.status();
   return *std::move(harness);
 }
@@ -57,6 +69,13 @@ SpeculationPolicy Lookup(int32_t drafts = 6) {
   policy.drafter = DrafterKind::kLookup;
   policy.max_drafts = drafts;
   policy.min_ngram = 1;
+  return policy;
+}
+
+SpeculationPolicy Head(int32_t drafts = 4) {
+  SpeculationPolicy policy;
+  policy.drafter = DrafterKind::kHead;
+  policy.max_drafts = drafts;
   return policy;
 }
 
@@ -140,7 +159,7 @@ struct NamedPolicy {
 
 // Everything that can draft for a request in `format`, up to `last_exit` layers.
 std::vector<NamedPolicy> Drafters(WeightFormat format, int32_t last_exit = kLayers) {
-  std::vector<NamedPolicy> all = {{"lookup", Lookup()}};
+  std::vector<NamedPolicy> all = {{"lookup", Lookup()}, {"head", Head()}};
   for (int32_t exit = 1; exit <= last_exit; ++exit) {
     for (const WeightFormat draft : {format, WeightFormat::kInt8, WeightFormat::kInt4}) {
       all.push_back({"exit " + std::to_string(exit) + " " + std::string(WeightFormatName(draft)),
@@ -244,7 +263,7 @@ TEST(Speculation, RightWrongAndRandomDraftsAtPageBordersGiveTheBitsOfPlainDecodi
       const auto other = [](TokenId token) { return (token + 1) % kVocabulary; };
       // Exit rows kept, K/V of another format to be written over, and all layers.
       for (const SpeculationPolicy& policy :
-           {Self(1, WeightFormat::kBf16, 7), Self(3, WeightFormat::kInt8, 7),
+           {Self(1, WeightFormat::kBf16, 7), Self(3, WeightFormat::kInt8, 7), Head(7),
             Self(3, WeightFormat::kBf16, 1 + prompt % 7)}) {
         request.speculation = policy;
         const Trace all = Alone(options, request,

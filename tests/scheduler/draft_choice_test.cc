@@ -27,7 +27,7 @@ StepTimes Times(double row, double int8 = 0.4, double int4 = 0.25) {
 
 DraftOffer Offer(double acceptance, bool passes = false, WeightFormat format = kInt8,
                  int32_t most = 8) {
-  DraftOffer offer{passes, format, most, {}};
+  DraftOffer offer{passes, PassOf(format), most, {}};
   double survival = 1;
   for (int32_t i = 0; i < most; ++i) offer.survival[i] = survival *= acceptance;
   return offer;
@@ -151,6 +151,10 @@ TEST(DraftChoice, IsTheBestPlanAndKeepsItsPromise) {
       if (random() % 2) candidate.offers.push_back(Offer(share(), false, kBf16, 1 + random() % 16));
       if (random() % 2) candidate.offers.push_back(Offer(share(), true, kInt8, 1 + random() % 16));
       if (random() % 2) candidate.offers.push_back(Offer(share(), true, kInt4, 1 + random() % 16));
+      if (random() % 2) {
+        candidate.offers.push_back(Offer(share(), true, kBf16, 1 + random() % 16));
+        candidate.offers.back().pass = kHeadPass;
+      }
     }
     const int32_t bystanders = candidates.size() == 1 ? 0 : random() % 4;
     const DraftPlan plan = Choose(candidates, times, bystanders);
@@ -159,7 +163,7 @@ TEST(DraftChoice, IsTheBestPlanAndKeepsItsPromise) {
     const double base = times.Of(rows);
     const auto n = static_cast<double>(std::accumulate(rows.begin(), rows.end(), 0));
     double tokens = n;
-    std::array<RowsByFormat, kMaxDrafts> passes = {};
+    std::array<std::array<int32_t, kPassKinds>, kMaxDrafts> passes = {};
     for (size_t c = 0; c < candidates.size(); ++c) {
       const DraftChoice& choice = plan.choices[c];
       if (choice.drafts == 0) continue;
@@ -167,12 +171,14 @@ TEST(DraftChoice, IsTheBestPlanAndKeepsItsPromise) {
       ASSERT_LE(choice.drafts, offer.most);
       for (int32_t d = 0; d < choice.drafts; ++d) {
         tokens += offer.survival[d];
-        if (offer.passes) ++passes[d][static_cast<size_t>(offer.format)];
+        if (offer.passes) ++passes[d][offer.pass];
       }
       rows[static_cast<size_t>(candidates[c].format)] += choice.drafts;
     }
     double time = times.Of(rows);
-    for (const RowsByFormat& pass : passes) time += times.Of(pass);
+    for (const auto& pass : passes) {
+      for (PassKind kind = 0; kind < kPassKinds; ++kind) time += times.Of(kind, pass[kind]);
+    }
     ASSERT_EQ(plan.any(), time > base) << i;
     ASSERT_NEAR(plan.stake, time / base - 1, 1e-6) << i;
     if (plan.any()) {
@@ -185,7 +191,7 @@ TEST(DraftChoice, IsTheBestPlanAndKeepsItsPromise) {
         sum += offer.survival[d - 1];
         RowsByFormat verify = {};
         verify[static_cast<size_t>(candidates[0].format)] = 1 + d;
-        const double with = times.Of(verify) + (offer.passes ? d * times.Of(offer.format, 1) : 0);
+        const double with = times.Of(verify) + (offer.passes ? d * times.Of(offer.pass, 1) : 0);
         ASSERT_LE(std::log(sum) - std::log(with / base), plan.gain + 1e-9) << i;
       }
     }

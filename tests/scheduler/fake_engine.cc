@@ -283,6 +283,29 @@ void FakeEngine::Draw(const PlanSequence& sequence, const Running& running,
   }
 }
 
+void FakeEngine::KeepFeatures(const StepPlan& plan, const PlanSequence& sequence) {
+  const int32_t place = sequence.feature_place;
+  const bool by_head = plan.ByHead(sequence);
+  if (place == kNoFeatures ? by_head : place < 0 || place >= geometry_.feature_places) {
+    return Complain(sequence, "no such place for its hidden rows");
+  }
+  if (place == kNoFeatures || (sequence.draft && !by_head)) return;
+  const auto text = [&](int32_t tokens) {
+    std::vector<TokenId> out;
+    for (int32_t p = 0; p < tokens; ++p) out.push_back(TokenAt(sequence, p));
+    return out;
+  };
+  const int32_t end = sequence.row_begin + sequence.row_count;
+  for (int32_t i = 0; i < sequence.draws; ++i) {
+    const int32_t position = plan.positions[end - sequence.draws + i];
+    std::vector<TokenId>& kept = features_[{place, by_head ? sequence.feature_row : i}];
+    if (by_head && kept != text(position)) {
+      Complain(sequence, "the draft head goes on from another row");
+    }
+    kept = text(position + 1);
+  }
+}
+
 absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   if (std::exchange(throws, false)) throw std::bad_alloc();
   if (!fault.ok()) return std::exchange(fault, absl::OkStatus());
@@ -292,7 +315,7 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   std::vector<Running> running;
   for (const PlanSequence& sequence : plan.sequences) {
     const bool neighbours = next_row > 0 && (&sequence)[-1].weight_format == sequence.weight_format;
-    if (!neighbours && !formats.insert(sequence.weight_format).second) {
+    if (!neighbours && !plan.ByHead(sequence) && !formats.insert(sequence.weight_format).second) {
       Complain(sequence, "its rows are apart from others of its weight format");
     }
     if (sequence.row_begin != next_row) Complain(sequence, "rows overlap or leave a gap");
@@ -321,6 +344,7 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
     const int32_t begin = plan.positions[sequence.row_begin];
     const int32_t end = begin + sequence.row_count;
     CheckSlots(sequence, running[i]);
+    KeepFeatures(plan, sequence);
     if (broken.contains(sequence.id)) {
       out.status = absl::InternalError("broken on purpose");
       continue;

@@ -99,6 +99,8 @@ class FakeEngine : public StepExecutor {
   void Cut(const PlanSequence& sequence, const PlanCut& cut, Running* running, CutResult* result);
   void CheckSlots(const PlanSequence& sequence, const Running& running);
   void Draw(const PlanSequence& sequence, const Running& running, SequenceResult* result);
+  // The rows that the draft head goes on from: kept, and found to be those of the tokens before.
+  void KeepFeatures(const StepPlan& plan, const PlanSequence& sequence);
 
   const KvGeometry geometry_;
   const FakeModel model_;
@@ -106,6 +108,8 @@ class FakeEngine : public StepExecutor {
   // [segment] positions that a pruned sequence has computed since it last began.
   std::map<SeqId, std::vector<std::set<int32_t>>> computed_;
   std::map<SeqId, WeightFormat> formats_;  // of the requests, whatever they draft in
+  // [place, row]: the tokens up to the one whose hidden row is kept there.
+  std::map<std::pair<int32_t, int32_t>, std::vector<TokenId>> features_;
   std::string complaint_;
 };
 

@@ -51,6 +51,7 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   config_.max_revival_rows = Pick(8, 20);
   if (Chance(50)) geometry_.max_rows = 2 * config_.max_rows_per_step + config_.max_revival_rows;
   config_.max_running = Pick(1, 8);
+  geometry_.feature_places = Chance(80) ? config_.max_running : Pick(0, 2);
   config_.max_waiting = Pick(2, 20);
   config_.max_waiting_tokens = Pick(20, 400);
   const int32_t pool_tokens =
@@ -124,7 +125,9 @@ SpeculationPolicy Simulation::RandomSpeculation(const Request& request) {
   }
   policy.may_look_up = Chance(70);
   policy.shared_store =
-      config_.answer_store_bytes > 0 && policy.drafter != DrafterKind::kSelf && Chance(70);
+      config_.answer_store_bytes > 0 && policy.drafter != DrafterKind::kSelf &&
+      policy.drafter != DrafterKind::kHead && Chance(70);
+  policy.may_use_head = Chance(50);
   policy.draft_format =
       Chance(50) ? request.weight_format : static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
   return policy;

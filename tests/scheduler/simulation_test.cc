@@ -51,7 +51,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   std::printf("pruned %ld of them preempted %ld revived tokens %ld hidden rows dropped %ld cached tokens %ld\n",
               counts.pruned, counts.pruned_preempted, counts.revived, counts.hidden_dropped,
               counts.pruned_cached_tokens);
-  for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kAuto}) {
+  for (const DrafterKind kind :
+       {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead, DrafterKind::kAuto}) {
     const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
     std::printf("%s drafts %ld accepted %ld\n", std::string(DrafterName(kind)).c_str(),
                 drafts.drafted, drafts.accepted);
@@ -73,15 +74,16 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.pruned_cached_tokens, seeds.count);
   EXPECT_GT(counts.revived, seeds.count);
   EXPECT_GT(counts.hidden_dropped, seeds.count / 10);
-  for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kAuto}) {
+  for (const DrafterKind kind :
+       {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead, DrafterKind::kAuto}) {
     const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
     // There is mostly a prompt somewhere, and then kAuto drafts nothing.
-    const int64_t enough = kind == DrafterKind::kAuto ? seeds.count / 10 : seeds.count;
+    const int64_t enough = kind == DrafterKind::kAuto ? seeds.count / 20 : seeds.count / 2;
     EXPECT_GT(drafts.drafted, 4 * enough);
     EXPECT_GT(drafts.accepted, enough);
     EXPECT_LT(drafts.accepted, drafts.drafted - enough);
   }
-  EXPECT_GT(counts.pruned_drafts.accepted, seeds.count / 30);
+  EXPECT_GT(counts.pruned_drafts.accepted, seeds.count / 60);
   EXPECT_GT(counts.stored_drafts.accepted, seeds.count / 200);
   for (const auto& [reason, count] : counts.finished) EXPECT_GT(count, seeds.count / 10);
   EXPECT_EQ(counts.finished.size(), 5u);

@@ -45,6 +45,16 @@ TEST(StepTimes, AFormatThatNeverRanIsJudgedByAnother) {
   EXPECT_GT(times.Of(kInt8, 1), 0.2 * times.Of(kBf16, 1));
 }
 
+TEST(StepTimes, OfTheDraftHeadAreLearnedApart) {
+  StepTimes times;
+  times.Add(kBf16, 1, 50'000);
+  const double expected = times.Of(kHeadPass, 1);
+  EXPECT_GT(expected, 0);
+  EXPECT_LT(expected, 0.2 * times.Of(kBf16, 1));
+  for (int i = 0; i < 20; ++i) times.Add(kHeadPass, 4, 20'000);
+  EXPECT_NEAR(times.Of(kHeadPass, 4) / times.Of(kBf16, 1), 0.4, 0.05);
+}
+
 // A context that grows, or a clock that throttles.
 TEST(StepTimes, WhatSlowsAllStepsDownChangesNoRatio) {
   StepTimes times;
