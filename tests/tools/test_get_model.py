@@ -133,6 +133,21 @@ class Repeating(unittest.TestCase):
         self.assertEqual(self.convert().returncode, 0)
         self.assertNotEqual(self.inode(), before)
 
+    def test_a_draft_head_is_put_beside_a_model_old_or_new(self) -> None:
+        head, put = self.root / "head.safetensors", self.out / "skim_draft_head.safetensors"
+        before = self.inode()
+        for content in (b"trained", b"trained again"):
+            head.write_bytes(content)
+            self.assertEqual(self.convert("--draft-head", head).returncode, 0)
+            self.assertEqual(put.read_bytes(), content)
+        self.assertEqual(self.inode(), before)
+        self.assertEqual(self.convert("--force", "--draft-head", head).returncode, 0)
+        self.assertEqual(put.read_bytes(), b"trained again")
+        head.unlink()
+        done = self.convert("--draft-head", head)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("head.safetensors", done.stderr)
+
     def test_a_failure_keeps_the_old_model_and_leaves_nothing_behind(self) -> None:
         before = self.inode()
         listing = sorted(self.root.iterdir())

@@ -1,0 +1,86 @@
+"""The draft head: from a token and the last hidden row of the position before it, the last hidden
+row of its own position, and from that a guess at what follows. Formulas: docs/draft_head.md."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from draft_head.teacher import Teacher, rms_norm
+
+
+class DraftHead(nn.Module):
+    def __init__(self, teacher: Teacher, vocabulary: Tensor, inner: int) -> None:
+        super().__init__()
+        hidden = teacher.hidden
+        self.eps = teacher.eps
+        self.register_buffer("vocabulary", vocabulary, persistent=False)
+        self.register_buffer("table", teacher.embedding, persistent=False)
+        self.register_buffer("rows", teacher.lm_head[vocabulary].contiguous(), persistent=False)
+        self.mix = nn.Parameter(torch.zeros(hidden, 2 * hidden))
+        self.gate_up = nn.Parameter(torch.randn(2 * inner, 2 * hidden) * (2 * hidden) ** -0.5)
+        self.down = nn.Parameter(torch.zeros(hidden, inner))
+        self.deep_gate_up = nn.Parameter(torch.randn(2 * inner, hidden) * hidden**-0.5)
+        self.deep_down = nn.Parameter(torch.zeros(hidden, inner))
+        self.output_norm = nn.Parameter(teacher.final_norm.float().clone())
+
+    def forward(self, tokens: Tensor, before: Tensor) -> Tensor:
+        """[...] tokens, [..., hidden] rows of the positions before -> [..., hidden] rows."""
+        z = self.inputs(tokens, before)
+        x = F.linear(z, self.mix) + _gated(z, self.gate_up, self.down)
+        return x + _gated(rms_norm(x.float(), self.eps), self.deep_gate_up, self.deep_down)
+
+    def inputs(self, tokens: Tensor, before: Tensor) -> Tensor:
+        token = rms_norm(self.table[tokens].float(), self.eps)
+        return torch.cat([token, rms_norm(before.float(), self.eps)], dim=-1)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        normed = rms_norm(rows.float(), self.eps) * self.output_norm
+        return F.linear(normed.to(self.rows.dtype), self.rows).float()
+
+    @torch.no_grad()
+    def start(self, tokens: Tensor, before: Tensor, after: Tensor) -> None:
+        """The least-squares map from the inputs to the rows."""
+        width = self.mix.shape[1]
+        gram, cross = torch.zeros(width, width), torch.zeros(width, self.mix.shape[0])
+        for part in torch.arange(len(tokens)).split(8192):
+            z = self.inputs(tokens[part], before[part])
+            gram += z.T @ z
+            cross += z.T @ after[part].float()
+        gram += torch.eye(width) * gram.diagonal().mean() * 1e-4
+        self.mix.copy_(torch.linalg.solve(gram, cross).T)
+
+
+def _gated(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * up, down)
+
+
+def fingerprint(teacher: Teacher) -> int:
+    """FNV-1a over the model's norm weights as float32: what the daemon compares."""
+    value = 0xCBF29CE484222325
+    names = ["model.norm.weight"]
+    for layer in range(teacher.layers):
+        names += [
+            f"model.layers.{layer}.{norm}.weight"
+            for norm in ("input_layernorm", "post_attention_layernorm")
+        ]
+    for name in names:
+        for byte in teacher.tensors[name].float().numpy().tobytes():
+            value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value - (1 << 64) if value >> 63 else value
+
+
+def save(head: DraftHead, teacher: Teacher, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: value.detach().to(torch.float32 if value.dim() == 1 else torch.bfloat16).contiguous()
+        for name, value in head.named_parameters()
+    }
+    tensors["vocabulary"] = head.vocabulary.to(torch.int32)
+    tensors["model_fingerprint"] = torch.tensor([fingerprint(teacher)], dtype=torch.int64)
+    part = path.with_suffix(".part")
+    save_file(tensors, part)
+    part.rename(path)
