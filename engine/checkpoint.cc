@@ -118,6 +118,21 @@ absl::StatusOr<StoredCodes> Checkpoint::Codes(const std::string& name,
                                                  bad - stored.scales.begin(), " is not positive"));
 }
 
+absl::Status Checkpoint::ReadStored(const std::string& name, int64_t offset,
+                                    std::span<char> out) const {
+  return FileOf(name).ReadStored(name, offset, out);
+}
+
+std::vector<std::string> Checkpoint::Names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, file] : file_of_) names.push_back(name);
+  return names;
+}
+
+const std::vector<int64_t>& Checkpoint::Shape(const std::string& name) const {
+  return FileOf(name).tensors().at(name).shape;
+}
+
 int64_t Checkpoint::StoredBytes(const std::string& name) const {
   const auto it = file_of_.find(name);
   return it == file_of_.end() ? 0 : files_[it->second].tensors().at(name).bytes;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,11 +35,16 @@ class Checkpoint {
   absl::StatusOr<StoredCodes> Codes(const std::string& name, const std::vector<int64_t>& shape,
                                     WeightFormat format) const;
   bool HasCodes(const std::string& name) const;  // stored as I8 or F8_E4M3
+  // Bytes of a tensor as they lie in its file, from `offset` on; that many it has.
+  absl::Status ReadStored(const std::string& name, int64_t offset, std::span<char> out) const;
+  std::vector<std::string> Names() const;                            // of all tensors, ascending
+  const std::vector<int64_t>& Shape(const std::string& name) const;  // of one of those
   const std::string& directory() const { return directory_; }
   int64_t StoredBytes(const std::string& name) const;  // 0 for no tensor
   int64_t total_bytes() const;                         // of all tensors, as stored
 
  private:
+  const SafetensorsFile& FileOf(const std::string& name) const { return files_[file_of_.at(name)]; }
   absl::StatusOr<const SafetensorsFile*> Find(const std::string& name,
                                               const std::vector<int64_t>& shape) const;
 

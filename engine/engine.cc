@@ -10,6 +10,7 @@
 #include "engine/executor.h"
 #include "engine/memory_limit.h"
 #include "engine/model_config.h"
+#include "engine/predictors.h"
 #include "engine/weights.h"
 
 namespace skim {
@@ -78,6 +79,7 @@ struct Engine::Impl {
   ModelConfig config;
   std::unique_ptr<Ops> ops;
   Weights weights;
+  Predictors predictors;
   std::unique_ptr<Executor> executor;
   ModelInfo info;
 };
@@ -111,6 +113,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
     }
     info.lazy = {};
   }
+  SKIM_ASSIGN_OR_RETURN(impl->predictors, Predictors::Load(config, checkpoint, info.lazy.boundaries,
+                                                           impl->ops.get()));
+  info.lazy.predicted = impl->predictors.boundaries();
   ExecutorOptions executor;
   executor.max_rows = options.max_rows_per_step;
   executor.kv_format = options.kv_format;
@@ -130,8 +135,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   const int64_t kv_cache_tokens = TokensOf(executor, config);
   executor.max_context =
       static_cast<int32_t>(std::min<int64_t>(executor.max_context, kv_cache_tokens));
-  SKIM_ASSIGN_OR_RETURN(
-      impl->executor, Executor::Create(config, impl->weights, impl->ops.get(), executor));
+  SKIM_ASSIGN_OR_RETURN(impl->executor, Executor::Create(config, impl->weights, impl->predictors,
+                                                         impl->ops.get(), executor));
 
   info.architecture = config.model_type;
   info.parameters = impl->weights.parameters;
@@ -142,7 +147,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   info.eos_tokens = config.eos_tokens;
   info.backend = impl->ops->Description();
   const Weights& weights = impl->weights;
-  info.common_weight_bytes = weights.common_bytes;
+  info.common_weight_bytes = weights.common_bytes + impl->predictors.bytes();
   info.draft_head_bytes = weights.draft_head ? weights.draft_head->bytes : 0;
   info.weight_bytes = info.common_weight_bytes + info.draft_head_bytes;
   for (const WeightFormat format : weights.formats) {

@@ -54,7 +54,7 @@ struct ModelInfo {
   std::vector<TokenId> eos_tokens;
   std::string backend;          // Ops::Description()
   std::vector<FormatInfo> weights;   // resident; the first is the default
-  uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases
+  uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases, predictors
   uint64_t draft_head_bytes = 0;     // resident; 0: the model has no draft head
   uint64_t weight_bytes = 0;         // resident: all of the above
   uint64_t kv_cache_bytes = 0;  // resident

@@ -20,6 +20,13 @@ KvLayout LayoutOf(const ModelConfig& config, const ExecutorOptions& options) {
           options.kv_format};
 }
 
+// By the products: all else of a row is small beside them.
+int32_t PhantomsPerRow(const ModelConfig& config) {
+  const int64_t row =
+      int64_t{config.qkv_width()} + config.q_width() + 3 * int64_t{config.intermediate_size};
+  return static_cast<int32_t>(std::max<int64_t>(1, row / (2 * int64_t{config.kv_width()})));
+}
+
 bool ReservesRows(const StepPlan& plan) {
   return std::ranges::any_of(plan.sequences, [](const PlanSequence& sequence) {
     return std::ranges::any_of(sequence.cuts, [](const PlanCut& cut) { return cut.revive > 0; });
@@ -32,10 +39,11 @@ size_t KvPageBytes(const ModelConfig& config, const ExecutorOptions& options) {
   return static_cast<size_t>(LayoutOf(config, options).PageBytes());
 }
 
-Executor::Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
-                   const ExecutorOptions& options)
+Executor::Executor(const ModelConfig& config, const Weights& weights, const Predictors& predictors,
+                   Ops* ops, const ExecutorOptions& options)
     : config_(config),
       weights_(weights),
+      predictors_(predictors),
       ops_(*ops),
       options_(options),
       segments_(config.layers, options.boundaries),
@@ -50,12 +58,16 @@ Executor::Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
                                config.hidden_size, options.page_tokens);
   geometry_.hidden_rows_per_page = hidden_.rows_per_page;
   if (weights.draft_head) geometry_.feature_places = options.feature_places;
+  const std::vector<int32_t> predicted = predictors.boundaries();
+  geometry_.phantom_cuts.assign(predicted.begin(), predicted.end());
+  geometry_.phantoms_per_row = PhantomsPerRow(config);
 }
 
 absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& config,
-                                                           const Weights& weights, Ops* ops,
+                                                           const Weights& weights,
+                                                           const Predictors& predictors, Ops* ops,
                                                            const ExecutorOptions& options) {
-  std::unique_ptr<Executor> executor(new Executor(config, weights, ops, options));
+  std::unique_ptr<Executor> executor(new Executor(config, weights, predictors, ops, options));
   SKIM_RETURN_IF_ERROR(executor->Allocate());
   return executor;
 }
@@ -73,9 +85,9 @@ absl::Status Executor::Allocate() {
   const ModelMemory memory{kv_pool_->data(), layout,
                            {kv_pool_->As<float>(), options_.kv_pages * int64_t{hidden_.granules_per_page},
                             config_.hidden_size, HiddenGeometry::kGranuleFloats}};
-  SKIM_ASSIGN_OR_RETURN(transformer_,
-                        Transformer::Create(config_, segments_, weights_, memory, &ops_,
-                                            options_.max_rows, options_.max_context));
+  SKIM_ASSIGN_OR_RETURN(
+      transformer_, Transformer::Create(config_, segments_, weights_, predictors_, memory, &ops_,
+                                        options_.max_rows, options_.max_context));
   pruner_ = std::make_unique<TokenPruner>(config_, segments_, options_.score_heads,
                                           options_.max_context, &ops_);
   if (weights_.draft_head) {
@@ -83,6 +95,10 @@ absl::Status Executor::Allocate() {
                           DraftHead::Create(config_, weights_, &ops_, options_.feature_places));
   }
   return pruner_->Allocate();
+}
+
+LayoutContext Executor::Context() const {
+  return {segments_, options_.page_tokens, hidden_, geometry_.feature_places, options_.max_rows};
 }
 
 absl::Status Executor::CheckRows(const StepPlan& plan) const {
@@ -103,6 +119,12 @@ absl::Status Executor::CheckRows(const StepPlan& plan) const {
     }
   }
   for (const PlanSequence& sequence : plan.sequences) {
+    for (const PlanPhantoms& phantoms : sequence.phantoms) {
+      if (!predictors_.Has(phantoms.cut_layer)) {
+        return absl::InternalError(
+            absl::StrCat("step plan: nothing predicts from layer ", phantoms.cut_layer));
+      }
+    }
     if (!weights_.Has(sequence.weight_format)) {
       return absl::InternalError(absl::StrCat(
           "step plan: ", std::string(WeightFormatName(sequence.weight_format)),
@@ -155,8 +177,7 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   result->sequences.assign(plan.sequences.size(), SequenceResult());
   if (plan.empty()) return absl::OkStatus();
   SKIM_RETURN_IF_ERROR(CheckRows(plan));
-  SKIM_RETURN_IF_ERROR(StepLayout::Check(
-      plan, {segments_, options_.page_tokens, hidden_, geometry_.feature_places}));
+  SKIM_RETURN_IF_ERROR(StepLayout::Check(plan, Context()));
 
   // The step stops where tokens are chosen: rows behind such a layer depend on the choice.
   std::vector<int32_t> stops = {segments_.layers()};
@@ -192,9 +213,9 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
 absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
                                StepPlan* revived, StepResult* result) {
   // Uploads are only enqueued: what they read has to outlive the step.
-  const StepLayout& layout = layouts_.emplace_back(StepLayout::Build(
-      plan, {segments_, options_.page_tokens, hidden_}, first_layer, end_layer, visible_));
-  if (layout.spans.empty()) return absl::OkStatus();
+  const StepLayout& layout =
+      layouts_.emplace_back(StepLayout::Build(plan, Context(), first_layer, end_layer, visible_));
+  if (layout.spans.empty() && layout.phantoms.empty()) return absl::OkStatus();
   const size_t index_bytes = layout.index.size() * sizeof(int32_t);
   if (!index_ || index_->size() < index_bytes) {
     SKIM_ASSIGN_OR_RETURN(index_, ops_.Allocate(2 * index_bytes));

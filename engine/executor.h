@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "engine/draft_head.h"
 #include "engine/model_config.h"
+#include "engine/predictors.h"
 #include "engine/sample_rows.h"
 #include "engine/segments.h"
 #include "engine/step_executor.h"
@@ -39,9 +40,10 @@ size_t KvPageBytes(const ModelConfig& config, const ExecutorOptions& options);
 
 class Executor final : public StepExecutor {
  public:
-  // Borrows config, weights and ops, which must outlive it.
+  // Borrows config, weights, predictors and ops, which must outlive it.
   static absl::StatusOr<std::unique_ptr<Executor>> Create(const ModelConfig& config,
-                                                          const Weights& weights, Ops* ops,
+                                                          const Weights& weights,
+                                                          const Predictors& predictors, Ops* ops,
                                                           const ExecutorOptions& options);
 
   void BindThread() override { ops_.BindThread(); }
@@ -60,10 +62,11 @@ class Executor final : public StepExecutor {
     bool draw;         // else: score the token that follows
   };
 
-  Executor(const ModelConfig& config, const Weights& weights, Ops* ops,
-           const ExecutorOptions& options);
+  Executor(const ModelConfig& config, const Weights& weights, const Predictors& predictors,
+           Ops* ops, const ExecutorOptions& options);
   absl::Status Allocate();
   absl::Status CheckRows(const StepPlan& plan) const;
+  LayoutContext Context() const;
   std::vector<Wanted> WantedRows(const StepPlan& plan) const;
   absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
   // Of the sequences that have a place for them, the rows that are drawn from.
@@ -77,6 +80,7 @@ class Executor final : public StepExecutor {
 
   const ModelConfig& config_;
   const Weights& weights_;
+  const Predictors& predictors_;
   Ops& ops_;
   const ExecutorOptions options_;
   const LayerSegments segments_;

@@ -33,6 +33,7 @@ const std::vector<DefaultProfile>& DefaultProfiles() {
       {"safe", {{.60, .5f}, {.77, .2f}}, DecodeMode::kLazy, 8},
       {"fast", {{.60, .3f}, {.77, .1f}}, DecodeMode::kLazy, 8},
       {"aggressive", {{.60, .15f}, {.77, .05f}}, DecodeMode::kLazy, 32},
+      {"phantom", {{.60, .3f}, {.77, .1f}}, DecodeMode::kPhantom, 0},
       // LazyLLM's layout: three cuts after equal parts of the layers, and its decoding.
       {"paper", {{.30, .5f}, {.60, .25f}, {.90, .125f}}, DecodeMode::kStrict, 64},
   };
@@ -184,9 +185,11 @@ absl::StatusOr<PruneProfile> ReadProfile(const std::string& name, const json& ob
     profile.keep.push_back(before);
   }
   SKIM_ASSIGN_OR_RETURN(const std::string decode, fields.String("decode", "lazy"));
-  constexpr std::array kModes = {"static", "lazy", "strict"};
+  constexpr std::array kModes = {"static", "lazy", "strict", "phantom"};
   const auto mode = std::ranges::find(kModes, decode);
-  if (mode == kModes.end()) return fields.Error("decode", "must be static, lazy or strict");
+  if (mode == kModes.end()) {
+    return fields.Error("decode", "must be static, lazy, strict or phantom");
+  }
   profile.decode = static_cast<DecodeMode>(mode - kModes.begin());
   SKIM_ASSIGN_OR_RETURN(const int64_t budget, fields.Int("revival_budget", 8, 0, kMaxBudget));
   profile.revival_budget = static_cast<int32_t>(budget);

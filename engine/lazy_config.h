@@ -9,11 +9,12 @@
 //                                           over all heads of the last layer
 //    "profiles": {                          optional: replaces profiles of these names
 //      "fast": {"keep": [0.3, 0.1],         share of the prompt above each boundary
-//               "decode": "lazy",           static, lazy or strict; default lazy
+//               "decode": "lazy",           static, lazy, strict or phantom; default lazy
 //               "revival_budget": 8,        tokens per cut and step; default 8
 //               "score_window": 1}}}        last rows that score; default 1
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -38,13 +39,29 @@ struct LazyConfig {
   std::vector<int32_t> boundaries;  // none: prompts cannot be pruned
   ScoreHeads score_heads;           // empty, or per boundary
   std::vector<PruneProfile> profiles;
-
+  // Boundaries from whose rows K/V above can be predicted (engine/predictors.h).
+  std::vector<int32_t> predicted;
   // Null if there is none. Inline: the RPC layer does not link the engine.
   const PruneProfile* Find(const std::string& name) const {
     for (const PruneProfile& profile : profiles) {
       if (profile.name == name) return &profile;
     }
     return nullptr;
+  }
+  // The first boundary at which `keep` cuts and from which nothing can be predicted; 0: none.
+  int32_t FirstUnpredicted(const std::vector<float>& keep) const {
+    float before = 1;
+    for (size_t b = 0; b < keep.size(); ++b) {
+      const bool cuts = keep[b] < before;
+      before = keep[b];
+      if (cuts && std::ranges::find(predicted, boundaries[b]) == predicted.end()) {
+        return boundaries[b];
+      }
+    }
+    return 0;
+  }
+  bool Serves(const PruneProfile& profile) const {
+    return profile.decode != DecodeMode::kPhantom || FirstUnpredicted(profile.keep) == 0;
   }
 };
 

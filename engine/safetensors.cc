@@ -114,7 +114,8 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
 SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
     : path_(std::move(other.path_)),
       fd_(std::exchange(other.fd_, -1)),
-      tensors_(std::move(other.tensors_)) {}
+      tensors_(std::move(other.tensors_)),
+      metadata_(std::move(other.metadata_)) {}
 
 SafetensorsFile::~SafetensorsFile() {
   if (fd_ >= 0) close(fd_);
@@ -157,7 +158,12 @@ absl::Status SafetensorsFile::ReadHeader() {
   const int64_t data_begin = 8 + static_cast<int64_t>(header_bytes);
   std::vector<std::pair<int64_t, int64_t>> ranges;
   for (const auto& [name, value] : header.items()) {
-    if (name == "__metadata__") continue;
+    if (name == "__metadata__") {
+      for (const auto& [key, text] : value.items()) {
+        if (value.is_object() && text.is_string()) metadata_.emplace(key, text.get<std::string>());
+      }
+      continue;
+    }
     SKIM_ASSIGN_OR_RETURN(TensorEntry entry, ParseEntry(value, absl::StrCat(path_, ": ", name),
                                                         data_begin, file_bytes));
     ranges.emplace_back(entry.offset, entry.offset + entry.bytes);
@@ -265,6 +271,15 @@ absl::StatusOr<std::vector<uint8_t>> SafetensorsFile::ReadCodes(const std::strin
   if (nan == out.end()) return out;
   return absl::InvalidArgumentError(
       absl::StrCat(path_, ": ", name, " element ", nan - out.begin(), " is not finite"));
+}
+
+absl::Status SafetensorsFile::ReadStored(const std::string& name, int64_t offset,
+                                         std::span<char> out) const {
+  SKIM_ASSIGN_OR_RETURN(const TensorEntry* entry, Find(name));
+  if (offset < 0 || offset > entry->bytes || std::ssize(out) > entry->bytes - offset) {
+    return absl::OutOfRangeError(absl::StrCat(path_, ": ", name, " has fewer bytes"));
+  }
+  return ReadAt(entry->offset + offset, out.data(), std::ssize(out));
 }
 
 }  // namespace skim

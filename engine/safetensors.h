@@ -33,6 +33,8 @@ class SafetensorsFile {
   ~SafetensorsFile();
 
   const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
+  // Of "__metadata__", what is text.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::string& path() const { return path_; }
 
   // Values as bf16 (rounded to nearest even from fp32 and fp16) or float (exact).
@@ -43,6 +45,8 @@ class SafetensorsFile {
   absl::StatusOr<std::vector<int64_t>> ReadInt(const std::string& name) const;
   // The bytes of an I8 or F8_E4M3 tensor. INVALID_ARGUMENT for a code that is NaN.
   absl::StatusOr<std::vector<uint8_t>> ReadCodes(const std::string& name) const;
+  // Bytes of a tensor, whatever they mean, from `offset` on. OUT_OF_RANGE if it has fewer.
+  absl::Status ReadStored(const std::string& name, int64_t offset, std::span<char> out) const;
 
  private:
   SafetensorsFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
@@ -54,6 +58,7 @@ class SafetensorsFile {
   std::string path_;
   int fd_;
   std::map<std::string, TensorEntry> tensors_;
+  std::map<std::string, std::string> metadata_;
 };
 
 }  // namespace skim

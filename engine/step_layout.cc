@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <utility>
 
 namespace skim {
 namespace {
@@ -53,8 +54,21 @@ class Builder {
     span.positions = Append(rows);
     span.slots = slots == rows ? span.positions : Append(slots);
     span.slot_positions = Append(slot_positions);
-    AppendBlocks(segment, &span);
+    span.blocks = AppendBlocks(segment, span.plan_sequences, span.sequences);
     out_.spans.push_back(std::move(span));
+  }
+
+  // Segment after segment, and in each cut after cut: products of one map stand together.
+  void AddPhantoms() {
+    std::vector<int32_t> cuts;
+    for (const PlanSequence& sequence : plan_.sequences) {
+      for (const PlanPhantoms& phantoms : sequence.phantoms) cuts.push_back(phantoms.cut_layer);
+    }
+    std::ranges::sort(cuts);
+    cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+    for (const Segment& segment : context_.segments.segments()) {
+      for (const int32_t cut : cuts) AddPhantoms(segment, cut);
+    }
   }
 
   HiddenTransfer Transfer(bool entering) {
@@ -72,12 +86,7 @@ class Builder {
         const int32_t layer = entering ? enter : leave, position = plan_.positions[row];
         if (sequence.draft && !context_.hidden.Keeps(sequence.hidden_pages, position)) continue;
         rows.push_back(row);
-        if (context_.segments.SegmentOf(layer) <= sequence.dense_segments) {
-          hidden.push_back(context_.hidden.Row(sequence.hidden_pages, position));
-        } else {
-          if (deep.empty()) deep = DeepHiddenIndices(plan_, sequence, context_.segments);
-          hidden.push_back(context_.hidden.Row(sequence.deep_hidden_pages, deep[position]));
-        }
+        hidden.push_back(HiddenRow(sequence, layer, position, &deep));
       }
     }
     HiddenTransfer transfer;
@@ -96,6 +105,65 @@ class Builder {
  private:
   int32_t Blocks(int32_t slots) const {
     return (slots + context_.page_tokens - 1) / context_.page_tokens;
+  }
+
+  // Where the row of this position lies that stops at `layer`. `deep` is DeepHiddenIndices, or
+  // empty until that is wanted.
+  int32_t HiddenRow(const PlanSequence& sequence, int32_t layer, int32_t position,
+                    std::vector<int32_t>* deep) const {
+    if (context_.segments.SegmentOf(layer) <= sequence.cut_segment) {
+      return context_.hidden.Row(sequence.hidden_pages, position);
+    }
+    if (deep->empty()) *deep = DeepHiddenIndices(plan_, sequence, context_.segments);
+    return context_.hidden.Row(sequence.deep_hidden_pages, (*deep)[position]);
+  }
+
+  // Those of one cut in one segment, in spans of at most max_rows.
+  void AddPhantoms(const Segment& segment, int32_t cut) {
+    PhantomSpan span;
+    std::vector<int32_t> positions, hidden, sequences;
+    const auto close = [&] {
+      if (positions.empty()) return;
+      span.cut_layer = cut;
+      span.first_layer = segment.first_layer;
+      span.end_layer = segment.first_layer + segment.layers;
+      span.rows = static_cast<int32_t>(positions.size());
+      span.positions = Append(positions);
+      span.hidden_rows = Append(hidden);
+      span.blocks =
+          AppendBlocks(context_.segments.SegmentOf(segment.first_layer), sequences, span.sequences);
+      out_.phantoms.push_back(std::exchange(span, {}));
+      positions.clear();
+      hidden.clear();
+      sequences.clear();
+    };
+    for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+      const PlanSequence& sequence = plan_.sequences[i];
+      std::vector<int32_t> deep;
+      for (const PlanPhantoms& phantoms : sequence.phantoms) {
+        const bool runs = phantoms.cut_layer == cut &&
+                          phantoms.first_layer <= segment.first_layer &&
+                          segment.first_layer < phantoms.end_layer;
+        if (!runs) continue;
+        for (const int32_t position : phantoms.positions) {
+          if (std::ssize(positions) == context_.max_rows) close();
+          if (sequences.empty() || sequences.back() != static_cast<int32_t>(i)) {
+            SequenceRows rows;
+            rows.row_begin = static_cast<int32_t>(positions.size());
+            rows.block_begin = span.blocks_per_unit;
+            // As many as the sequence's rows will see: a slot behind those is nobody's yet.
+            rows.slots = plan_.positions[sequence.row_begin + sequence.row_count - 1] + 1;
+            span.blocks_per_unit += Blocks(rows.slots);
+            span.sequences.push_back(rows);
+            sequences.push_back(static_cast<int32_t>(i));
+          }
+          ++span.sequences.back().row_count;
+          positions.push_back(position);
+          hidden.push_back(HiddenRow(sequence, cut, position, &deep));
+        }
+      }
+    }
+    close();
   }
 
   // Slots of the rows, and what all slots of the sequence hold where that is not implied.
@@ -124,17 +192,20 @@ class Builder {
     }
   }
 
-  void AppendBlocks(int32_t segment, LayerSpan* span) {
+  // [units][blocks of `rows`] pages of the segment; `sequences` are indices into the plan.
+  size_t AppendBlocks(int32_t segment, const std::vector<int32_t>& sequences,
+                      const std::vector<SequenceRows>& rows) {
     const int32_t units = context_.segments.units()[segment];
-    span->blocks = out_.index.size();
+    const size_t offset = out_.index.size();
     for (int32_t unit = 0; unit < units; ++unit) {
-      for (size_t i = 0; i < span->sequences.size(); ++i) {
-        const auto pages = plan_.sequences[span->plan_sequences[i]].segment_pages[segment];
-        for (int32_t block = 0; block < Blocks(span->sequences[i].slots); ++block) {
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        const auto pages = plan_.sequences[sequences[i]].segment_pages[segment];
+        for (int32_t block = 0; block < Blocks(rows[i].slots); ++block) {
           out_.index.push_back(pages[block * units + unit]);
         }
       }
     }
+    return offset;
   }
 
   const StepPlan& plan_;
@@ -152,8 +223,8 @@ std::vector<int32_t> DeepHiddenIndices(const StepPlan& plan, const PlanSequence&
   const auto add = [&](int32_t position) {
     if (position < sequence.prompt_tokens) indices[position] = next++;
   };
-  for (const int32_t position : sequence.slot_positions[sequence.dense_segments]) add(position);
-  const Segment& segment = segments.segments()[sequence.dense_segments];
+  for (const int32_t position : sequence.slot_positions[sequence.cut_segment]) add(position);
+  const Segment& segment = segments.segments()[sequence.cut_segment];
   for (const int32_t row :
        ActiveRows(plan, sequence, segment.first_layer, segment.first_layer + segment.layers)) {
     add(plan.positions[row]);
@@ -187,6 +258,7 @@ StepLayout StepLayout::Build(const StepPlan& plan, const LayoutContext& context,
   layout.rows = plan.rows();
   Builder builder(plan, context, visible, &layout);
   layout.tokens = builder.Append(plan.tokens);
+  if (first_layer == 0) builder.AddPhantoms();
   // Every layer at which the set of running rows or the page table may change.
   std::vector<int32_t> cuts = {first_layer, end_layer};
   for (const Segment& segment : context.segments.segments()) cuts.push_back(segment.first_layer);

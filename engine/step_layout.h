@@ -32,6 +32,19 @@ struct LayerSpan {
   std::vector<int32_t> plan_sequences;  // index into the plan of each of them
 };
 
+// Phantoms of one cut whose K/V of some layers is to be predicted. Their slot is their position.
+struct PhantomSpan {
+  int32_t cut_layer = 0;
+  int32_t first_layer = 0;
+  int32_t end_layer = 0;  // exclusive; inside one segment
+  int32_t rows = 0;
+  size_t hidden_rows = 0;  // [rows] row of the HiddenStore
+  size_t positions = 0;    // [rows]
+  size_t blocks = 0;       // [units][blocks_per_unit]
+  int32_t blocks_per_unit = 0;
+  std::vector<SequenceRows> sequences;
+};
+
 // Rows that pass through the HiddenStore at one end of their interval.
 struct HiddenTransfer {
   int32_t rows = 0;
@@ -78,6 +91,7 @@ struct LayoutContext {
   int32_t page_tokens = 0;
   HiddenGeometry hidden;
   int32_t feature_places = 0;
+  int32_t max_rows = INT32_MAX;  // of a span of phantoms
 };
 
 struct StepLayout {
@@ -86,6 +100,7 @@ struct StepLayout {
   int32_t end_layer = 0;
   int32_t rows = 0;   // of the step
   size_t tokens = 0;  // [step rows]
+  std::vector<PhantomSpan> phantoms;  // of the whole step, in the part that begins at layer 0
   std::vector<LayerSpan> spans;
   HiddenTransfer enter;  // rows with 0 < enter, in [first_layer, end_layer)
   // Rows with leave < L, in (first_layer, end_layer]; of a draft pass, those that are kept.

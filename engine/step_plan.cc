@@ -61,8 +61,11 @@ std::string ToString(const StepPlan& plan) {
       out << ' ' << WeightFormatName(sequence.weight_format);
     }
     const int32_t first = sequence.row_begin + reserved;
-    if (sequence.dense_segments != PlanSequence::kAllDense) {
+    if (sequence.cut_segment != PlanSequence::kAllDense) {
       out << " layers " << plan.enter[first] << ".." << plan.leave[first];
+    }
+    for (const PlanPhantoms& phantoms : sequence.phantoms) {
+      out << " phantoms " << phantoms.positions.size() << " of cut " << phantoms.cut_layer;
     }
     for (const PlanCut& cut : sequence.cuts) {
       out << " cut " << cut.layer << " choose " << cut.choose;

@@ -67,11 +67,20 @@ struct PlanCut {
 inline constexpr int32_t kFeatureRows = 17;
 inline constexpr int32_t kNoFeatures = -1;
 
+// Prompt tokens that were cut and are seen above all the same (phantoms): in these layers a map
+// predicts K/V from the hidden rows with which they stopped, in earlier steps, and it is written to
+// their slots before any row of this step runs.
+struct PlanPhantoms {
+  int16_t cut_layer = 0;           // where they stopped
+  int16_t first_layer = 0;         // a boundary, >= cut_layer
+  int16_t end_layer = 0;           // a boundary, or the end of the stack
+  std::vector<int32_t> positions;  // ascending, before the sequence's last row, which runs them
+};
+
 // A row that becomes that of a revived token, or of nobody. It enters and leaves at its cut.
 inline constexpr int32_t kReservedPosition = -1;
 
 struct PlanSequence {
-  // Every segment holds position i in slot i.
   static constexpr int32_t kAllDense = INT32_MAX;
 
   SeqId id = 0;
@@ -95,15 +104,20 @@ struct PlanSequence {
   WeightFormat weight_format = WeightFormat::kBf16;
   // KV pages per segment: entry block * units + unit, where a block is page_tokens slots.
   std::vector<std::span<const PageId>> segment_pages;
-  // Segments from this one on list the positions of the slots in use before this step, in
-  // slot order; rows take the slots behind them in ascending position.
+  // The first segment above the sequence's first cut; kAllDense if it is not pruned. From this one
+  // on, slot_positions lists the positions that have run the segment before this step, in the order
+  // in which they came.
+  int32_t cut_segment = kAllDense;
+  // Segments below this one hold position i in slot i; the others, if any, are those from
+  // cut_segment on, where that order is the order of the slots: rows take those behind them in
+  // ascending position. Where phantoms fill the places of what was cut, all are dense.
   int32_t dense_segments = kAllDense;
-  std::vector<std::span<const int32_t>> slot_positions;  // [segments], or empty if all dense
+  std::vector<std::span<const int32_t>> slot_positions;  // [segments], or empty if not pruned
+  std::vector<PlanPhantoms> phantoms;
   // HiddenStore, kNoPage where nothing is kept; rows as in KvGeometry. Of the rows that stop at
-  // the boundary where dense segments end, or below, page i keeps positions [i * rows,
-  // (i + 1) * rows). Those may be shared and are not written again, so rows that stop at later
-  // boundaries lie in pages of their own: in the order in which the prompt's tokens took slots
-  // in the first segment that is not dense.
+  // the first cut, or below, page i keeps positions [i * rows, (i + 1) * rows). Those may be shared
+  // and are not written again, so rows that stop at later boundaries lie in pages of their own: in
+  // the order in which the prompt's tokens came to cut_segment.
   std::span<const PageId> hidden_pages;
   std::span<const PageId> deep_hidden_pages;
   std::vector<PlanCut> cuts;          // ascending
@@ -172,6 +186,9 @@ struct KvGeometry {
   int32_t max_rows = 0;              // rows of a step, reserved ones too; 0: as many as planned
   int32_t hidden_rows_per_page = 0;  // divides page_tokens; 0: hidden rows cannot be kept
   int32_t feature_places = 0;  // sequences that the draft head can draft for; 0: there is none
+  std::vector<int16_t> phantom_cuts;  // boundaries from whose rows K/V above can be predicted
+  // Predicting so many tokens' K/V of a layer takes as much as a row that runs it.
+  int32_t phantoms_per_row = 1;
 
   int32_t PagesPerBlock() const {  // over all segments, an unpruned sequence
     int32_t sum = 0;

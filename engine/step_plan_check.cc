@@ -18,16 +18,20 @@ class SequenceCheck {
     if (sequence_.segment_pages.size() != context_.segments.segments().size()) {
       return Broken("pages for another number of segments");
     }
-    const bool sparse =
-        sequence_.dense_segments < static_cast<int32_t>(sequence_.segment_pages.size());
-    if (sparse && sequence_.slot_positions.size() != sequence_.segment_pages.size()) {
+    const auto segments = static_cast<int32_t>(sequence_.segment_pages.size());
+    if (sequence_.dense_segments < segments && sequence_.dense_segments != sequence_.cut_segment) {
+      return Broken("dense segments end elsewhere than at the first cut");
+    }
+    if (sequence_.cut_segment < segments &&
+        sequence_.slot_positions.size() != sequence_.segment_pages.size()) {
       return Broken("slot positions for another number of segments");
     }
     SKIM_RETURN_IF_ERROR(CheckCuts());
     SKIM_RETURN_IF_ERROR(CheckRows());
     SKIM_RETURN_IF_ERROR(CheckDraws());
     SKIM_RETURN_IF_ERROR(CheckFeatures());
-    return CheckPages();
+    SKIM_RETURN_IF_ERROR(CheckPages());
+    return CheckPhantoms();
   }
 
  private:
@@ -96,7 +100,7 @@ class SequenceCheck {
   // Where a row of this position stops at `layer`, or goes on.
   bool HasHiddenRow(int32_t position, int32_t layer) {
     const HiddenGeometry& hidden = context_.hidden;
-    if (context_.segments.SegmentOf(layer) <= sequence_.dense_segments) {
+    if (context_.segments.SegmentOf(layer) <= sequence_.cut_segment) {
       return hidden.Keeps(sequence_.hidden_pages, position);
     }
     if (position >= sequence_.prompt_tokens) return false;
@@ -160,6 +164,40 @@ class SequenceCheck {
       if (static_cast<int64_t>(sequence_.segment_pages[s].size()) <
           blocks * context_.segments.units()[s]) {
         return Broken("too few KV pages");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // They stand before the last row, and so in pages that it was found to have.
+  absl::Status CheckPhantoms() {
+    for (const PlanPhantoms& phantoms : sequence_.phantoms) {
+      const int32_t last = end_row() - 1;
+      const bool boundaries = context_.segments.IsBoundary(phantoms.cut_layer) &&
+                              context_.segments.IsBoundary(phantoms.first_layer) &&
+                              (phantoms.end_layer == context_.segments.layers() ||
+                               context_.segments.IsBoundary(phantoms.end_layer));
+      if (!boundaries || phantoms.cut_layer > phantoms.first_layer ||
+          phantoms.first_layer >= phantoms.end_layer || plan_.enter[last] > phantoms.first_layer ||
+          plan_.leave[last] < phantoms.end_layer) {
+        return Broken("phantoms are wanted of other layers than the rows run");
+      }
+      if (sequence_.dense_segments != PlanSequence::kAllDense) {
+        return Broken("phantoms of a sequence whose slots are not its positions");
+      }
+      int32_t before = -1;
+      for (const int32_t position : phantoms.positions) {
+        if (position <= before || position >= plan_.positions[last] ||
+            position >= sequence_.prompt_tokens) {
+          return Broken("positions of phantoms do not ascend to the last row");
+        }
+        if (std::binary_search(plan_.positions.begin() + sequence_.row_begin,
+                               plan_.positions.begin() + end_row(), position)) {
+          return Broken("a row and a phantom have one position");
+        }
+        if (!HasHiddenRow(position, phantoms.cut_layer))
+          return Broken("a phantom has no hidden row");
+        before = position;
       }
     }
     return absl::OkStatus();

@@ -50,7 +50,7 @@ absl::StatusOr<std::span<const ScoreRequest>> TokenPruner::Requests(const StepPl
   requests_.clear();
   scored_.clear();
   const int32_t boundary = layout.end_layer;
-  if (boundary == segments_.layers()) return requests_;
+  if (boundary == segments_.layers() || layout.spans.empty()) return requests_;
 
   // A request per layer that scores for this boundary, and its heads.
   const bool by_head = !heads_.empty() && !heads_[BoundaryIndex(boundary)].empty();
@@ -152,6 +152,18 @@ absl::StatusOr<std::vector<int32_t>> TokenPruner::Top(const PruneRules* rules,
   return rows;
 }
 
+std::vector<uint8_t> TokenPruner::RealTokens(const StepPlan& plan, const PlanSequence& sequence,
+                                             int32_t layer, int32_t length) const {
+  const int32_t below = segments_.SegmentOf(layer - 1);
+  if (below < sequence.cut_segment || below >= sequence.dense_segments) return {};
+  std::vector<uint8_t> real(static_cast<size_t>(length), 0);
+  for (const int32_t position : sequence.slot_positions[below]) real[position] = 1;
+  for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
+    if (plan.enter[row] < layer && plan.leave[row] >= layer) real[plan.positions[row]] = 1;
+  }
+  return real;
+}
+
 absl::Status TokenPruner::ChooseOne(const Scored& scored, const StepPlan& plan, StepPlan* revived,
                                     std::vector<Visibility>* visible, CutResult* result) {
   const PlanSequence& sequence = plan.sequences[scored.sequence];
@@ -167,12 +179,14 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, const StepPlan& plan, 
                    .positions = length,
                    .pooled = pooled_->As<float>()});
 
-  // What the rows see below the cut: chosen can be no more.
+  // What the rows see below the cut: chosen can be no more, and of phantoms none.
   Visibility& sees = (*visible)[scored.sequence];
+  const std::vector<uint8_t> real = RealTokens(plan, sequence, cut.layer, length);
   int64_t present = scored.slots;
   if (!sees.empty()) present = std::ranges::count(sees, 1);
+  if (!real.empty()) present = std::ranges::count(real, 1);
   SKIM_ASSIGN_OR_RETURN(result->chosen,
-                        Top(sequence.rules, nullptr, length,
+                        Top(sequence.rules, real.empty() ? nullptr : &real, length,
                             static_cast<int32_t>(std::min<int64_t>(cut.choose, present))));
 
   const int32_t above = segments_.SegmentOf(cut.layer);

@@ -61,6 +61,10 @@ class TokenPruner {
   int32_t BoundaryIndex(int32_t layer) const;
   absl::Status ChooseOne(const Scored& scored, const StepPlan& plan, StepPlan* revived,
                          std::vector<Visibility>* visible, CutResult* result);
+  // [length] whether a token has run up to `layer`, where phantoms fill the other slots; else
+  // empty.
+  std::vector<uint8_t> RealTokens(const StepPlan& plan, const PlanSequence& sequence, int32_t layer,
+                                  int32_t length) const;
   // Waits for the device: who is chosen decides what runs next.
   absl::StatusOr<std::vector<int32_t>> Top(const PruneRules* rules,
                                            const std::vector<uint8_t>* allowed, int32_t length,

@@ -11,9 +11,10 @@ namespace skim {
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(
     const ModelConfig& config, const LayerSegments& segments, const Weights& weights,
-    const ModelMemory& memory, Ops* ops, int32_t max_rows, int32_t max_positions) {
+    const Predictors& predictors, const ModelMemory& memory, Ops* ops, int32_t max_rows,
+    int32_t max_positions) {
   std::unique_ptr<Transformer> transformer(
-      new Transformer(config, segments, weights, memory, ops));
+      new Transformer(config, segments, weights, predictors, memory, ops));
   SKIM_RETURN_IF_ERROR(transformer->AllocateActivations(max_rows, max_positions));
   return transformer;
 }
@@ -42,11 +43,30 @@ absl::Status Transformer::AllocateActivations(int32_t max_rows, int32_t max_posi
   SKIM_ASSIGN_OR_RETURN(rope_sin_, NewMatrix<float>(max_positions, config_.rotary_dim / 2));
   ops_.Upload(rope_cos_.data, tables.cos.data(), tables.cos.size() * sizeof(float));
   ops_.Upload(rope_sin_.data, tables.sin.data(), tables.sin.size() * sizeof(float));
+  SKIM_ASSIGN_OR_RETURN(ones_, NewMatrix<float>(1, hidden));
+  const std::vector<float> ones(static_cast<size_t>(hidden), 1);
+  ops_.Upload(ones_.data, ones.data(), ones.size() * sizeof(float));
   return ops_.Wait();
+}
+
+KvLayer Transformer::LayerKv(int32_t layer) const {
+  const int32_t segment_first = segments_.segments()[segments_.SegmentOf(layer)].first_layer;
+  return {memory_.kv_pool, memory_.kv_layout, (layer - segment_first) % segments_.unit_layers()};
+}
+
+RopeWriteArgs Transformer::RopeArgs(Matrix<const float> qkv, int heads, Matrix<Bf16> q) const {
+  return {.qkv = qkv,
+          .heads = heads,
+          .norm_eps = config_.norm_eps,
+          .rope_cos = rope_cos_.data,
+          .rope_sin = rope_sin_.data,
+          .rotary_dim = config_.rotary_dim,
+          .q = q};
 }
 
 void Transformer::Run(const StepLayout& layout, const int32_t* index,
                       std::span<const ScoreRequest> scores) {
+  for (const PhantomSpan& span : layout.phantoms) Predict(span, index);
   if (layout.first_layer == 0) {
     ops_.Embed(*weights_.embedding_table, index + layout.tokens, residual_.Rows(0, layout.rows));
   }
@@ -72,6 +92,25 @@ void Transformer::Run(const StepLayout& layout, const int32_t* index,
   }
 }
 
+void Transformer::Predict(const PhantomSpan& span, const int32_t* index) {
+  const Matrix<float> hidden = gathered_.Rows(0, span.rows);
+  const Matrix<Bf16> normed = normed_.Rows(0, span.rows);
+  const int64_t width = 2 * int64_t{config_.kv_width()};
+  const Matrix<float> kv = {qkv_.data, span.rows, width, width};
+  ops_.GatherRows(memory_.hidden_store, index + span.hidden_rows, hidden);
+  ops_.RmsNorm(hidden, ones_.data, config_.norm_eps, normed);
+  AttentionRows rows;
+  rows.sequences = span.sequences;
+  rows.positions = rows.slots = index + span.positions;
+  for (int32_t layer = span.first_layer; layer < span.end_layer; ++layer) {
+    const int32_t unit = (layer - span.first_layer) / segments_.unit_layers();
+    rows.blocks = index + span.blocks + int64_t{unit} * span.blocks_per_unit;
+    const Predictors::Map& map = predictors_.At(span.cut_layer, layer);
+    ops_.Linear(normed, *map.weight, map.bias->As<float>(), /*accumulate=*/false, kv);
+    ops_.RopeAndWriteKv(RopeArgs(kv, /*heads=*/0, {}), rows, LayerKv(layer));
+  }
+}
+
 void Transformer::RunSpan(const LayerSpan& span, const int32_t* index,
                           std::span<const ScoreRequest> scores, Matrix<float> x) {
   const int32_t segment_first =
@@ -94,25 +133,17 @@ void Transformer::RunLayer(int32_t layer, const AttentionRows& rows,
                            Matrix<float> x) {
   const LayerWeights& w = weights_.layers[layer];
   const float eps = config_.norm_eps;
-  const int32_t segment_first = segments_.segments()[segments_.SegmentOf(layer)].first_layer;
-  const KvLayer kv{memory_.kv_pool, memory_.kv_layout,
-                   (layer - segment_first) % segments_.unit_layers()};
+  const KvLayer kv = LayerKv(layer);
   const Matrix<Bf16> normed = normed_.Rows(0, x.rows), q = q_.Rows(0, x.rows);
   const Matrix<Bf16> attention = attention_.Rows(0, x.rows), mlp = mlp_.Rows(0, x.rows);
   const Matrix<float> qkv = qkv_.Rows(0, x.rows);
 
   ops_.RmsNorm(x, Floats(w.input_norm), eps, normed);
   LinearByFormat(ops_, formats, normed, w.qkv, Floats(w.qkv_bias), /*accumulate=*/false, qkv);
-  ops_.RopeAndWriteKv({.qkv = qkv,
-                       .heads = config_.heads,
-                       .q_norm = Floats(w.q_norm),
-                       .k_norm = Floats(w.k_norm),
-                       .norm_eps = eps,
-                       .rope_cos = rope_cos_.data,
-                       .rope_sin = rope_sin_.data,
-                       .rotary_dim = config_.rotary_dim,
-                       .q = q},
-                      rows, kv);
+  RopeWriteArgs rope = RopeArgs(qkv, config_.heads, q);
+  rope.q_norm = Floats(w.q_norm);
+  rope.k_norm = Floats(w.k_norm);
+  ops_.RopeAndWriteKv(rope, rows, kv);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   float* lse = scores != nullptr ? lse_.data : nullptr;
   ops_.Attention({.q = q, .heads = config_.heads, .scale = scale, .out = attention, .lse = lse},

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/model_config.h"
+#include "engine/predictors.h"
 #include "engine/segments.h"
 #include "engine/step_layout.h"
 #include "engine/token_pruner.h"
@@ -35,36 +36,49 @@ class Transformer {
   // `max_positions` positions once; a step allocates nothing in the backend.
   static absl::StatusOr<std::unique_ptr<Transformer>> Create(
       const ModelConfig& config, const LayerSegments& segments, const Weights& weights,
-      const ModelMemory& memory, Ops* ops, int32_t max_rows, int32_t max_positions);
+      const Predictors& predictors, const ModelMemory& memory, Ops* ops, int32_t max_rows,
+      int32_t max_positions);
 
-  // Enqueues the rows of the step through the layers of `layout`; the parts of one step come
-  // in order. `index` is the uploaded copy of layout.index. Scores what `scores` asks for on
-  // the way. Afterwards Hidden() holds each row's residual stream as it left.
+  // Writes the K/V of the phantoms of `layout` and enqueues the rows of the step through its
+  // layers; the parts of one step come in order. `index` is the uploaded copy of layout.index.
+  // Scores what `scores` asks for on the way. Afterwards Hidden() holds each row's residual stream
+  // as it left.
   void Run(const StepLayout& layout, const int32_t* index, std::span<const ScoreRequest> scores);
   Matrix<float> Hidden(int64_t rows) const { return residual_.Rows(0, rows); }
 
  private:
   Transformer(const ModelConfig& config, const LayerSegments& segments, const Weights& weights,
-              const ModelMemory& memory, Ops* ops)
-      : config_(config), segments_(segments), weights_(weights), memory_(memory), ops_(*ops) {}
+              const Predictors& predictors, const ModelMemory& memory, Ops* ops)
+      : config_(config),
+        segments_(segments),
+        weights_(weights),
+        predictors_(predictors),
+        memory_(memory),
+        ops_(*ops) {}
   absl::Status AllocateActivations(int32_t max_rows, int32_t max_positions);
   template <typename T>
   absl::StatusOr<Matrix<T>> NewMatrix(int64_t rows, int64_t cols);
 
+  void Predict(const PhantomSpan& span, const int32_t* index);
   void RunSpan(const LayerSpan& span, const int32_t* index, std::span<const ScoreRequest> scores,
                Matrix<float> x);
   // `scores` may be null.
   void RunLayer(int32_t layer, const AttentionRows& rows, std::span<const FormatRows> formats,
                 const ScoreRequest* scores, Matrix<float> x);
+  KvLayer LayerKv(int32_t layer) const;
+  // Of `qkv`, with `heads` query heads; what depends on the layer is left to the caller.
+  RopeWriteArgs RopeArgs(Matrix<const float> qkv, int heads, Matrix<Bf16> q) const;
 
   const ModelConfig& config_;
   const LayerSegments& segments_;
   const Weights& weights_;
+  const Predictors& predictors_;
   const ModelMemory memory_;
   Ops& ops_;
 
   std::vector<std::unique_ptr<Buffer>> buffers_;  // behind the views below
   Matrix<float> rope_cos_, rope_sin_;             // [positions, rotary_dim / 2]
+  Matrix<float> ones_;                            // [1, hidden]
   Matrix<float> residual_;                        // [rows, hidden], in step order
   Matrix<float> gathered_;                        // [rows, hidden], of a span's rows
   Matrix<Bf16> normed_;                           // [rows, hidden]

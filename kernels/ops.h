@@ -71,7 +71,7 @@ struct KvLayer {
 
 struct RopeWriteArgs {
   Matrix<const float> qkv;          // [rows, (heads + 2 kv_heads) * head_dim]
-  int heads = 0;                    // query heads
+  int heads = 0;                    // query heads; 0: rows of keys and values alone
   const float* q_norm = nullptr;    // [head_dim] RMS-norm weights per head (Qwen3), or null
   const float* k_norm = nullptr;
   float norm_eps = 0;

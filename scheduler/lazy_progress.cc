@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ranges>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -81,12 +82,44 @@ void LazyProgress::TakeCached(int32_t tokens) {
 
 // --- prefill ---
 
-int32_t LazyProgress::TileRows(int32_t most, int32_t cached) const {
+int32_t LazyProgress::RowsOfTile(int32_t most, int32_t cached) const {
   const int32_t left = stages_[stage_].run_tokens - std::max(done_, cached);
   if (left <= most) return left;
   if (stage_ + 1 == stages()) return most;
   // The rows that score must run together.
   return std::max(0, std::min(most, left - policy_.rules.window));
+}
+
+int32_t LazyProgress::TileRows(int32_t most, int64_t budget, int32_t cached) const {
+  const Stage& stage = stages_[stage_];
+  most =
+      static_cast<int32_t>(std::min<int64_t>(most, budget / (stage.end_layer - stage.first_layer)));
+  if (TileCost(RowsOfTile(most, cached)) <= budget) return RowsOfTile(most, cached);
+  // Phantoms come on top. Any number of them may stand between two tokens that are kept, so the
+  // smallest tile may cost more.
+  const auto sizes = std::views::iota(0, most);
+  const auto too_many = std::ranges::partition_point(sizes, [&](int32_t size) {
+    const int32_t rows = RowsOfTile(size, cached);
+    return rows == 0 || TileCost(rows) <= budget;
+  });
+  const int32_t end = static_cast<int32_t>(too_many - sizes.begin());
+  const int32_t rows = RowsOfTile(end - 1, cached);
+  return rows > 0 ? rows : RowsOfTile(end, cached);
+}
+
+int32_t LazyProgress::Reach(int32_t tokens) const {
+  if (tokens == 0) return 0;
+  return stage_ == 0 ? tokens : kept_[stage_][tokens - 1] + 1;
+}
+
+int64_t LazyProgress::TileCost(int32_t rows) const {
+  const Stage& stage = stages_[stage_];
+  int64_t worth = rows;  // of rows
+  if (phantoms() && stage_ > 0) {
+    const int64_t cut = Reach(done_ + rows) - Reach(done_) - rows;
+    worth += (cut + geometry_.phantoms_per_row - 1) / geometry_.phantoms_per_row;
+  }
+  return worth * (stage.end_layer - stage.first_layer);
 }
 
 KvExtent LazyProgress::Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows,
@@ -105,15 +138,42 @@ KvExtent LazyProgress::AfterTile(int32_t rows, int32_t cached) const {
   std::vector<int32_t> slots(stages_.size(), 0);
   for (int32_t s = 0; s < stage_; ++s) slots[s] = stages_[s].run_tokens;
   slots[stage_] = std::max(done_, cached) + rows;
-  return Extent(slots, slots[0], slots[1]);
+  if (!phantoms()) return Extent(slots, slots[0], slots[1]);
+  const int32_t deep_rows = slots[1];
+  for (int32_t s = 1; s <= stage_; ++s) {
+    slots[s] = s < stage_ ? prompt_tokens_ : Reach(slots[s]);
+  }
+  return Extent(slots, slots[0], deep_rows);
 }
 
 void LazyProgress::FillEntry(PlanSequence* entry) const {
-  entry->dense_segments = stages_[1].first_segment;
+  entry->cut_segment = stages_[1].first_segment;
+  if (!phantoms()) entry->dense_segments = entry->cut_segment;
   for (int32_t s = 0; s < stages(); ++s) {
     entry->slot_positions.resize(static_cast<size_t>(stages_[s].end_segment), slots_[s]);
   }
   entry->rules = &policy_.rules;
+}
+
+// Those before the tile's last token that no tile before it has brought: everybody whose depth is
+// that of the cut, unless he runs this stage.
+void LazyProgress::AddPhantoms(int32_t rows, PlanSequence* entry) const {
+  const Stage& stage = stages_[stage_];
+  const std::vector<int32_t>& run = kept_[stage_];
+  std::vector<std::vector<int32_t>> cut_at(static_cast<size_t>(stage_) + 1);
+  int32_t next = done_;
+  for (int32_t position = Reach(done_); position < Reach(done_ + rows); ++position) {
+    if (position == run[next]) {
+      ++next;
+    } else {
+      cut_at[depth_[position]].push_back(position);
+    }
+  }
+  for (int32_t s = 1; s <= stage_; ++s) {
+    if (cut_at[s].empty()) continue;
+    entry->phantoms.push_back(
+        {stages_[s].first_layer, stage.first_layer, stage.end_layer, std::move(cut_at[s])});
+  }
 }
 
 void LazyProgress::AddTile(int32_t rows, PlanSequence* entry, StepPlan* plan) const {
@@ -126,6 +186,7 @@ void LazyProgress::AddTile(int32_t rows, PlanSequence* entry, StepPlan* plan) co
     plan->enter.push_back(stage.first_layer);
     plan->leave.push_back(stage.end_layer);
   }
+  if (phantoms() && stage_ > 0) AddPhantoms(rows, entry);
   const bool ends_stage = done_ + rows == stage.run_tokens;
   if (ends_stage && stage_ + 1 < stages() && kept_[stage_ + 1].empty()) {
     entry->cuts.push_back(
@@ -162,7 +223,7 @@ absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> c
   done_ = 0;
   if (!prompt_done()) return absl::OkStatus();
   const bool dropped = dropped_at_ >= 0 && dropped_at_ <= prompt_tokens_;
-  if (policy_.decode == DecodeMode::kStatic || dropped) ForgetHidden();
+  if (!Revives(policy_.decode) || dropped) ForgetHidden();
   return absl::OkStatus();
 }
 
@@ -196,6 +257,7 @@ KvExtent LazyProgress::AfterDecode(int32_t position, int32_t rows) const {
   std::vector<int32_t> slots = Reserves();
   const int32_t deep_rows = revives() ? deep_rows_ + slots[1] : 0;
   slots[0] = position + rows;
+  if (phantoms()) return Extent(std::vector<int32_t>(stages_.size(), slots[0]), 0, 0);
   for (int32_t s = 1; s < stages(); ++s) slots[s] += static_cast<int32_t>(slots_[s].size()) + rows;
   return Extent(slots, 0, deep_rows);
 }
@@ -254,13 +316,14 @@ absl::Status LazyProgress::CommitDecode(int32_t position, int32_t rows,
 KvExtent LazyProgress::CaughtUp(int32_t total, int32_t computed) const {
   std::vector<int32_t> slots(stages_.size());
   slots[0] = total;
-  const bool may_revive = policy_.decode != DecodeMode::kStatic && dropped_at_ < 0;
+  const bool may_revive = Revives(policy_.decode) && dropped_at_ < 0;
   for (int32_t s = 1; s < stages(); ++s) {
     slots[s] = prompt_done() ? static_cast<int32_t>(slots_[s].size()) + total - computed
                              : stages_[s].run_tokens + total - prompt_tokens_;
     slots[s] = std::max(slots[s], slots_before_[s] + 1);
     // The first step after that must find its room too.
     if (may_revive) slots[s] += policy_.revival_budget;
+    if (phantoms()) slots[s] = total;
   }
   if (prompt_done() && !revives()) return Extent(slots, 0, 0);
   const int32_t deep_rows =

@@ -12,6 +12,11 @@
 // (depth 1, in the page that the position names) can be taken from the prefix cache and given to
 // it; the rows of depth 2 and more lie in pages of their own, in the order of arrival there.
 //
+// Where what is cut is seen all the same (phantoms), each stage has a slot for every token, in
+// order: with the tokens of a tile come those between them that were cut, whose K/V is predicted
+// from the hidden rows with which they stopped. Depth and all that follows from it is that of
+// computed K/V; the hidden rows are kept until the prompt is done.
+//
 // After a preemption the same tokens take the same slots: the kept sets are saved, and what
 // decoding revives is a function of the sequence alone. Loop thread only.
 #pragma once
@@ -37,7 +42,7 @@ class LazyProgress {
 
   int32_t stages() const { return static_cast<int32_t>(stages_.size()); }
   bool prompt_done() const { return stage_ == stages(); }
-  bool revives() const { return hidden_kept_ && policy_.decode != DecodeMode::kStatic; }
+  bool revives() const { return hidden_kept_ && Revives(policy_.decode); }
 
   // --- prefix cache ---
   // What of the blocks is shared, and the layer below which their K/V is.
@@ -51,9 +56,11 @@ class LazyProgress {
   void TakeCached(int32_t tokens);
 
   // --- prefill: the next tile, `cached` tokens being about to be taken from the cache ---
-  // Rows of it, at most `most`; 0 if so few make no tile (the rows that score stay together).
-  int32_t TileRows(int32_t most, int32_t cached = 0) const;
-  int32_t tile_layers() const { return stages_[stage_].end_layer - stages_[stage_].first_layer; }
+  // Rows of it, at most `most` and of at most `budget` token-layers; 0 if so few make no tile (the
+  // rows that score stay together). Phantoms count only as far as a smaller tile has fewer.
+  int32_t TileRows(int32_t most, int64_t budget, int32_t cached = 0) const;
+  // Token-layers that rows cost, phantoms among them included.
+  int64_t TileCost(int32_t rows) const;
   KvExtent AfterTile(int32_t rows, int32_t cached = 0) const;
   bool EndsPrompt(int32_t rows) const {
     return stage_ + 1 == stages() && done_ + rows == stages_[stage_].run_tokens;
@@ -96,6 +103,8 @@ class LazyProgress {
   std::span<const int32_t> slots(int32_t stage) const { return slots_[stage]; }
   // Prompt tokens that were computed in each segment of the model.
   std::vector<int32_t> SegmentTokens() const;
+  // Prompt tokens whose K/V was predicted in some layers.
+  int32_t predicted() const { return phantoms() ? prompt_tokens_ - kept() : 0; }
   int32_t kept() const;  // prompt tokens that the prefill ran through all layers
   int32_t revived() const { return revived_; }  // stages that revived tokens ran
   int32_t hidden_rows() const;
@@ -111,6 +120,11 @@ class LazyProgress {
   };
 
   bool Chooses() const;
+  bool phantoms() const { return policy_.decode == DecodeMode::kPhantom; }
+  // As TileRows, by the rows alone.
+  int32_t RowsOfTile(int32_t most, int32_t cached) const;
+  // Of this stage: positions up to that of its so many-th token, 0 for none.
+  int32_t Reach(int32_t tokens) const;
   // Tokens to choose of `length` for stage `stage`.
   int32_t Choice(int32_t stage, int32_t length) const;
   std::vector<int32_t> Reserves() const;  // [stages] rows that may be revived into each
@@ -119,6 +133,7 @@ class LazyProgress {
                   int32_t deep_rows) const;
   bool HasDeepRows() const { return stages() > 2; }
   void FillEntry(PlanSequence* entry) const;
+  void AddPhantoms(int32_t rows, PlanSequence* entry) const;
   void Deepen(int32_t position);
   void ForgetHidden();
 

@@ -81,14 +81,16 @@ class Planner {
       return static_cast<int32_t>(std::min<int64_t>(rows_left_, budget_ / layers));
     };
     Work work;
-    int64_t layers = limits_.layers;
+    const int64_t layers = limits_.layers;
+    if (s.lazy && !s.lazy->prompt_done()) {
+      work.rows = s.lazy->TileRows(rows_left_, budget_, computed);
+      work.extent = s.lazy->AfterTile(work.rows, computed);
+      work.token_layers = s.lazy->TileCost(work.rows);
+      return work;
+    }
     if (!s.lazy) {
       work.rows = std::min(s.total() - computed, at_most(layers));
       work.extent = cache_.FullExtent(computed + work.rows);
-    } else if (!s.lazy->prompt_done()) {
-      layers = s.lazy->tile_layers();
-      work.rows = s.lazy->TileRows(at_most(layers), computed);
-      work.extent = s.lazy->AfterTile(work.rows, computed);
     } else if (s.lazy->ReservedRows() <= revival_rows_left_) {
       work.reserved_rows = s.lazy->ReservedRows();
       work.rows = s.lazy->DecodeRows(std::min(s.total() - computed, at_most(layers)));

@@ -45,6 +45,7 @@ struct PrefillReport {
   DecodeMode decode = DecodeMode::kStatic;
   std::vector<int32_t> segment_tokens;  // prompt tokens computed per segment of the model
   int32_t kept_tokens = 0;              // of the prompt, through all layers before the first token
+  int32_t predicted_tokens = 0;         // of the prompt, seen through predicted K/V above their cut
   int32_t revived_tokens = 0;           // counted once per cut they passed
   int32_t hidden_pages = 0;             // the most that were held after the prefill
   bool hidden_dropped = false;          // for lack of memory: from then on nothing was revived

@@ -75,6 +75,7 @@ void FillReport(const LazyProgress& lazy, int32_t layers, Finish* finish) {
   report.revived_tokens = lazy.revived();
   if (!lazy.prompt_done()) return;
   report.kept_tokens = lazy.kept();
+  report.predicted_tokens = lazy.predicted();
   report.token_layers_saved = int64_t{finish->prompt_tokens} * layers - lazy.token_layers();
 }
 

@@ -85,9 +85,14 @@ class ServingLoop::Impl {
     }
     float before = 1;
     int64_t cuts = 0;
-    for (const float keep : prefill.keep) {
+    for (size_t b = 0; b < prefill.keep.size(); ++b) {
+      const float keep = prefill.keep[b];
       if (!(keep > 0 && keep <= before)) return invalid(".keep_ratio: must be in (0, 1] and not rise");
       cuts += keep < before;
+      if (prefill.decode == DecodeMode::kPhantom && keep < before &&
+          std::ranges::count(geometry_.phantom_cuts, geometry_.boundaries[b]) == 0) {
+        return invalid(".decode_mode: nothing predicts keys and values above one of the cuts");
+      }
       before = keep;
     }
     if (prefill.rules.window < 1 || prefill.rules.window > config_.max_rows_per_step / 2) {
@@ -123,8 +128,9 @@ class ServingLoop::Impl {
     for (size_t b = 0; b < prefill.keep.size() && last_exit == geometry_.layers; ++b) {
       if (prefill.keep[b] < 1) last_exit = geometry_.boundaries[b];
     }
-    if (last_exit < geometry_.layers && prefill.decode != DecodeMode::kStatic) {
-      return invalid(": each token of a pruned prompt's decoding may revive others, unless static");
+    if (last_exit < geometry_.layers && Revives(prefill.decode)) {
+      return invalid(
+          ": each token of a pruned prompt's decoding may revive others, unless static or phantom");
     }
     if (speculation.drafter == DrafterKind::kAuto && !speculation.draft_formats.empty() &&
         last_exit < geometry_.layers) {

@@ -1,5 +1,5 @@
 """LazyLLM from its formulas (Fu et al. 2024, arXiv 2407.14057), on a tiny Llama in NumPy: the
-oracle of the tests of prompt pruning. One token at a time has a set of layers whose keys and
+oracle of the tests of prompt pruning, phantoms included. One token at a time has a set of layers whose keys and
 values exist; nothing here is paged, tiled or batched.
 
 Sums are float64; values are rounded to bfloat16 where the engine stores bfloat16, so that both
@@ -17,6 +17,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 
+PREDICTORS = "skim_predictors.safetensors"
+
+
 def bf16(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
 
@@ -29,7 +32,7 @@ class Policy:
     sinks: int = 4
     window: int = 1
     pool_radius: int = 3
-    decode: str = "lazy"  # static, lazy, strict
+    decode: str = "lazy"  # static, lazy, strict, phantom
     budget: int = 8
     heads: list[list[tuple[int, int]]] | None = None  # per boundary (layer, head); None: the mean
 
@@ -48,6 +51,9 @@ class Model:
         self.config = json.loads((directory / "config.json").read_text())
         tensors = load_file(directory / "model.safetensors")
         self.w = {name: np.asarray(t, np.float64) for name, t in tensors.items()}
+        predictors = directory / PREDICTORS
+        if predictors.exists():
+            self.w |= {n: np.asarray(t, np.float64) for n, t in load_file(predictors).items()}
         self.layers = self.config["num_hidden_layers"]
         self.heads = self.config["num_attention_heads"]
         self.kv_heads = self.config["num_key_value_heads"]
@@ -66,8 +72,18 @@ class Model:
         return (1 - keep) * f / scaling["factor"] + keep * f
 
     def norm(self, x: np.ndarray, name: str) -> np.ndarray:
-        scale = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
-        return bf16(x * scale * self.w[name])
+        return bf16(self.scaled(x) * self.w[name])
+
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
+
+    def predicted(
+        self, boundary: int, l: int, x: np.ndarray, positions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values of layer l, [n, kv heads, head dim], from what leaves `boundary`."""
+        y = bf16(self.scaled(x)) @ self.w[f"{boundary}.{l}.weight"].T + self.w[f"{boundary}.{l}.bias"]
+        keys, values = np.split(y.reshape(len(x), -1, self.head_dim), 2, axis=1)
+        return self.rotate(keys, positions), bf16(values)
 
     def rotate(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
         angle = positions[:, None, None] * self.frequencies
@@ -166,6 +182,7 @@ class Sequence:
         return max(self.policy.min_keep, share, len(self.forced(length)))
 
     def prefill(self) -> Step:
+        """What is cut has no keys and values above; as a phantom it has predicted ones."""
         step = Step()
         rows = list(range(self.prompt))
         x = self.model.embed(self.tokens)
@@ -178,10 +195,25 @@ class Sequence:
                 step.logits = self.model.logits(x[-1])
                 break
             count = min(len(rows), self.count(s, self.prompt))
-            rows = self.best(self.pooled(scores), count, self.forced(self.prompt))
+            pooled = self.pooled(scores)
+            # Phantoms are scored as well, and may lift their neighbours, but do not come back.
+            kept = self.best({t: pooled[t] for t in rows}, count, self.forced(self.prompt))
+            if self.policy.decode == "phantom":
+                self.predict(s, [t for t in rows if t not in set(kept)])
+            rows = kept
             step.chosen.append(rows)
             x = np.stack([self.hidden[t] for t in rows])
         return step
+
+    def predict(self, s: int, cut: list[int]) -> None:
+        boundary = self.stages[s][1]
+        if not cut:
+            return
+        x = np.stack([self.hidden[t] for t in cut])
+        for l in range(boundary, self.model.layers):
+            keys, values = self.model.predicted(boundary, l, x, np.array(cut))
+            for i, t in enumerate(cut):
+                self.keys[l][t], self.values[l][t] = keys[i], values[i]
 
     def decode(self, token: int) -> Step:
         step = Step()
@@ -200,7 +232,7 @@ class Sequence:
                 step.logits = self.model.logits(x[-1])
                 break
             revived = []
-            if self.policy.decode != "static":
+            if self.policy.decode in ("lazy", "strict"):
                 pooled = self.pooled(scores)
                 count = min(len(pooled), self.count(s, position + 1))
                 chosen = self.best(pooled, count, self.forced(position + 1))

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/tiny-llama3.lazy.json: what lazy_reference.py says of three policies, for
-the tests of prompt pruning. The seeds of the prompts were searched for: with them no choice and
+"""Writes tests/golden/tiny-llama3.lazy.json: what lazy_reference.py says of some policies, for
+the tests of prompt pruning; before that, what they predict keys and values with. The seeds of the prompts were searched for: with them no choice and
 no greedy token is a near tie, which bfloat16 could decide either way."""
 
 import json
 
 import numpy as np
 
+from calibrate import predictor_file
+from calibrate.predictors import Map, Maps, Products, inputs_of
 from golden_checkpoints import GOLDEN
 from hf_directory import run_main
-from lazy_reference import Model, Policy, Sequence, Step
+from lazy_reference import PREDICTORS, Model, Policy, Sequence, Step
 
 NAME = "tiny-llama3"
 PROMPT_TOKENS = 40
@@ -27,13 +29,47 @@ CASES = {
         ),
     ),
     "static": (16, Policy([2], [0.3], decode="static")),
+    "phantom": (2, Policy([1, 2], [0.6, 0.3], decode="phantom", window=2)),
+    "phantom by heads": (
+        16,
+        Policy([1, 2], [0.4, 0.25], decode="phantom", heads=[[(0, 1)], [(1, 0), (1, 1)]]),
+    ),
 }
+BOUNDARIES = (1, 2)
+FITTED_TOKENS = 400
 
 
 def main() -> None:
-    model = Model(GOLDEN / NAME)
+    directory = GOLDEN / NAME
+    maps = fit(Model(directory))
+    predictor_file.write(directory / PREDICTORS, maps, predictor_file.fingerprint(directory))
+    model = Model(directory)
     cases = [run(model, name, seed, policy) for name, (seed, policy) in CASES.items()]
     (GOLDEN / f"{NAME}.lazy.json").write_text(json.dumps({"cases": cases}) + "\n")
+
+
+def fit(model: Model) -> Maps:
+    """To random text; the tool's own arithmetic on what the reference computes."""
+    ids = [int(t) for t in np.random.default_rng(1).integers(0, 256, FITTED_TOKENS)]
+    rows, positions = list(range(FITTED_TOKENS)), np.arange(FITTED_TOKENS)
+    sequence = Sequence(model, Policy([], []), ids)
+    x = model.embed(ids)
+    entering = []
+    for l in range(model.layers):
+        entering.append(inputs_of(x, model.config["rms_norm_eps"]))
+        x, _, _ = sequence.layer(l, x, rows, None)
+    maps = {}
+    for boundary in BOUNDARIES:
+        products = Products(model.config["hidden_size"] + 1)
+        products.add(entering[boundary])
+        for l in range(boundary, model.layers):
+            keys = model.rotate(np.stack([sequence.keys[l][t] for t in rows]), -positions)
+            values = np.stack([sequence.values[l][t] for t in rows])
+            targets = np.concatenate([keys, values], axis=1).reshape(FITTED_TOKENS, -1)
+            solved = products.solve(entering[boundary].T @ targets)
+            none = np.zeros(model.kv_heads)
+            maps[boundary, l] = Map(solved[:, :-1], solved[:, -1], none, none)
+    return maps
 
 
 def run(model: Model, name: str, seed: int, policy: Policy) -> dict:

@@ -22,6 +22,8 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   SKIM_ASSIGN_OR_RETURN(h.ops_, MakeOps(backend));
   SKIM_ASSIGN_OR_RETURN(h.weights_, Weights::Load(h.config_, checkpoint, options.formats,
                                                  h.ops_.get(), {}));
+  SKIM_ASSIGN_OR_RETURN(h.predictors_,
+                        Predictors::Load(h.config_, checkpoint, options.boundaries, h.ops_.get()));
   ExecutorOptions executor;
   executor.max_rows = options.max_rows;
   executor.max_context = h.config_.max_positions;
@@ -30,8 +32,8 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   executor.kv_format = options.kv_format;
   executor.boundaries = options.boundaries;
   executor.score_heads = options.score_heads;
-  SKIM_ASSIGN_OR_RETURN(h.executor_,
-                        Executor::Create(h.config_, h.weights_, h.ops_.get(), executor));
+  SKIM_ASSIGN_OR_RETURN(
+      h.executor_, Executor::Create(h.config_, h.weights_, h.predictors_, h.ops_.get(), executor));
   h.executor_->SetLogitsProbe([&h](SeqId id, int32_t position, std::span<const float> logits) {
     h.logits_[{id, position}].assign(logits.begin(), logits.end());
   });

@@ -12,6 +12,7 @@
 #include "engine/checkpoint.h"
 #include "engine/executor.h"
 #include "engine/model_config.h"
+#include "engine/predictors.h"
 #include "engine/weights.h"
 #include "kernels/backend.h"
 
@@ -78,6 +79,7 @@ class EngineHarness {
   ModelConfig config_;
   std::unique_ptr<Ops> ops_;
   Weights weights_;
+  Predictors predictors_;
   std::unique_ptr<Executor> executor_;
   std::vector<PageId> free_pages_;
   std::map<std::pair<SeqId, int32_t>, std::vector<float>> logits_;

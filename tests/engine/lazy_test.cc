@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -31,10 +32,12 @@ std::vector<TokenId> RandomPrompt(int32_t length, uint32_t seed) {
   return prompt;
 }
 
+constexpr std::array kModes = {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict,
+                               DecodeMode::kPhantom};
+
 DecodeMode ModeOf(const std::string& name) {
-  return name == "static" ? DecodeMode::kStatic
-         : name == "lazy" ? DecodeMode::kLazy
-                          : DecodeMode::kStrict;
+  constexpr std::array kNames = {"static", "lazy", "strict", "phantom"};
+  return kModes[static_cast<size_t>(std::ranges::find(kNames, name) - kNames.begin())];
 }
 
 class LazyOn : public ::testing::TestWithParam<std::string> {
@@ -158,7 +161,7 @@ Trace Alone(const HarnessOptions& options, SchedulerConfig config, const Prefill
 
 TEST_P(LazyOn, KeepingAllIsBitIdenticalToExact) {
   const Trace exact = Alone(Options(), {}, {});
-  for (const DecodeMode mode : {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict}) {
+  for (const DecodeMode mode : kModes) {
     // The share rounds up to the whole prompt: all of the machinery runs.
     const PrefillPolicy all = Policy(mode, {0.9999f, 0.9998f});
     ExpectSameBits(exact, Alone(Options(), {.max_rows_per_step = 40}, all), "keep all");
@@ -167,7 +170,7 @@ TEST_P(LazyOn, KeepingAllIsBitIdenticalToExact) {
 }
 
 TEST_P(LazyOn, TilesPagesAndThreadsDoNotMatter) {
-  for (const DecodeMode mode : {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict}) {
+  for (const DecodeMode mode : kModes) {
     const PrefillPolicy policy = Policy(mode);
     const Trace reference = Alone(Options(), {}, policy);
     for (const int32_t rows : {8, 37, 151}) {
@@ -184,14 +187,14 @@ TEST_P(LazyOn, TilesPagesAndThreadsDoNotMatter) {
 
 TEST_P(LazyOn, OtherRequestsOfAnyKindDoNotMatter) {
   std::mt19937 rng(3);
-  for (const DecodeMode mode : {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict}) {
+  for (const DecodeMode mode : kModes) {
     const PrefillPolicy policy = Policy(mode);
     const Trace reference = Alone(Options(), {}, policy);
     const auto harness = Load(Options({.threads = 2, .kv_pages = 4096}));
     ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64});
     const auto add = [&](uint32_t seed) {
       const int32_t length = 20 + static_cast<int32_t>(rng() % 100);
-      const auto kind = static_cast<DecodeMode>(rng() % 3);
+      const auto kind = kModes[rng() % kModes.size()];
       engine.Submit(RandomPrompt(length, seed), 1 + static_cast<int32_t>(rng() % 30),
                     rng() % 2 == 0 ? PrefillPolicy() : Policy(kind, {0.7f, 0.3f}));
     };
@@ -209,43 +212,86 @@ TEST_P(LazyOn, OtherRequestsOfAnyKindDoNotMatter) {
   }
 }
 
+// In every KV format, as one scale serves a vector and other rows are not in it.
+TEST_P(LazyOn, PhantomsAreWrittenInTheFormatOfTheirPages) {
+  const PrefillPolicy policy = Policy(DecodeMode::kPhantom);
+  std::vector<Trace> by_format;
+  for (const KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kFp8}) {
+    const Trace reference = Alone(Options({.kv_format = format}), {}, policy);
+    ExpectSameBits(reference,
+                   Alone(Options({.threads = 2, .page_tokens = 16, .kv_format = format}),
+                         {.max_rows_per_step = 29}, policy),
+                   "tiles and pages");
+    for (const Trace& other : by_format) EXPECT_NE(other.logits, reference.logits);
+    by_format.push_back(reference);
+  }
+}
+
+// They are seen, take no row, and leave the pages of an exact sequence and no hidden row.
+TEST_P(LazyOn, AfterThePrefillPhantomsHaveTheMemoryOfAnExactSequence) {
+  const auto harness = Load(Options({.page_tokens = 16}));
+  ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64, .prefix_cache = false});
+  const SeqId id =
+      engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, Policy(DecodeMode::kPhantom));
+  while (engine.client(id).tokens.size() < 3) ASSERT_TRUE(engine.Step());
+  const Sequence& sequence = *engine.scheduler().running().at(0);
+  const KvCache& cache = engine.scheduler().cache();
+  EXPECT_EQ(sequence.kv.hidden_pages(), 0);
+  EXPECT_EQ(sequence.kv.pages(), cache.PagesFor(kPrompt + 2));
+  engine.RunToEnd();
+
+  const PrefillReport& report = engine.client(id).finish->prefill;
+  EXPECT_EQ(report.decode, DecodeMode::kPhantom);
+  EXPECT_EQ(report.predicted_tokens, kPrompt - report.kept_tokens);
+  EXPECT_EQ(report.revived_tokens, 0);
+  for (const int32_t layer : {0, 1, 2}) {
+    EXPECT_EQ(engine.TokensRun(id, layer), report.segment_tokens[layer] + kGenerated - 1);
+  }
+  EXPECT_GT(report.segment_tokens[0], report.segment_tokens[1]);
+  EXPECT_GT(report.segment_tokens[1], report.segment_tokens[2]);
+  const Trace without = Alone(Options(), {}, Policy(DecodeMode::kStatic));
+  EXPECT_NE(Collect(engine, id, kPrompt).logits, without.logits);
+}
+
 // The same prompt in every format at once, pruned and exact: each as if it were alone, and nobody
 // takes another format's blocks from the cache.
 TEST_P(LazyOn, OtherWeightFormatsDoNotMatter) {
   const HarnessOptions options = Options(
       {.kv_pages = 4096, .formats = {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4}});
-  const PrefillPolicy policy = Policy(DecodeMode::kLazy);
-  std::vector<Trace> alone;
-  for (const WeightFormat format : options.formats) {
-    const auto harness = Load(options);
-    ScheduledEngine engine(harness.get(), {});
-    const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy, format);
-    engine.RunToEnd();
-    alone.push_back(Collect(engine, id, kPrompt));
-  }
-  EXPECT_NE(alone[0].logits, alone[1].logits);
-  const auto harness = Load(options);
-  ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64});
-  std::vector<SeqId> ids;
-  for (int round = 0; round < 2; ++round) {  // the second meets what the first has left
+  for (const DecodeMode mode : {DecodeMode::kLazy, DecodeMode::kPhantom}) {
+    const PrefillPolicy policy = Policy(mode);
+    std::vector<Trace> alone;
     for (const WeightFormat format : options.formats) {
-      ids.push_back(engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy, format));
-      engine.Submit(RandomPrompt(kPrompt, 5), 2, {}, format);
+      const auto harness = Load(options);
+      ScheduledEngine engine(harness.get(), {});
+      const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy, format);
+      engine.RunToEnd();
+      alone.push_back(Collect(engine, id, kPrompt));
     }
-    engine.RunToEnd();
+    EXPECT_NE(alone[0].logits, alone[1].logits);
+    const auto harness = Load(options);
+    ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64});
+    std::vector<SeqId> ids;
+    for (int round = 0; round < 2; ++round) {  // the second meets what the first has left
+      for (const WeightFormat format : options.formats) {
+        ids.push_back(engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy, format));
+        engine.Submit(RandomPrompt(kPrompt, 5), 2, {}, format);
+      }
+      engine.RunToEnd();
+    }
+    for (size_t i = 0; i < ids.size(); ++i) {
+      SCOPED_TRACE("request " + std::to_string(i));
+      EXPECT_EQ(engine.client(ids[i]).finish->cached_tokens, i < 3 ? 0 : 128);
+      ExpectSameBits(alone[i % 3], Collect(engine, ids[i], kPrompt), "among other formats");
+    }
+    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
   }
-  for (size_t i = 0; i < ids.size(); ++i) {
-    SCOPED_TRACE("request " + std::to_string(i));
-    EXPECT_EQ(engine.client(ids[i]).finish->cached_tokens, i < 3 ? 0 : 128);
-    ExpectSameBits(alone[i % 3], Collect(engine, ids[i], kPrompt), "among other formats");
-  }
-  EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
 }
 
 // Pools too small for both requests: the one that came later is preempted, in its prefill or
 // later. Where it lost its hidden rows before, for want of memory, it must differ.
 TEST_P(LazyOn, PreemptionDoesNotMatter) {
-  for (const DecodeMode mode : {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict}) {
+  for (const DecodeMode mode : kModes) {
     const PrefillPolicy policy = Policy(mode);
     const Trace reference = Alone(Options(), {}, policy);
     int preempted = 0;
@@ -273,7 +319,7 @@ std::vector<TokenId> Joined(std::vector<TokenId> a, const std::vector<TokenId>& 
 
 // A chat's second turn: the first one's prompt, what was generated, and more.
 TEST_P(LazyOn, ASecondTurnComputesOnlyWhatIsNewBelowTheFirstCut) {
-  for (const DecodeMode mode : {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict}) {
+  for (const DecodeMode mode : kModes) {
     SCOPED_TRACE(static_cast<int>(mode));
     const PrefillPolicy policy = Policy(mode);
     const auto harness = Load(Options({.page_tokens = 16}));
@@ -324,6 +370,8 @@ TEST_P(LazyOn, PoliciesWithTheSameFirstCutShareAndOthersDoNot) {
   const PrefillPolicy later = Policy(DecodeMode::kLazy, {1, 0.3f});  // its first cut is higher up
   EXPECT_EQ(cached(lazy, Policy(DecodeMode::kStrict, {0.9f, 0.9f})), 144);
   EXPECT_EQ(cached(later, Policy(DecodeMode::kStatic, {1, 0.5f})), 144);
+  EXPECT_EQ(cached(lazy, Policy(DecodeMode::kPhantom)), 144);
+  EXPECT_EQ(cached(Policy(DecodeMode::kPhantom), lazy), 144);
   EXPECT_EQ(cached(lazy, later), 0);
   EXPECT_EQ(cached(later, lazy), 0);
   EXPECT_EQ(cached({}, lazy), 0);

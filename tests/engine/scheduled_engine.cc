@@ -85,7 +85,7 @@ void ScheduledEngine::Count(const StepPlan& plan, const StepResult& result) {
   const auto layers = plan.leave.empty() ? 0 : *std::ranges::max_element(plan.leave);
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const PlanSequence& sequence = plan.sequences[i];
-    if (sequence.dense_segments == PlanSequence::kAllDense) continue;
+    if (sequence.cut_segment == PlanSequence::kAllDense) continue;
     const auto run = [&](int32_t position, int32_t enter, int32_t leave) {
       for (int32_t layer = enter; layer < leave; ++layer) {
         most_runs_ = std::max(most_runs_, ++runs_[{sequence.id, position, layer}]);

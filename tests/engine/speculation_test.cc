@@ -88,11 +88,11 @@ SpeculationPolicy Self(int32_t exit_layer, WeightFormat format, int32_t drafts =
   return policy;
 }
 
-PrefillPolicy Pruned() {
+PrefillPolicy Pruned(DecodeMode mode = DecodeMode::kStatic) {
   PrefillPolicy policy;
   policy.keep = {0.6f};
   policy.min_keep = 8;
-  policy.decode = DecodeMode::kStatic;
+  policy.decode = mode;
   return policy;
 }
 
@@ -189,10 +189,13 @@ TEST_P(SpeculationOn, AnyDrafterGivesTheBitsOfPlainDecodingInEveryFormat) {
 TEST_P(SpeculationOn, APrunedPromptGivesTheBitsOfPlainDecoding) {
   HarnessOptions options = AllFormats({.isa = GetParam()});
   options.boundaries = {1};
-  for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kInt8}) {
+  for (const auto& [format, mode] : {std::pair(WeightFormat::kBf16, DecodeMode::kStatic),
+                                     std::pair(WeightFormat::kInt8, DecodeMode::kStatic),
+                                     std::pair(WeightFormat::kBf16, DecodeMode::kPhantom),
+                                     std::pair(WeightFormat::kInt8, DecodeMode::kPhantom)}) {
     Request request = Greedy(90);
     request.weight_format = format;
-    request.prefill = Pruned();
+    request.prefill = Pruned(mode);
     const Trace plain = Alone(options, request);
     for (const auto& [name, policy] : Drafters(format, /*last_exit=*/1)) {
       request.speculation = policy;
@@ -229,7 +232,8 @@ TEST(Speculation, OtherRequestsOfAnyKindDoNotMatter) {
       other.weight_format = format;
       other.sampling.max_tokens = 1 + static_cast<int32_t>(rng() % 30);
       const bool pruned = rng() % 2 == 0;
-      if (pruned) other.prefill = Pruned();
+      if (pruned)
+        other.prefill = Pruned(rng() % 2 == 0 ? DecodeMode::kStatic : DecodeMode::kPhantom);
       const auto drafters = Drafters(format, pruned ? 1 : kLayers);
       if (rng() % 4 != 0) other.speculation = drafters[rng() % drafters.size()].policy;
       engine.Submit(std::move(other));

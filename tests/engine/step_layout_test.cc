@@ -125,7 +125,7 @@ TEST(StepLayout, DeepHiddenRowsFollowTheOrderOfArrival) {
   sequence.row_count = 2;
   sequence.prompt_tokens = 30;
   sequence.segment_pages = {pages, pages, pages};
-  sequence.dense_segments = 1;
+  sequence.cut_segment = sequence.dense_segments = 1;
   sequence.slot_positions = {{}, held, {}};
   sequence.hidden_pages = hidden;
   sequence.deep_hidden_pages = deep;
@@ -222,7 +222,7 @@ struct PrunedFixture : Fixture {
 
   PrunedFixture() {
     PlanSequence& a = plan.sequences[0];
-    a.dense_segments = 1;
+    a.cut_segment = a.dense_segments = 1;
     a.slot_positions = {{}, held};
     a.hidden_pages = hidden;
     a.rules = &rules;
@@ -293,6 +293,83 @@ TEST(StepLayout, RefusesCutsThatCannotBeMade) {
     f.Decode();
     ASSERT_TRUE(StepLayout::Check(f.plan, kContext).ok());
     damage(f);
+    EXPECT_THAT(std::string(StepLayout::Check(f.plan, kContext).message()), HasSubstr(message));
+  }
+}
+
+// The first sequence's tokens 30 to 33 go on at the boundary; of those before, some do not.
+struct PhantomFixture : PrunedFixture {
+  PhantomFixture() {
+    PlanSequence& a = plan.sequences[0];
+    a.dense_segments = PlanSequence::kAllDense;
+    a.prompt_tokens = 34;
+    plan.enter = {4, 4, 4, 4, 0};
+    a.phantoms = {{.cut_layer = 4, .first_layer = 4, .end_layer = 6, .positions = {10, 12, 29}}};
+  }
+};
+
+TEST(StepLayout, PhantomsTakeTheSlotsOfTheirPositionsFromTheirHiddenRows) {
+  PhantomFixture f;
+  const StepLayout layout = Build(f.plan);
+  ASSERT_EQ(layout.phantoms.size(), 1u);
+  const PhantomSpan& span = layout.phantoms[0];
+  EXPECT_EQ(span.cut_layer, 4);
+  EXPECT_EQ(span.first_layer, 4);
+  EXPECT_EQ(span.end_layer, 6);
+  EXPECT_THAT(Slice(layout, span.positions, 3), ElementsAre(10, 12, 29));
+  EXPECT_THAT(Slice(layout, span.hidden_rows, 3), ElementsAre(56, 56, 59));  // two rows a page
+  EXPECT_THAT(Slice(layout, span.blocks, 2), ElementsAre(10, 11));
+  // As many as the rows see, so that nobody takes the last phantom for the end.
+  EXPECT_EQ(span.sequences[0].slots, 34);
+  // The rows see them all.
+  EXPECT_EQ(layout.spans[1].sequences[0].slots, 34);
+  EXPECT_EQ(layout.spans[1].sequences[0].positions_begin, SequenceRows::kInOrder);
+  // They are written once in a step, before its first part.
+  EXPECT_TRUE(StepLayout::Build(f.plan, kContext, 4, 6, {}).phantoms.empty());
+}
+
+TEST(StepLayout, PhantomsOfSeveralSequencesShareProductsAsFarAsRowsGo) {
+  PhantomFixture f;
+  const std::vector<PageId> hidden(3, 8);
+  PlanSequence& b = f.plan.sequences[1];
+  b.cut_segment = 1;
+  b.slot_positions = {{}, {}};
+  b.hidden_pages = hidden;
+  b.prompt_tokens = 6;
+  b.phantoms = {{.cut_layer = 4, .first_layer = 4, .end_layer = 6, .positions = {1, 2}}};
+  f.plan.enter[4] = 4;
+  const StepLayout layout = Build(f.plan);
+  ASSERT_EQ(layout.phantoms.size(), 1u);
+  EXPECT_EQ(layout.phantoms[0].rows, 5);
+  EXPECT_EQ(layout.phantoms[0].sequences[1].row_begin, 3);
+  EXPECT_EQ(layout.phantoms[0].sequences[1].block_begin, 2);
+  LayoutContext narrow = kContext;
+  narrow.max_rows = 2;
+  const StepLayout cut = StepLayout::Build(f.plan, narrow, 0, 6, {});
+  ASSERT_EQ(cut.phantoms.size(), 3u);
+  EXPECT_THAT(Slice(cut, cut.phantoms[1].positions, 2), ElementsAre(29, 1));
+  EXPECT_THAT(Slice(cut, cut.phantoms[1].blocks, 3), ElementsAre(10, 11, 20));
+  EXPECT_THAT(Slice(cut, cut.phantoms[2].positions, 1), ElementsAre(2));
+}
+
+TEST(StepLayout, RefusesPhantomsThatCannotBe) {
+  using Damage = void (*)(PlanSequence&, PlanPhantoms&);
+  const std::pair<const char*, Damage> cases[] = {
+      {"other layers", [](PlanSequence&, PlanPhantoms& p) { p.cut_layer = 3; }},
+      {"other layers", [](PlanSequence&, PlanPhantoms& p) { p.end_layer = 5; }},
+      {"other layers", [](PlanSequence&, PlanPhantoms& p) { p.first_layer = 6; }},
+      {"not its positions", [](PlanSequence& s, PlanPhantoms&) { s.dense_segments = 1; }},
+      {"do not ascend", [](PlanSequence&, PlanPhantoms& p) { p.positions = {12, 10}; }},
+      {"do not ascend", [](PlanSequence&, PlanPhantoms& p) { p.positions = {-1}; }},
+      {"do not ascend", [](PlanSequence&, PlanPhantoms& p) { p.positions = {40}; }},
+      {"one position", [](PlanSequence&, PlanPhantoms& p) { p.positions = {31}; }},
+      {"no hidden row", [](PlanSequence& s, PlanPhantoms&) { s.hidden_pages = {}; }},
+  };
+  for (const auto& [message, damage] : cases) {
+    PhantomFixture f;
+    f.plan.enter = {0, 0, 0, 0, 0};  // so that nothing else wants hidden rows
+    ASSERT_TRUE(StepLayout::Check(f.plan, kContext).ok());
+    damage(f.plan.sequences[0], f.plan.sequences[0].phantoms[0]);
     EXPECT_THAT(std::string(StepLayout::Check(f.plan, kContext).message()), HasSubstr(message));
   }
 }

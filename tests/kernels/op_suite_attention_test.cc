@@ -98,37 +98,61 @@ TEST_P(OpSuite, ARowThatSeesNothingGetsZeros) {
   }
 }
 
-TEST_P(OpSuite, RopeNormalisesAndRotatesQueries) {
-  constexpr int kHeads = 3, kHeadDim = 48, kRotary = 32, kWidth = (kHeads + 2) * kHeadDim;
-  const auto qkv = RandomFloats(21, 2 * kWidth), norm = RandomFloats(22, kHeadDim);
-  std::vector<float> cosines, sines;
-  for (int p = 0; p < 8; ++p) {
-    for (int i = 0; i < kRotary / 2; ++i) {
-      const double angle = p * std::pow(10000.0, -2.0 * i / kRotary);
-      cosines.push_back(static_cast<float>(std::cos(angle)));
-      sines.push_back(static_cast<float>(std::sin(angle)));
-    }
-  }
-  const std::vector<int32_t> positions = {3, 7}, slots = {3, 7};
-  const std::vector<PageId> blocks = {0};
+// Two rows of three query heads and one KV head, in a page of their own.
+struct RopeScene {
+  static constexpr int kHeads = 3, kHeadDim = 48, kRotary = 32, kWidth = (kHeads + 2) * kHeadDim;
+  const std::vector<float> qkv = RandomFloats(21, 2 * kWidth), norm = RandomFloats(22, kHeadDim);
+  const std::vector<int32_t> positions = {3, 7};
   const SequenceRows sequence = {0, 2, 0, 8};
   AttentionRows rows;
-  rows.sequences = {&sequence, 1};
-  rows.positions = scene().Up(positions);
-  rows.slots = scene().Up(slots);
-  rows.blocks = scene().Up(blocks);
   KvLayer kv;
-  kv.layout = {16, 1, 1, kHeadDim};
-  kv.pool = scene().Room<std::byte>(kv.layout.PageBytes());
   RopeWriteArgs args;
-  args.qkv = {scene().Up(qkv), 2, kWidth, kWidth};
-  args.heads = kHeads;
-  args.q_norm = args.k_norm = scene().Up(norm);
-  args.norm_eps = 1e-6f;
-  args.rope_cos = scene().Up(cosines);
-  args.rope_sin = scene().Up(sines);
-  args.rotary_dim = kRotary;
-  args.q = {scene().Room<Bf16>(2 * kHeads * kHeadDim), 2, kHeads * kHeadDim, kHeads * kHeadDim};
+
+  explicit RopeScene(OpScene* scene) {
+    std::vector<float> cosines, sines;
+    for (int p = 0; p < 8; ++p) {
+      for (int i = 0; i < kRotary / 2; ++i) {
+        const double angle = p * std::pow(10000.0, -2.0 * i / kRotary);
+        cosines.push_back(static_cast<float>(std::cos(angle)));
+        sines.push_back(static_cast<float>(std::sin(angle)));
+      }
+    }
+    rows.sequences = {&sequence, 1};
+    rows.positions = rows.slots = scene->Up(positions);
+    rows.blocks = scene->Up(std::vector<PageId>{0});
+    kv.layout = {16, 1, 1, kHeadDim};
+    kv.pool = scene->Room<std::byte>(kv.layout.PageBytes());
+    args.qkv = {scene->Up(qkv), 2, kWidth, kWidth};
+    args.heads = kHeads;
+    args.q_norm = args.k_norm = scene->Up(norm);
+    args.norm_eps = 1e-6f;
+    args.rope_cos = scene->Up(cosines);
+    args.rope_sin = scene->Up(sines);
+    args.rotary_dim = kRotary;
+    args.q = {scene->Room<Bf16>(2 * kHeads * kHeadDim), 2, kHeads * kHeadDim, kHeads * kHeadDim};
+  }
+};
+
+// What is predicted has no queries.
+TEST_P(OpSuite, RopeWritesKeysAndValuesWithoutQueries) {
+  RopeScene with(&scene()), without(&scene());
+  ops().RopeAndWriteKv(with.args, with.rows, with.kv);
+  constexpr int64_t kQueries = RopeScene::kHeads * RopeScene::kHeadDim;
+  without.args.qkv.data += kQueries;
+  without.args.qkv.cols -= kQueries;
+  without.args.heads = 0;
+  without.args.q = {};
+  ops().RopeAndWriteKv(without.args, without.rows, without.kv);
+  const auto bytes = static_cast<size_t>(with.kv.layout.PageBytes());
+  EXPECT_EQ(scene().Down(with.kv.pool, bytes), scene().Down(without.kv.pool, bytes));
+  EXPECT_NE(scene().Down(with.kv.pool, bytes), std::vector<std::byte>(bytes));
+}
+
+TEST_P(OpSuite, RopeNormalisesAndRotatesQueries) {
+  constexpr int kHeads = RopeScene::kHeads, kHeadDim = RopeScene::kHeadDim;
+  constexpr int kRotary = RopeScene::kRotary, kWidth = RopeScene::kWidth;
+  RopeScene rope(&scene());
+  const auto& [qkv, norm, positions, sequence, rows, kv, args] = rope;
   ops().RopeAndWriteKv(args, rows, kv);
   const auto q = scene().Down(args.q.data, 2 * kHeads * kHeadDim);
   for (int r = 0; r < 2; ++r) {

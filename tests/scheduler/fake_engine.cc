@@ -52,7 +52,7 @@ bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, 
   const int32_t begin = sequence.row_begin + reserved;
   for (int32_t row = begin; row < end; ++row) {
     const int32_t position = plan.positions[row];
-    const bool pruned = sequence.dense_segments != PlanSequence::kAllDense;
+    const bool pruned = sequence.cut_segment != PlanSequence::kAllDense;
     if (!pruned && position != plan.positions[begin] + row - begin) {
       Complain(sequence, "positions jump");
     }
@@ -100,15 +100,16 @@ FakeEngine::Slot FakeEngine::RightSlot(const PlanSequence& sequence, int32_t pos
           drafted ? sequence.weight_format : formats_.at(sequence.id),
           s,
           0,
-          until};
+          until,
+          /*cut=*/0};
 }
 
 FakeEngine::Slot* FakeEngine::HiddenSlot(const PlanSequence& sequence, const Running& running,
                                          int32_t s, int32_t position) {
-  const bool deep = s > sequence.dense_segments;
+  const bool deep = s > sequence.cut_segment;
   int32_t index = position;
   if (deep) {
-    const std::vector<int32_t>& slots = running.slots[sequence.dense_segments];
+    const std::vector<int32_t>& slots = running.slots[sequence.cut_segment];
     const auto end = std::ranges::find(slots, position);
     index = static_cast<int32_t>(
         std::count_if(slots.begin(), end, [&](int32_t p) { return p < sequence.prompt_tokens; }));
@@ -152,7 +153,10 @@ void FakeEngine::Expect(const PlanSequence& sequence, int32_t index, const Slot&
 
 void FakeEngine::CountOnce(const PlanSequence& sequence, int32_t s, int32_t position) {
   std::vector<std::set<int32_t>>& computed = computed_[sequence.id];
-  if (s == 0 && position == 0) computed.clear();  // begins, or begins anew
+  if (s == 0 && position == 0) {  // begins, or begins anew
+    computed.clear();
+    phantoms_[sequence.id].clear();
+  }
   computed.resize(geometry_.segment_units.size());
   if (!computed[s].insert(position).second) {
     Complain(sequence, "position " + std::to_string(position) + " is computed twice");
@@ -176,13 +180,13 @@ void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* ru
     const bool sparse = s >= sequence.dense_segments;
     const auto slot =
         sparse ? static_cast<int32_t>(running->slots[s].size()) : row.position;
-    if (sparse) running->slots[s].push_back(row.position);
+    if (s >= sequence.cut_segment) running->slots[s].push_back(row.position);
     running->dense[s] = std::max(running->dense[s], row.position + 1);
     if (from > first) Expect(sequence, slot, RightSlot(sequence, row.position, s, from));
     VisitSlot(sequence, slot, RightSlot(sequence, row.position, s, to),
               [](Slot& held, const Slot& right) { held = right; });
     // Rows of rejected drafts run again with what is there instead.
-    const bool pruned = sequence.dense_segments != PlanSequence::kAllDense;
+    const bool pruned = sequence.cut_segment != PlanSequence::kAllDense;
     if (pruned && sequence.drafts.empty()) CountOnce(sequence, s, row.position);
     if (row.leave == to && to < geometry_.layers) {
       if (sequence.draft && sequence.hidden_pages.empty()) continue;
@@ -205,7 +209,7 @@ void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* 
   if (scoring < cut.score_rows) Complain(sequence, "too few rows score");
   const uint64_t seed = Hash(static_cast<uint64_t>(cut.layer), sequence.tokens.first(length));
   std::vector<int32_t> present = running->slots[below];
-  if (below < sequence.dense_segments) {
+  if (below < sequence.cut_segment) {
     present.resize(static_cast<size_t>(length));
     std::iota(present.begin(), present.end(), 0);
   }
@@ -242,6 +246,31 @@ void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* 
   std::ranges::sort(running->rows, {}, &Row::position);
 }
 
+// Before any row runs.
+void FakeEngine::Predict(const PlanSequence& sequence, const Running& running) {
+  for (const PlanPhantoms& phantoms : sequence.phantoms) {
+    if (std::ranges::count(geometry_.phantom_cuts, phantoms.cut_layer) == 0) {
+      Complain(sequence, "phantoms of a cut from which nothing is predicted");
+    }
+    for (const int32_t position : phantoms.positions) {
+      for (int32_t s = 0; s < Segments(); ++s) {
+        if (FirstLayer(s) == phantoms.cut_layer) {
+          const Slot* held = HiddenSlot(sequence, running, s, position);
+          Slot right = RightSlot(sequence, position, kHidden, 0);
+          right.unit = phantoms.cut_layer;
+          if (held != nullptr && *held != right) Complain(sequence, "a phantom of another row");
+        }
+        if (FirstLayer(s) < phantoms.first_layer || FirstLayer(s) >= phantoms.end_layer) continue;
+        Slot right = RightSlot(sequence, position, s, EndLayer(s));
+        right.cut = phantoms.cut_layer;
+        CountOnce(sequence, s, position);
+        phantoms_[sequence.id][{s, position}] = phantoms.cut_layer;
+        VisitSlot(sequence, position, right, [](Slot& to, const Slot& from) { to = from; });
+      }
+    }
+  }
+}
+
 // Every slot of a segment that ran holds what it should.
 void FakeEngine::CheckSlots(const PlanSequence& sequence, const Running& running) {
   for (int32_t s = 0; s < Segments(); ++s) {
@@ -253,7 +282,10 @@ void FakeEngine::CheckSlots(const PlanSequence& sequence, const Running& running
       const bool drafted = sequence.draft && position + 1 >= std::ssize(sequence.tokens);
       const int32_t until =
           drafted ? std::min(running.rows.back().leave, EndLayer(s)) : EndLayer(s);
-      Expect(sequence, slot, RightSlot(sequence, position, s, until));
+      Slot right = RightSlot(sequence, position, s, until);
+      const auto phantom = phantoms_[sequence.id].find({s, position});
+      if (phantom != phantoms_[sequence.id].end()) right.cut = phantom->second;
+      Expect(sequence, slot, right);
     }
   }
 }
@@ -324,6 +356,7 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   }
   if (next_row != plan.rows()) return absl::InternalError("rows without a sequence");
   result->sequences.assign(plan.sequences.size(), SequenceResult());
+  for (size_t i = 0; i < running.size(); ++i) Predict(plan.sequences[i], running[i]);
   for (int32_t s = 0; s < Segments(); ++s) {
     for (size_t i = 0; i < running.size(); ++i) {
       const PlanSequence& sequence = plan.sequences[i];

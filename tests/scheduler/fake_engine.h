@@ -13,6 +13,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/step_executor.h"
@@ -43,7 +44,10 @@ class FakeEngine : public StepExecutor {
   // Whether a draw of a draft pass or a verify step comes from logits that are not finite.
   std::function<bool(SeqId)> unusable = [](SeqId) { return false; };
   // The sequence was preempted: what it computes from now on it computes anew.
-  void Restarted(SeqId id) { computed_.erase(id); }
+  void Restarted(SeqId id) {
+    computed_.erase(id);
+    phantoms_.erase(id);
+  }
   std::set<SeqId> broken;  // these fail alone
   absl::Status fault;      // the next Execute returns and clears this
   bool throws = false;     // the next Execute throws std::bad_alloc
@@ -61,6 +65,7 @@ class FakeEngine : public StepExecutor {
     int32_t segment = -1;  // kHidden for hidden rows
     int32_t unit = -1;     // of hidden rows: the layer they left before
     int32_t until = -1;    // K/V exists in the segment's layers below this one
+    int32_t cut = 0;       // predicted from the hidden row that stopped here; 0: computed
     bool operator==(const Slot&) const = default;
   };
   static constexpr int32_t kHidden = -2;
@@ -72,7 +77,7 @@ class FakeEngine : public StepExecutor {
   // A sequence in this step: its rows, and its slots per segment as they grow.
   struct Running {
     std::vector<Row> rows;
-    std::vector<std::vector<int32_t>> slots;  // sparse segments: positions by slot
+    std::vector<std::vector<int32_t>> slots;  // above the first cut: who came, in order
     std::vector<int32_t> dense;               // dense segments: slots in use after the step
   };
 
@@ -97,6 +102,7 @@ class FakeEngine : public StepExecutor {
   void CountOnce(const PlanSequence& sequence, int32_t segment, int32_t position);
   void RunSegment(const PlanSequence& sequence, int32_t segment, Running* running);
   void Cut(const PlanSequence& sequence, const PlanCut& cut, Running* running, CutResult* result);
+  void Predict(const PlanSequence& sequence, const Running& running);
   void CheckSlots(const PlanSequence& sequence, const Running& running);
   void Draw(const PlanSequence& sequence, const Running& running, SequenceResult* result);
   // The rows that the draft head goes on from: kept, and found to be those of the tokens before.
@@ -107,6 +113,8 @@ class FakeEngine : public StepExecutor {
   std::vector<Slot> slots_;  // page * page_tokens + slot
   // [segment] positions that a pruned sequence has computed since it last began.
   std::map<SeqId, std::vector<std::set<int32_t>>> computed_;
+  // By segment and position: the cut from whose hidden rows a position's K/V was predicted.
+  std::map<SeqId, std::map<std::pair<int32_t, int32_t>, int32_t>> phantoms_;
   std::map<SeqId, WeightFormat> formats_;  // of the requests, whatever they draft in
   // [place, row]: the tokens up to the one whose hidden row is kept there.
   std::map<std::pair<int32_t, int32_t>, std::vector<TokenId>> features_;

@@ -42,6 +42,8 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   geometry_.layers = 4;
   if (geometry_.segment_units.size() == 2) geometry_.boundaries = {3};
   if (geometry_.segment_units.size() == 3) geometry_.boundaries = {1, 3};
+  geometry_.phantom_cuts = geometry_.boundaries;
+  geometry_.phantoms_per_row = Pick(1, 4);
   do {
     geometry_.hidden_rows_per_page = Pick(1, geometry_.page_tokens);
   } while (geometry_.page_tokens % geometry_.hidden_rows_per_page != 0);
@@ -145,7 +147,7 @@ PrefillPolicy Simulation::RandomPolicy() {
   policy.rules.sinks = Pick(0, 2);
   policy.rules.window = Pick(1, 1 + config_.max_rows_per_step / 3);
   if (Chance(30)) policy.rules.pinned = {{2, 4}};
-  policy.decode = static_cast<DecodeMode>(Pick(0, 2));
+  policy.decode = static_cast<DecodeMode>(Pick(0, 3));
   policy.revival_budget = Pick(0, 4);
   return policy;
 }
@@ -381,6 +383,15 @@ void Simulation::CheckFinished(SeqId id, Client& client) {
     counts_->pruned_cached_tokens += finish.cached_tokens;
     if (finish.preemptions == 0) {
       ASSERT_EQ(prefill.segment_tokens[0], finish.prompt_tokens - finish.cached_tokens);
+    }
+    if (prefill.decode == DecodeMode::kPhantom) {
+      if (prefill.kept_tokens > 0) {  // not preempted and ended before the prompt was done again
+        ASSERT_EQ(prefill.predicted_tokens, finish.prompt_tokens - prefill.kept_tokens);
+      }
+      counts_->predicted += prefill.predicted_tokens;
+      counts_->predicted_preempted += finish.preemptions > 0 ? prefill.predicted_tokens : 0;
+    } else {
+      ASSERT_EQ(prefill.predicted_tokens, 0);
     }
     counts_->revived += prefill.revived_tokens;
     counts_->hidden_dropped += prefill.hidden_dropped;

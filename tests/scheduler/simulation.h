@@ -34,6 +34,8 @@ struct SimulationCounts {
   int64_t pruned = 0;          // ended after their first token
   int64_t pruned_preempted = 0;
   int64_t pruned_cached_tokens = 0;
+  int64_t predicted = 0;
+  int64_t predicted_preempted = 0;
   int64_t revived = 0;
   int64_t hidden_dropped = 0;
   int64_t slow_readers = 0;
@@ -84,6 +86,7 @@ class Simulation {
   void CheckSpeculation(const Request& request, const Finish& finish);
   void CheckPruned(const Sequence& sequence);
   void CheckHidden(const Sequence& sequence);
+  void CheckPhantoms(const StepPlan& plan, const PlanSequence& entry);
   void CheckWrites(const StepPlan& plan, const PlanSequence& entry);
   FakeModel Model() const;
   TokenId Next(uint64_t seed, std::span<const TokenId> text, std::span<const TokenId> seen) const;

@@ -127,7 +127,7 @@ void Simulation::CheckWrites(const StepPlan& plan, const PlanSequence& entry) {
   for (size_t s = 0; s < entry.segment_pages.size(); ++s) {
     const int32_t units = geometry_.segment_units[s];
     const int32_t begins_at = s == 0 ? 0 : geometry_.boundaries[s - 1];
-    if (static_cast<int32_t>(s) >= entry.dense_segments) {
+    if (static_cast<int32_t>(s) >= entry.cut_segment) {
       for (const PageId page : entry.segment_pages[s]) ASSERT_TRUE(own(page)) << "above the cut";
       continue;
     }
@@ -141,12 +141,24 @@ void Simulation::CheckWrites(const StepPlan& plan, const PlanSequence& entry) {
     }
   }
   for (const PageId page : entry.deep_hidden_pages) ASSERT_TRUE(page == kNoPage || own(page));
-  if (entry.dense_segments == PlanSequence::kAllDense) return;
-  const int32_t first_cut = geometry_.boundaries[entry.dense_segments - 1];
+  if (entry.cut_segment == PlanSequence::kAllDense) return;
+  const int32_t first_cut = geometry_.boundaries[entry.cut_segment - 1];
   for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
     if (plan.positions[row] == kReservedPosition || plan.leave[row] != first_cut) continue;
     ASSERT_TRUE(own(entry.hidden_pages[plan.positions[row] / geometry_.hidden_rows_per_page]));
   }
+}
+
+// Phantoms take budget, too: who has so many that he exceeds it runs the smallest tile there is.
+void Simulation::CheckPhantoms(const StepPlan& plan, const PlanSequence& entry) {
+  if (entry.phantoms.empty()) return;
+  int64_t count = 0;
+  for (const PlanPhantoms& phantoms : entry.phantoms) count += std::ssize(phantoms.positions);
+  const int64_t layers = plan.leave[entry.row_begin] - plan.enter[entry.row_begin];
+  const int64_t per_row = geometry_.phantoms_per_row;
+  const int64_t cost = (entry.row_count + (count + per_row - 1) / per_row) * layers;
+  if (cost <= int64_t{config_.max_rows_per_step} * geometry_.layers) return;
+  ASSERT_LE(entry.row_count, std::max(1, entry.rules->window));
 }
 
 void Simulation::CheckPlan(const StepPlan& plan) {
@@ -174,6 +186,7 @@ void Simulation::CheckPlan(const StepPlan& plan) {
                 (*found)->computed + (entry.draft ? std::ssize(entry.drafts) : 0));
     }
     CheckWrites(plan, entry);
+    CheckPhantoms(plan, entry);
     if (::testing::Test::HasFatalFailure()) return;
   }
   for (const auto& [id, client] : clients_) {

@@ -51,6 +51,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   std::printf("pruned %ld of them preempted %ld revived tokens %ld hidden rows dropped %ld cached tokens %ld\n",
               counts.pruned, counts.pruned_preempted, counts.revived, counts.hidden_dropped,
               counts.pruned_cached_tokens);
+  std::printf("predicted tokens %ld, of sequences that were preempted %ld\n", counts.predicted,
+              counts.predicted_preempted);
   for (const DrafterKind kind :
        {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead, DrafterKind::kAuto}) {
     const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
@@ -72,6 +74,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.pruned, seeds.count);
   EXPECT_GT(counts.pruned_preempted, seeds.count / 10);
   EXPECT_GT(counts.pruned_cached_tokens, seeds.count);
+  EXPECT_GT(counts.predicted, seeds.count);
+  EXPECT_GT(counts.predicted_preempted, seeds.count / 10);
   EXPECT_GT(counts.revived, seeds.count);
   EXPECT_GT(counts.hidden_dropped, seeds.count / 10);
   for (const DrafterKind kind :

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from calibrate import lazy_file
+from calibrate import lazy_file, predictor_command
 from calibrate.choose import (
     Cuts,
     Scores,
@@ -32,7 +32,7 @@ FEWEST_ITEMS = 8
 def main() -> int:
     args = parse_args()
     try:
-        calibrate(args)
+        (calibrate if args.predictors is None else predictor_command.run)(args)
     except EvalError as error:
         say(str(error))
         return 1
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run calibrate", description=__doc__.split(": ", 1)[1])
     add = parser.add_argument
     add("--model", type=Path, default=ROOT / "models" / "SmolLM2-135M-Instruct")
-    add("--out", type=Path, help=f"default: {lazy_file.NAME} in the model's directory")
+    add("--out", type=Path, help="default: in the model's directory")
     add("--items", type=int, default=64, help="half to choose on, half to judge on (default 64)")
     add("--tokens", type=int, default=1024, help="of a prompt (default 1024)")
     add("--boundaries", type=boundaries, metavar="A,B", help="cut there; choose only the heads")
@@ -56,6 +56,16 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar="A,...",
         help="boundaries for other profiles: 0.3, 0.6 and 0.9 of the layers keep `paper`",
+    )
+    add(
+        "--predictors",
+        type=layer_list,
+        nargs="?",
+        const=[],
+        metavar="A,...",
+        help="instead: fit maps that predict keys and values above these boundaries, by default "
+        f"those of {lazy_file.NAME} or the daemon's own, for prompts pruned with decode mode "
+        "`phantom`; written to skim_predictors.safetensors",
     )
     add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts")
     add("--seed", type=int, default=1, help="of the items (default 1)")

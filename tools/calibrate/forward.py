@@ -55,6 +55,7 @@ class Inside:
     hidden: Array  # [n, hidden] what enters the layer
     queries: Array  # [heads, n, head_dim], rotated
     keys: Array  # [kv_heads, n, head_dim], rotated
+    bare_keys: Array  # the same before the rotation
     values: Array  # [kv_heads, n, head_dim]
     shape: Shape
 
@@ -114,7 +115,7 @@ class Layer:
             k = rms_norm(k, self._k_norm, shape.norm_eps)
         values = split(apply(normed, self._v), shape.kv_heads)
         theta = shape.rope_theta
-        return Inside(self._number, hidden, rotate(q, theta), rotate(k, theta), values, shape)
+        return Inside(self._number, hidden, rotate(q, theta), rotate(k, theta), k, values, shape)
 
     def finish(self, inside: Inside) -> Array:
         shape = self._shape

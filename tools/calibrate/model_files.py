@@ -16,9 +16,16 @@ def read_config(model: Path) -> dict:
 
 
 def weight_files(model: Path) -> list[Path]:
-    files = sorted(model.glob("*.safetensors"))
-    if not files:
-        raise EvalError(f"{model} holds no safetensors file")
+    """As the daemon finds them: what else lies there is not the model's."""
+    try:
+        index = json.loads((model / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    except FileNotFoundError:
+        names = ["model.safetensors"]
+    files = [model / name for name in names]
+    for path in files:
+        if not path.exists():
+            raise EvalError(f"{model} holds no {path.name}")
     return files
 
 
