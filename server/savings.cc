@@ -63,6 +63,9 @@ bool ParseDrafter(const std::string& word, v1::Speculation* speculation) {
       return ParseSelf(parts, speculation->mutable_self());
     case DrafterKind::kLookup:
       return ParseShared(parts, speculation->mutable_lookup());
+    case DrafterKind::kHead:
+      speculation->mutable_head();
+      return parts.size() == 1;
     case DrafterKind::kAuto:
       return ParseShared(parts, speculation->mutable_auto_());
   }

@@ -1,7 +1,8 @@
 // Savings by name, for protocols that have no fields for them: NAME:SAVINGS in place of the
 // model's name, as in smollm2:fast or smollm2:fast+int8. A word is a weight format, a profile for
 // pruning the prompt, or who guesses the output ahead: auto and lookup, with earlier answers as in
-// lookup-shared, or self, up to a layer or in a weight format as in self-8, self-int8, self-8-int8.
+// lookup-shared, head, or self, up to a layer or in a weight format as in self-8, self-int8,
+// self-8-int8.
 #pragma once
 
 #include <string>
