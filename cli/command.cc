@@ -32,8 +32,10 @@ std::string DescribePrefill(const v1::PrefillOutcome& prefill) {
     return "; prefill exact, the prompt is too short to prune";
   }
   if (prefill.mode() != v1::PrefillOutcome::MODE_LAZY) return "; prefill exact";
-  return absl::StrFormat("; prefill pruned, kept %u tokens, revived %u, saved %u token-layers%s",
-                         prefill.kept_tokens(), prefill.revived_tokens(),
+  const bool phantom = prefill.decode_mode() == v1::PrefillPolicy::DECODE_MODE_PHANTOM;
+  return absl::StrFormat("; prefill pruned, kept %u tokens, %s %u, saved %u token-layers%s",
+                         prefill.kept_tokens(), phantom ? "predicted" : "revived",
+                         phantom ? prefill.predicted_tokens() : prefill.revived_tokens(),
                          prefill.token_layers_saved(),
                          prefill.revival_stopped() ? ", revival stopped for lack of memory" : "");
 }

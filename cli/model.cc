@@ -49,6 +49,8 @@ const char* DecodeModeName(v1::PrefillPolicy::DecodeMode mode) {
       return "lazy";
     case v1::PrefillPolicy::DECODE_MODE_STRICT:
       return "strict";
+    case v1::PrefillPolicy::DECODE_MODE_PHANTOM:
+      return "phantom";
     default:
       return "?";
   }
@@ -62,7 +64,8 @@ std::string DescribeProfile(const v1::PrefillProfile& profile) {
                     absl::StrFormat("%s%.3g %%", i > 0 ? ", " : "", 100 * profile.keep_ratio(i)));
   }
   absl::StrAppend(&out, "; ", DecodeModeName(profile.decode_mode()));
-  if (profile.decode_mode() != v1::PrefillPolicy::DECODE_MODE_STATIC) {
+  if (profile.decode_mode() == v1::PrefillPolicy::DECODE_MODE_LAZY ||
+      profile.decode_mode() == v1::PrefillPolicy::DECODE_MODE_STRICT) {
     absl::StrAppend(&out, ", revives ", profile.revival_budget());
   }
   return out;

@@ -15,6 +15,7 @@ constexpr int kMaxPinned = 64;
 std::string ProfileNames(const LazyConfig& config) {
   std::string names;
   for (const PruneProfile& profile : config.profiles) {
+    if (!config.Serves(profile)) continue;
     names += (names.empty() ? "" : ", ") + profile.name;
   }
   return names.empty() ? "none" : names;
@@ -77,6 +78,9 @@ absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits
     case v1::PrefillPolicy::DECODE_MODE_STRICT:
       policy->decode = DecodeMode::kStrict;
       break;
+    case v1::PrefillPolicy::DECODE_MODE_PHANTOM:
+      policy->decode = DecodeMode::kPhantom;
+      break;
     default:
       return InvalidField("prefill.lazy.decode_mode",
                           "unknown value " + std::to_string(lazy.decode_mode()));
@@ -89,8 +93,9 @@ absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits
   }
   const int64_t most = limits.max_revival_rows / std::max<int64_t>(1, cuts);
   if (lazy.has_revival_budget()) {
-    if (policy->decode == DecodeMode::kStatic && lazy.revival_budget() > 0) {
-      return InvalidField("prefill.lazy.revival_budget", "nothing is revived in static mode");
+    if (!Revives(policy->decode) && lazy.revival_budget() > 0) {
+      return InvalidField("prefill.lazy.revival_budget",
+                          "nothing is revived in static or phantom mode");
     }
     if (lazy.revival_budget() > most) {
       return InvalidField("prefill.lazy.revival_budget", "must be at most " + std::to_string(most));
@@ -99,6 +104,21 @@ absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits
   }
   policy->revival_budget = static_cast<int32_t>(std::min<int64_t>(policy->revival_budget, most));
   return absl::OkStatus();
+}
+
+// A model without predictors can do without phantoms only.
+absl::Status CheckPredicted(const v1::PrefillPolicy::Lazy& lazy, const LazyConfig& config,
+                            const PrefillPolicy& policy) {
+  if (policy.decode != DecodeMode::kPhantom) return absl::OkStatus();
+  const int32_t boundary = config.FirstUnpredicted(policy.keep);
+  if (boundary == 0) return absl::OkStatus();
+  const bool by_name = lazy.decode_mode() == v1::PrefillPolicy::DECODE_MODE_UNSPECIFIED;
+  return FieldError(absl::StatusCode::kFailedPrecondition,
+                    by_name ? "prefill.lazy.profile" : "prefill.lazy.decode_mode",
+                    "phantoms need predicted keys and values, and this model has no predictors "
+                    "above layer " +
+                        std::to_string(boundary) +
+                        " (skim_predictors.safetensors, made by ./run calibrate --predictors)");
 }
 
 absl::Status FillPinned(const v1::PrefillPolicy::Lazy& lazy, int32_t prompt_tokens,
@@ -138,6 +158,7 @@ absl::StatusOr<PrefillPolicy> BuildPrefill(const v1::GenerateRequest& request,
   SKIM_RETURN_IF_ERROR(FillFromProfile(lazy, config, &policy));
   SKIM_RETURN_IF_ERROR(FillKeepRatio(lazy, config, &policy));
   SKIM_RETURN_IF_ERROR(FillDecode(lazy, model.limits, &policy));
+  SKIM_RETURN_IF_ERROR(CheckPredicted(lazy, config, policy));
   SKIM_RETURN_IF_ERROR(FillPinned(lazy, prompt_tokens, &policy));
   if (lazy.has_score_window()) {
     if (lazy.score_window() < 1 || lazy.score_window() > kMaxScoreWindow) {

@@ -189,10 +189,11 @@ absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& re
   }
   SKIM_RETURN_IF_ERROR(FillCommon(speculation, model.limits, &policy));
   const int32_t first_cut = FirstCut(prefill, *model.info);
-  if (first_cut < model.info->layers && prefill.decode != DecodeMode::kStatic) {
-    return InvalidField("speculation",
-                        "a pruned prompt is speculated on in decode_mode static only: in the other "
-                        "modes every token may revive others");
+  if (first_cut < model.info->layers && Revives(prefill.decode)) {
+    return InvalidField(
+        "speculation",
+        "a pruned prompt is speculated on in decode_mode static or phantom only: in "
+        "the other modes every token may revive others");
   }
   if (policy.drafter == DrafterKind::kLookup) {
     SKIM_RETURN_IF_ERROR(FillLookup(speculation.lookup(), model.limits, &policy));

@@ -14,6 +14,8 @@ inline v1::PrefillPolicy::DecodeMode ToProto(DecodeMode mode) {
       return v1::PrefillPolicy::DECODE_MODE_LAZY;
     case DecodeMode::kStrict:
       return v1::PrefillPolicy::DECODE_MODE_STRICT;
+    case DecodeMode::kPhantom:
+      return v1::PrefillPolicy::DECODE_MODE_PHANTOM;
   }
   return v1::PrefillPolicy::DECODE_MODE_UNSPECIFIED;
 }

@@ -46,6 +46,7 @@ void FillPrefill(const PrefillReport& report, uint64_t page_bytes, v1::PrefillOu
     out->add_segment_tokens(static_cast<uint32_t>(tokens));
   }
   out->set_kept_tokens(static_cast<uint32_t>(report.kept_tokens));
+  out->set_predicted_tokens(static_cast<uint32_t>(report.predicted_tokens));
   out->set_revived_tokens(static_cast<uint32_t>(report.revived_tokens));
   out->set_hidden_bytes(static_cast<uint64_t>(report.hidden_pages) * page_bytes);
   out->set_revival_stopped(report.hidden_dropped);

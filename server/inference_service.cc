@@ -74,7 +74,11 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   for (const int32_t boundary : info.lazy.boundaries) {
     response->add_prefill_boundaries(static_cast<uint32_t>(boundary));
   }
+  for (const int32_t boundary : info.lazy.predicted) {
+    response->add_prefill_predicted_boundaries(static_cast<uint32_t>(boundary));
+  }
   for (const PruneProfile& profile : info.lazy.profiles) {
+    if (!info.lazy.Serves(profile)) continue;
     response->add_prefill_profiles(profile.name);
     v1::PrefillProfile* settings = response->add_prefill_profile_settings();
     settings->set_name(profile.name);

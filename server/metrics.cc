@@ -38,10 +38,11 @@ Metrics::Metrics()
                         .Help("The same, by what the prefill did")
                         .Register(*registry_)),
       prefill_time_by_mode_{},
-      inter_token_latency_(AddHistogram("skim_inter_token_latency_seconds",
-                                        "Between consecutive outputs of one sequence: one token, or those that "
-                                        "one step of speculation accepted",
-                                        kInterTokenSeconds)),
+      inter_token_latency_(
+          AddHistogram("skim_inter_token_latency_seconds",
+                       "Between consecutive outputs of one sequence: one token, or those that "
+                       "one step of speculation accepted",
+                       kInterTokenSeconds)),
       request_latency_(AddHistogram("skim_e2e_request_latency_seconds",
                                     "From submission to the end of a sequence", kRequestSeconds)),
       queue_time_(AddHistogram("skim_request_queue_seconds", "From submission to the first step",
@@ -65,6 +66,8 @@ Metrics::Metrics()
       pruned_requests_(AddCounter("skim_pruned_sequences_total", "Sequences with a pruned prompt")),
       pruned_kept_(AddCounter("skim_pruned_prompt_tokens_kept_total",
                               "Their prompt tokens that the prefill ran through all layers")),
+      pruned_predicted_(AddCounter("skim_pruned_prompt_tokens_predicted_total",
+                                   "Pruned tokens seen through predicted keys and values")),
       pruned_revived_(AddCounter("skim_pruned_prompt_tokens_revived_total",
                                  "Pruned tokens brought back, once per boundary they passed")),
       pruned_layers_(AddCounter("skim_prompt_token_layers_saved_total",
@@ -213,6 +216,7 @@ void Metrics::OnFinish(const Finish& finish) {
   if (prefill.mode != PrefillMode::kLazy) return;
   pruned_requests_.Increment();
   pruned_kept_.Increment(prefill.kept_tokens);
+  pruned_predicted_.Increment(prefill.predicted_tokens);
   pruned_revived_.Increment(prefill.revived_tokens);
   pruned_layers_.Increment(static_cast<double>(prefill.token_layers_saved));
   if (prefill.hidden_dropped) revival_stopped_.Increment();

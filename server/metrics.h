@@ -70,6 +70,7 @@ class Metrics final : public ServingObserver {
   std::array<prometheus::Counter*, kWeightFormats> rows_by_format_;
   prometheus::Counter& pruned_requests_;
   prometheus::Counter& pruned_kept_;
+  prometheus::Counter& pruned_predicted_;
   prometheus::Counter& pruned_revived_;
   prometheus::Counter& pruned_layers_;
   prometheus::Counter& revival_stopped_;

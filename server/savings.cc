@@ -24,7 +24,9 @@ std::string Words(const ServedModel& model) {
     absl::StrAppend(&words, words.empty() ? "" : ", ", std::string(word));
   };
   for (const FormatInfo& weights : model.info->weights) add(WeightFormatName(weights.format));
-  for (const PruneProfile& profile : model.info->lazy.profiles) add(profile.name);
+  for (const PruneProfile& profile : model.info->lazy.profiles) {
+    if (model.info->lazy.Serves(profile)) add(profile.name);
+  }
   for (const DrafterKind kind : model.limits.drafters) add(DrafterName(kind));
   if (!model.limits.drafters.empty()) add(DrafterName(DrafterKind::kAuto));
   return words;

@@ -33,6 +33,7 @@ KvGeometry Pruned(int32_t total_pages) {
   KvGeometry geometry = Plain(total_pages);
   geometry.segment_units = {1, 1};
   geometry.boundaries = {1};
+  geometry.phantom_cuts = {1};
   return geometry;
 }
 

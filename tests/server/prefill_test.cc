@@ -101,6 +101,43 @@ TEST(Prefill, ChoicesOfOneCallArePrunedEachAndShareWhatIsBelowTheCut) {
   }
 }
 
+TEST(Prefill, PhantomsAreCountedAndNobodyIsRevived) {
+  TestServerOptions options = Pruning();
+  options.predicts = true;
+  TestServer server(options);
+  const Outcome outcome = server.Generate(Ask(200, "phantom"));
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  const v1::PrefillOutcome& prefill = outcome.only().final.prefill();
+  EXPECT_EQ(prefill.mode(), v1::PrefillOutcome::MODE_LAZY);
+  EXPECT_EQ(prefill.decode_mode(), v1::PrefillPolicy::DECODE_MODE_PHANTOM);
+  EXPECT_EQ(prefill.kept_tokens(), 100u);
+  EXPECT_EQ(prefill.predicted_tokens(), 100u);
+  EXPECT_EQ(prefill.token_layers_saved(), 100u);
+  EXPECT_EQ(prefill.revived_tokens(), 0u);
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_THAT(model.prefill_profiles(), ElementsAre("fast", "phantom"));
+  EXPECT_THAT(model.prefill_predicted_boundaries(), ElementsAre(1u));
+}
+
+TEST(Prefill, PhantomsWithoutPredictorsAreRefused) {
+  TestServer server(Pruning());
+  const Outcome by_profile = server.Generate(Ask(200, "phantom"));
+  EXPECT_EQ(by_profile.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(by_profile.status.error_message(), HasSubstr("prefill.lazy.profile"));
+  EXPECT_THAT(by_profile.status.error_message(), HasSubstr("no predictors above layer 1"));
+  v1::GenerateRequest request = Ask(200, "fast");
+  request.mutable_prefill()->mutable_lazy()->set_decode_mode(
+      v1::PrefillPolicy::DECODE_MODE_PHANTOM);
+  const Outcome by_mode = server.Generate(request);
+  EXPECT_EQ(by_mode.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(by_mode.status.error_message(), HasSubstr("prefill.lazy.decode_mode"));
+  // Where nothing is cut nothing is predicted.
+  request.mutable_prefill()->mutable_lazy()->add_keep_ratio(1);
+  EXPECT_TRUE(server.Generate(request).status.ok());
+}
+
 TEST(Prefill, RefusalsNameTheField) {
   TestServer server(Pruning());
   using Lazy = v1::PrefillPolicy::Lazy;

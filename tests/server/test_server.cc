@@ -79,7 +79,9 @@ TestServer::TestServer(TestServerOptions options)
   info_.kv_cache_tokens = 12345;
   if (options_.prunes) {
     info_.lazy.boundaries = {1};
-    info_.lazy.profiles = {{"fast", {0.5f}, DecodeMode::kLazy, 4, 1}};
+    info_.lazy.profiles = {{"fast", {0.5f}, DecodeMode::kLazy, 4, 1},
+                           {"phantom", {0.5f}, DecodeMode::kPhantom, 0, 1}};
+    if (options_.predicts) info_.lazy.predicted = {1};
     info_.kv_page_bytes = 1024;
   }
   ServingStack::Options stack = options_.stack;

@@ -51,7 +51,8 @@ struct TestServerOptions {
   RequestLimits limits;
   std::string model_directory;
   std::string savings;  // of a second port for gateways; empty = there is none
-  bool prunes = false;  // one boundary, and the profile "fast" that keeps half
+  bool prunes = false;  // one boundary, and the profiles "fast" and "phantom" that keep half
+  bool predicts = false;  // the latter is served
   bool serve = true;  // else it stays as while loading
 };
 
