@@ -26,6 +26,10 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     if (shared) lookup->set_shared_store(true);
     return absl::OkStatus();
   }
+  if (parts.size() == 1 && parts[0] == "head") {
+    speculation->mutable_head();
+    return absl::OkStatus();
+  }
   if (parts.size() <= 3 && parts[0] == "self") {
     v1::Speculation::SelfDraft* self = speculation->mutable_self();
     size_t at = 1;
@@ -43,8 +47,8 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     if (at == parts.size()) return absl::OkStatus();
   }
   return absl::InvalidArgumentError("--speculation: '" + text +
-                                    "' is not off, auto, lookup, auto:shared, lookup:shared, self "
-                                    "or self:LAYERS:FORMAT");
+                                    "' is not off, auto, lookup, auto:shared, lookup:shared, head, "
+                                    "self or self:LAYERS:FORMAT");
 }
 
 }  // namespace skim

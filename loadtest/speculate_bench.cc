@@ -190,7 +190,10 @@ double SpeculateBench::PredictSpeedup(const DraftedWork& work, v1::WeightFormat 
   const double step = ServeCost(client_->model(), weights).StepBytes();
   double cost = work.steps();
   for (const auto& [format, rows] : work.draft_rows) {
-    cost += rows * ServeCost(client_->model(), format).StepBytes(layers) / step;
+    const bool by_head = format == v1::WEIGHT_FORMAT_UNSPECIFIED;
+    const double bytes = by_head ? static_cast<double>(client_->model().draft_head_bytes())
+                                 : ServeCost(client_->model(), format).StepBytes(layers);
+    cost += rows * bytes / step;
   }
   return work.tokens / cost;
 }

@@ -123,8 +123,8 @@ absl::Status FillSelf(const v1::Speculation::SelfDraft& self, const ModelInfo& i
   return absl::OkStatus();
 }
 
-// The request's own text, stored answers, and every format of fewer bytes than its own: all layers
-// run in those, so they cannot draft for a prompt that is cut.
+// The request's own text, stored answers, the draft head, and every format of fewer bytes than its
+// own: all layers run in those, so they cannot draft for a prompt that is cut.
 absl::Status FillAuto(const v1::Speculation::Auto& asked, const ModelInfo& info,
                       WeightFormat weights, int32_t first_cut, const RequestLimits& limits,
                       SpeculationPolicy* policy) {
@@ -132,6 +132,7 @@ absl::Status FillAuto(const v1::Speculation::Auto& asked, const ModelInfo& info,
     return std::ranges::find(limits.drafters, kind) != limits.drafters.end();
   };
   policy->may_look_up = allowed(DrafterKind::kLookup);
+  policy->may_use_head = allowed(DrafterKind::kHead) && info.draft_head_bytes > 0;
   if (asked.shared_store()) {
     const std::string field = "speculation.auto.shared_store";
     if (!policy->may_look_up) return Unimplemented(field, "this server does not look up text");
@@ -157,6 +158,9 @@ absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
       break;
     case v1::Speculation::kLookup:
       kind = DrafterKind::kLookup;
+      break;
+    case v1::Speculation::kHead:
+      kind = DrafterKind::kHead;
       break;
     case v1::Speculation::kAuto:
       if (!limits.drafters.empty()) return DrafterKind::kAuto;
@@ -197,6 +201,12 @@ absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& re
   }
   if (policy.drafter == DrafterKind::kLookup) {
     SKIM_RETURN_IF_ERROR(FillLookup(speculation.lookup(), model.limits, &policy));
+  } else if (policy.drafter == DrafterKind::kHead) {
+    if (model.info->draft_head_bytes == 0) {
+      return Unimplemented("speculation.head",
+                           "there is no skim_draft_head.safetensors beside the model; "
+                           "`./run train-head` makes one");
+    }
   } else if (policy.drafter == DrafterKind::kAuto) {
     SKIM_RETURN_IF_ERROR(
         FillAuto(speculation.auto_(), *model.info, weights, first_cut, model.limits, &policy));

@@ -116,10 +116,11 @@ void AddSpeculationFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--drafters", raw->drafters,
                   "What requests may have their output guessed by: lookup (the request's own "
                   "text), self (the model's first layers, or its copy in a smaller weight "
-                  "format); none = nothing. Default: all")
+                  "format), head (the model's trained draft head, if it has one); none = nothing. "
+                  "Default: all")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(Quiet(CLI::IsMember({"none", "lookup", "self"})))
+      ->check(Quiet(CLI::IsMember({"none", "lookup", "self", "head"})))
       ->type_name("DRAFTER,DRAFTER")
       ->group(group);
   app->add_option("--max-draft-tokens", config->limits.max_draft_tokens,

@@ -40,6 +40,9 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
               weights.format == model.weights.front().format ? ", the default" : "");
   }
   log->info("weights common to all formats: {:.1f} MiB", Mebibytes(model.common_weight_bytes));
+  if (model.draft_head_bytes > 0) {
+    log->info("draft head: {:.1f} MiB", Mebibytes(model.draft_head_bytes));
+  }
   return engine;
 }
 

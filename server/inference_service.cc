@@ -92,6 +92,7 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
     response->set_prefill_min_kept_tokens(static_cast<uint32_t>(PrefillPolicy().min_keep));
   }
   for (const DrafterKind drafter : model.limits.drafters) {
+    if (drafter == DrafterKind::kHead && info.draft_head_bytes == 0) continue;
     response->add_drafters(std::string(DrafterName(drafter)));
   }
   if (!model.limits.drafters.empty()) {
@@ -106,6 +107,7 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
     response->add_weight_format_bytes(weights.bytes);
   }
   response->set_common_weight_bytes(info.common_weight_bytes);
+  response->set_draft_head_bytes(info.draft_head_bytes);
   response->set_backend(info.backend);
   response->set_version(kVersion);
   response->set_kv_format(std::string(KvFormatName(info.kv_format)));

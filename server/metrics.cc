@@ -246,6 +246,9 @@ void Metrics::SetModel(const std::string& name, const ModelInfo& model) {
           .Help("Resident weights of each format; common: embedding, norms and biases")
           .Register(*registry_);
   format_bytes.Add({{"format", "common"}}).Set(static_cast<double>(model.common_weight_bytes));
+  if (model.draft_head_bytes > 0) {
+    format_bytes.Add({{"format", "head"}}).Set(static_cast<double>(model.draft_head_bytes));
+  }
   for (const FormatInfo& weights : model.weights) {
     format_bytes.Add({{"format", std::string(WeightFormatName(weights.format))}})
         .Set(static_cast<double>(weights.bytes));

@@ -20,7 +20,8 @@ struct RequestLimits {
   int32_t min_lazy_tokens = 1000;  // shorter prompts, or uncached rests of them, are not pruned
   int32_t max_revival_rows = 256;  // of a step
   // That requests may name, and how many tokens they may draft in a round.
-  std::vector<DrafterKind> drafters = {DrafterKind::kLookup, DrafterKind::kSelf};
+  std::vector<DrafterKind> drafters = {DrafterKind::kLookup, DrafterKind::kSelf,
+                                       DrafterKind::kHead};  // if the model has one
   int32_t max_draft_tokens = 8;  // [1, kMaxDrafts]
   int64_t answer_store_bytes = 0;  // 0: no answers are stored to draft from
 };

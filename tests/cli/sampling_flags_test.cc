@@ -81,6 +81,7 @@ TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
   EXPECT_TRUE(parse("--speculation auto:shared").auto_().shared_store());
   const v1::Speculation self = parse("--speculation self");
   EXPECT_TRUE(self.has_self());
+  EXPECT_TRUE(parse("--speculation head").has_head());
   EXPECT_FALSE(self.self().has_exit_layer() || self.self().has_weights());
   EXPECT_EQ(parse("--speculation self:8").self().exit_layer(), 8u);
   EXPECT_EQ(parse("--speculation self:int4").self().weights(), v1::WEIGHT_FORMAT_INT4);
@@ -91,7 +92,7 @@ TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
   EXPECT_EQ(all.max_draft_tokens(), 5u);
   EXPECT_EQ(all.stop_confidence(), 0.5f);
   for (const char* bad : {"self:int3", "self:8:8", "self:int8:8", "self:", "lookup:4", "off:shared",
-                          "lookup:shared:4", "oracle"}) {
+                          "lookup:shared:4", "head:2", "oracle"}) {
     v1::GenerateRequest request;
     const absl::Status status = Parse(std::string("--speculation ") + bad, &request);
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("--speculation")) << bad;

@@ -155,7 +155,8 @@ TEST(Config, DraftersAreAllUnlessNamed) {
     return std::get<ServerConfig>(Parse(arguments)).limits.drafters;
   };
   using enum DrafterKind;
-  EXPECT_EQ(drafters({"--model", "m"}), (std::vector{kLookup, kSelf}));
+  EXPECT_EQ(drafters({"--model", "m"}), (std::vector{kLookup, kSelf, kHead}));
+  EXPECT_EQ(drafters({"--model", "m", "--drafters", "head"}), std::vector{kHead});
   EXPECT_EQ(drafters({"--model", "m", "--drafters", "self"}), std::vector{kSelf});
   EXPECT_TRUE(drafters({"--model", "m", "--drafters", "none"}).empty());
 }

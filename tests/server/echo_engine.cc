@@ -26,6 +26,7 @@ KvGeometry Plain(int32_t total_pages) {
   geometry.total_pages = total_pages;
   geometry.layers = 2;
   geometry.hidden_rows_per_page = 8;
+  geometry.feature_places = 64;
   return geometry;
 }
 

@@ -110,6 +110,48 @@ TEST(SpeculationSavedTest, IsNegativeWhereDraftsCostMoreThanTheySave) {
   EXPECT_EQ(saved.weight_bytes, 2 * (10 * 100 + 30) - 12 * 25 - 3 * 15);
 }
 
+TEST(ServedSpeculation, TheHeadDraftsWhereTheModelHasOne) {
+  TestServerOptions options;
+  options.draft_head = true;
+  TestServer server(options);
+  const Outcome plain = server.Generate(Ask("0123456789abcdef", 41));
+  v1::GenerateRequest request = Ask("0123456789abcdef", 41);
+  request.mutable_speculation()->mutable_head();
+  request.mutable_speculation()->set_max_draft_tokens(3);
+  const double bf16_rows = server.Metric("skim_rows_total", {{"format", "bf16"}});
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.only().text, plain.only().text);
+  const v1::SpeculationOutcome& told = outcome.only().final.speculation();
+  ASSERT_EQ(told.sources_size(), 1);
+  EXPECT_EQ(told.sources(0).drafter(), v1::SpeculationOutcome::DRAFTER_HEAD);
+  EXPECT_EQ(told.sources(0).weights(), v1::WEIGHT_FORMAT_UNSPECIFIED);
+  EXPECT_EQ(told.draft_rows(), told.sources(0).draft_tokens());
+  EXPECT_DOUBLE_EQ(told.tokens_per_round(), 4);
+  EXPECT_EQ(server.Metric("skim_draft_tokens_accepted_total", {{"drafter", "head"}}),
+            told.sources(0).accepted_tokens());
+  EXPECT_EQ(server.Metric("skim_draft_rows_total"), told.draft_rows());
+  // Its rows run in no weight format of the model.
+  EXPECT_EQ(server.Metric("skim_rows_total", {{"format", "bf16"}}) - bf16_rows,
+            16 + 1 + (told.sources(0).rounds() - 1) + told.sources(0).draft_tokens());
+
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_THAT(model.drafters(), ElementsAre("lookup", "self", "head", "auto"));
+  EXPECT_EQ(model.draft_head_bytes(), 100u);
+}
+
+TEST(ServedSpeculation, AHeadThatIsNotThereIsRefusedWithWhatMakesOne) {
+  TestServer server;
+  v1::GenerateRequest request = Ask();
+  request.mutable_speculation()->mutable_head();
+  const grpc::Status status = server.Generate(request).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(ViolatedField(status), "speculation.head");
+  EXPECT_THAT(status.error_message(), HasSubstr("./run train-head"));
+}
+
 TEST(ServedSpeculation, AutoTellsWhoseDraftsItTook) {
   TestServer server;
   const Outcome plain = server.Generate(Ask());
@@ -299,7 +341,8 @@ TEST(ServedSpeculation, RefusalsNameTheField) {
       {"speculation.self.skipped_layers",
        [](auto* s) { s->mutable_self()->add_skipped_layers(1); }},
       {"speculation.self", [](auto* s) { s->mutable_self()->set_weights(v1::WEIGHT_FORMAT_BF16); }},
-      {"speculation", [](auto* s) { s->mutable_head(); }},
+      {"speculation", [](auto* s) { s->mutable_lookahead(); }},
+      {"speculation.head", [](auto* s) { s->mutable_head(); }},
       {"speculation", [](auto* s) { s->mutable_draft_model(); }},
       {"speculation", [](auto* s) { s->mutable_lookahead(); }},
   };
