@@ -186,7 +186,7 @@ struct KvGeometry {
   int32_t max_rows = 0;              // rows of a step, reserved ones too; 0: as many as planned
   int32_t hidden_rows_per_page = 0;  // divides page_tokens; 0: hidden rows cannot be kept
   int32_t feature_places = 0;  // sequences that the draft head can draft for; 0: there is none
-  std::vector<int16_t> phantom_cuts;  // boundaries from whose rows K/V above can be predicted
+  std::vector<int16_t> phantom_cuts = {};  // boundaries from whose rows K/V above can be predicted
   // Predicting so many tokens' K/V of a layer takes as much as a row that runs it.
   int32_t phantoms_per_row = 1;
 

@@ -22,7 +22,7 @@ constexpr double kKeepCommon = 0.995;
 
 // Of drafts of which nothing is known.
 double Expected(size_t source) {
-  constexpr std::array<double, kDraftSources> kExpected = {0.5, 0.9, 0.9, 0.9, 0.75, 0.5};
+  constexpr std::array<double, kDraftSources> kExpected = {0.5, 0.9, 0.9, 0.9, 0.75, 0.5, 0.5};
   return kExpected[source];
 }
 

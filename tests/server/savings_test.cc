@@ -55,15 +55,15 @@ TEST_F(SavingsTest, TheNameOfTheModelChoosesThem) {
 }
 
 TEST_F(SavingsTest, WordsThatTheModelHasNotAndContradictionsAreRefused) {
-  for (const char* model :
-       {"echo:", "echo:slow", "echo:fast+", "echo:int4", "other:fast", "echofast", "echo:none",
-        "echo:lookup-2", "echo:auto-int8", "echo:self-", "echo:self-int8-1", "echo:self-fp7"}) {
+  for (const char* model : {"echo:", "echo:slow", "echo:fast+", "echo:int4", "other:fast",
+                            "echofast", "echo:none", "echo:lookup-2", "echo:head-2",
+                            "echo:auto-int8", "echo:self-", "echo:self-int8-1", "echo:self-fp7"}) {
     const Outcome outcome = Ask(model);
     EXPECT_EQ(outcome.status.error_code(), StatusCode::NOT_FOUND) << model;
     EXPECT_EQ(ViolatedField(outcome.status), "model");
   }
   EXPECT_THAT(Ask("echo:slow").status.error_message(),
-              HasSubstr("bf16, int8, fast, lookup, self, auto"));
+              HasSubstr("bf16, int8, fast, lookup, self, head, auto"));
   for (const char* model :
        {"echo:int8+int8", "echo:int8+bf16", "echo:fast+fast", "echo:lookup+auto", "echo:self-3",
         "echo:int8+self-int8", "echo:fast+lookup"}) {
