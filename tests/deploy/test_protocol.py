@@ -8,7 +8,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 from smg_grpc_proto.generated import common_pb2, vllm_engine_pb2
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from programs import ROOT
 
@@ -44,9 +44,10 @@ def shape(field) -> tuple:
 
 
 class ProtocolTest(unittest.TestCase):
-    def assert_part_of(self, ours, theirs):
-        self.assertEqual(ours.package, theirs.package)
-        originals = dict(messages(theirs))
+    def assert_part_of(self, ours, *theirs):
+        """`theirs`: the files that have it among them."""
+        self.assertEqual({ours.package}, {file.package for file in theirs})
+        originals = {name: message for file in theirs for name, message in messages(file)}
         for name, message in messages(ours):
             known = {shape(field) for field in originals[name].field}
             for field in message.field:
@@ -62,7 +63,7 @@ class ProtocolTest(unittest.TestCase):
     def test_tritons_messages_and_methods_are_part_of_the_originals(self):
         ours = compiled("inference/grpc_service.proto")["inference/grpc_service.proto"]
         theirs = original(service_pb2)
-        self.assert_part_of(ours, theirs)
+        self.assert_part_of(ours, theirs, original(model_config_pb2))
         self.assertEqual(ours.service[0].name, theirs.service[0].name)
         known = {
             (m.name, m.input_type, m.output_type, m.client_streaming, m.server_streaming)
