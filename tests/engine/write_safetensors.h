@@ -19,7 +19,7 @@ struct TestTensor {
                        const std::vector<T>& values) {
     TestTensor tensor{std::move(dtype), std::move(shape),
                       std::string(values.size() * sizeof(T), 0)};
-    std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
+    if (!values.empty()) std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
     return tensor;
   }
 };
