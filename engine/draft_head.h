@@ -30,7 +30,6 @@ class DraftHead {
                                                            int32_t places);
 
   const TokenSubset& vocabulary() const { return weights_.vocabulary; }
-  int32_t places() const { return places_; }
 
   // Row index[i] of `hidden` is kept as row kept_at[i] of all places, up to kMostRows. Both are
   // host memory; returns when they have been read.

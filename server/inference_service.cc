@@ -91,12 +91,8 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
     response->set_prefill_min_prompt_tokens(static_cast<uint32_t>(model.limits.min_lazy_tokens));
     response->set_prefill_min_kept_tokens(static_cast<uint32_t>(PrefillPolicy().min_keep));
   }
-  for (const DrafterKind drafter : model.limits.drafters) {
-    if (drafter == DrafterKind::kHead && info.draft_head_bytes == 0) continue;
+  for (const DrafterKind drafter : model.drafters()) {
     response->add_drafters(std::string(DrafterName(drafter)));
-  }
-  if (!model.limits.drafters.empty()) {
-    response->add_drafters(std::string(DrafterName(DrafterKind::kAuto)));
   }
   response->set_max_draft_tokens(static_cast<uint32_t>(model.limits.max_draft_tokens));
   response->set_answer_store_bytes(static_cast<uint64_t>(model.limits.answer_store_bytes));

@@ -27,8 +27,7 @@ std::string Words(const ServedModel& model) {
   for (const PruneProfile& profile : model.info->lazy.profiles) {
     if (model.info->lazy.Serves(profile)) add(profile.name);
   }
-  for (const DrafterKind kind : model.limits.drafters) add(DrafterName(kind));
-  if (!model.limits.drafters.empty()) add(DrafterName(DrafterKind::kAuto));
+  for (const DrafterKind kind : model.drafters()) add(DrafterName(kind));
   return words;
 }
 

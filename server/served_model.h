@@ -34,6 +34,16 @@ struct ServedModel {
   ServingLoop* loop = nullptr;
   RequestLimits limits;
   bool shares_prefixes = false;  // there is a prefix cache
+
+  // What a request may name: those allowed that there are, and kAuto if there are any.
+  std::vector<DrafterKind> drafters() const {
+    std::vector<DrafterKind> served;
+    for (const DrafterKind kind : limits.drafters) {
+      if (kind != DrafterKind::kHead || info->draft_head_bytes > 0) served.push_back(kind);
+    }
+    if (!served.empty()) served.push_back(DrafterKind::kAuto);
+    return served;
+  }
 };
 
 }  // namespace skim

@@ -63,7 +63,7 @@ TEST_F(SavingsTest, WordsThatTheModelHasNotAndContradictionsAreRefused) {
     EXPECT_EQ(ViolatedField(outcome.status), "model");
   }
   EXPECT_THAT(Ask("echo:slow").status.error_message(),
-              HasSubstr("bf16, int8, fast, lookup, self, head, auto"));
+              HasSubstr("bf16, int8, fast, lookup, self, auto"));
   for (const char* model :
        {"echo:int8+int8", "echo:int8+bf16", "echo:fast+fast", "echo:lookup+auto", "echo:self-3",
         "echo:int8+self-int8", "echo:fast+lookup"}) {
