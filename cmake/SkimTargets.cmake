@@ -47,11 +47,12 @@ endfunction()
 
 # skim_test(name SOURCES a_test.cc DEPS x LABELS unit): one gtest binary, one CTest entry.
 # Labels: `unit` runs in every build and under the sanitizers; `model` needs the default
-# model; `e2e` starts the daemon; `cuda` is about the CUDA backend.
+# model; `e2e` starts the daemon; `cuda` is about the CUDA backend. `one_thread` keeps a `unit`
+# test from ThreadSanitizer, which would have nothing to see.
 function(skim_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 300)
+    set(ARG_TIMEOUT 600)
   endif()
   skim_binary(${name} SOURCES ${ARG_SOURCES} DEPS ${ARG_DEPS} GTest::gmock_main GTest::gtest)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
