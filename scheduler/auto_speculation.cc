@@ -14,15 +14,18 @@ constexpr double kBegin = 0.04, kGoOn = 0.01;
 // The account, in steps: what is there at first and at most, what each plain step adds, and what
 // drafts that are not expected to pay leave there.
 constexpr double kMostBalance = 8, kCredit = 0.01, kReserve = 2;
-// Steps between those that are taken to learn: without drafts, which are what others are compared
-// with, and with unlikely ones.
-constexpr int32_t kPlainEvery = 512, kTryEvery = 100;
+// Steps without drafts are what others are compared with: so many first, and one again after so
+// many others for each there has been, up to a most. Times vary, so few of them mislead.
+constexpr int32_t kPlainFirst = 6, kPlainAgain = 32, kPlainEvery = 512;
+// Steps between those that are taken to learn what unlikely drafts are worth.
+constexpr int32_t kTryEvery = 100;
 // How fast what was accepted is forgotten: a request's text changes, the sum of all hardly does.
 constexpr double kKeepCommon = 0.995;
 
-// Of drafts of which nothing is known.
+// Of drafts of which nothing is known: rather too much than too little, since who is thought
+// little of is never tried, and who is tried is soon known.
 double Expected(size_t source) {
-  constexpr std::array<double, kDraftSources> kExpected = {0.5, 0.9, 0.9, 0.9, 0.75, 0.5, 0.5};
+  constexpr std::array<double, kDraftSources> kExpected = {0.5, 0.95, 0.95, 0.95, 0.95, 0.5, 0.5};
   return kExpected[source];
 }
 
@@ -47,7 +50,6 @@ std::optional<PassKind> KindOf(const StepPlan& plan, int32_t layers) {
 
 AutoSpeculation::AutoSpeculation() : balance_(kMostBalance) {
   acceptance_.fill(Acceptance(kKeepCommon));
-  last_plain_.fill(-kPlainEvery);
 }
 
 DraftCandidate AutoSpeculation::CandidateOf(const Speculation& asking, WeightFormat format) const {
@@ -79,9 +81,11 @@ void AutoSpeculation::Choose(std::span<Speculation* const> asking,
   elapsed_ = extra_tokens_ = 0;
   ++steps_;
   ++since_tried_;
-  int64_t& last_plain = last_plain_[std::bit_width(static_cast<uint32_t>(sequences_ - 1))];
+  Plain& plain = plain_[std::bit_width(static_cast<uint32_t>(sequences_ - 1))];
+  const bool known = plain.count >= kPlainFirst &&
+                     steps_ - plain.last < std::min(kPlainEvery, plain.count * kPlainAgain);
   DraftPlan plan;
-  if (steps_ - last_plain < kPlainEvery && !Saturated(decoding_, times_)) {
+  if (known && !Saturated(decoding_, times_)) {
     std::vector<DraftCandidate> candidates;
     for (size_t i = 0; i < asking.size(); ++i) {
       candidates.push_back(CandidateOf(*asking[i], formats[i]));
@@ -94,7 +98,8 @@ void AutoSpeculation::Choose(std::span<Speculation* const> asking,
     }
   }
   if (!plan.any()) {
-    last_plain = steps_;
+    plain.count = std::min(plain.count + 1, kPlainEvery);
+    plain.last = steps_;
     return;
   }
   step_ = load.others_draft ? Step::kUnaccounted : Step::kDrafts;

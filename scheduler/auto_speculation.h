@@ -53,9 +53,13 @@ class AutoSpeculation {
   std::array<Acceptance, kDraftSources> acceptance_;  // of everybody's drafts
   double balance_;
   bool drafting_ = false;  // of late: it takes more to begin than to go on
-  // Steps, and by the magnitude of rows decoding the last without drafts.
+  // Of steps without drafts, of one magnitude of rows decoding.
+  struct Plain {
+    int32_t count = 0;
+    int64_t last = 0;  // by `steps_`
+  };
+  std::array<Plain, 33> plain_ = {};
   int64_t steps_ = 0;
-  std::array<int64_t, 33> last_plain_;
   int32_t since_tried_ = 0;  // steps since drafts were tried that were not expected to pay
 
   // Of the step that is about to run, or running.
