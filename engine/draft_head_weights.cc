@@ -1,7 +1,6 @@
 #include "engine/draft_head_weights.h"
 
 #include <algorithm>
-#include <bit>
 #include <filesystem>
 #include <span>
 #include <utility>
@@ -10,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "engine/fingerprint.h"
 #include "engine/safetensors.h"
 
 namespace skim {
@@ -112,24 +112,6 @@ absl::StatusOr<std::vector<Bf16>> LmRows(const ModelConfig& config, const Checkp
 
 }  // namespace
 
-absl::StatusOr<int64_t> ModelFingerprint(const ModelConfig& config, const Checkpoint& checkpoint) {
-  std::vector<std::string> names = {"model.norm.weight"};
-  for (int layer = 0; layer < config.layers; ++layer) {
-    for (const char* norm : {"input_layernorm", "post_attention_layernorm"}) {
-      names.push_back(absl::StrCat("model.layers.", layer, ".", norm, ".weight"));
-    }
-  }
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const std::string& name : names) {
-    SKIM_ASSIGN_OR_RETURN(const std::vector<float> values,
-                          checkpoint.FloatTensor(name, {config.hidden_size}));
-    for (const std::byte byte : std::as_bytes(std::span(values))) {
-      hash = (hash ^ static_cast<uint64_t>(byte)) * 0x100000001b3u;
-    }
-  }
-  return std::bit_cast<int64_t>(hash);
-}
-
 absl::StatusOr<std::unique_ptr<DraftHeadWeights>> DraftHeadWeights::Load(
     const ModelConfig& config, const Checkpoint& checkpoint, Ops* ops) {
   const std::string path = absl::StrCat(checkpoint.directory(), "/", kDraftHeadFile);
@@ -138,12 +120,7 @@ absl::StatusOr<std::unique_ptr<DraftHeadWeights>> DraftHeadWeights::Load(
   SKIM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(path));
   auto head = std::make_unique<DraftHeadWeights>();
   Loader load(file, ops, &head->bytes);
-  SKIM_RETURN_IF_ERROR(load.Check("model_fingerprint", {1}));
-  SKIM_ASSIGN_OR_RETURN(const std::vector<int64_t> made_for, file.ReadInt("model_fingerprint"));
-  SKIM_ASSIGN_OR_RETURN(const int64_t fingerprint, ModelFingerprint(config, checkpoint));
-  if (made_for[0] != fingerprint) {
-    return load.Error("model_fingerprint is that of another model; train a head for this one");
-  }
+  SKIM_RETURN_IF_ERROR(CheckMadeFor(checkpoint, file, "./run train-head"));
   const int64_t hidden = config.hidden_size;
   SKIM_ASSIGN_OR_RETURN(const int64_t doubled, load.Rows("gate_up", 2 * kMaxInner));
   if (doubled % 2 != 0) return load.Error("gate_up has an odd number of rows");

@@ -41,8 +41,4 @@ struct DraftHeadWeights {
                                                                 Ops* ops);
 };
 
-// FNV-1a over the norm weights of all layers and the last, as float32: tells models of one shape
-// apart, whatever the format of their matrices.
-absl::StatusOr<int64_t> ModelFingerprint(const ModelConfig& config, const Checkpoint& checkpoint);
-
 }  // namespace skim

@@ -15,6 +15,7 @@ namespace skim {
 namespace {
 
 constexpr int64_t kSampleBytes = 4096;
+constexpr char kVersion[] = "1";
 
 }  // namespace
 
@@ -43,6 +44,24 @@ absl::StatusOr<std::string> Fingerprint(const Checkpoint& checkpoint) {
     return absl::InternalError("SHA-256 cannot be computed");
   }
   return absl::BytesToHexString({reinterpret_cast<const char*>(hash), length});
+}
+
+absl::Status CheckMadeFor(const Checkpoint& checkpoint, const SafetensorsFile& file,
+                          const std::string& command) {
+  const auto tell = [&](const char* key) {
+    const auto found = file.metadata().find(key);
+    return found == file.metadata().end() ? std::string() : found->second;
+  };
+  if (tell("version") != kVersion) {
+    return absl::InvalidArgumentError(absl::StrCat(file.path(), ": version is \"", tell("version"),
+                                                   "\", not ", kVersion, "; ", command,
+                                                   " makes it anew"));
+  }
+  SKIM_ASSIGN_OR_RETURN(const std::string fingerprint, Fingerprint(checkpoint));
+  if (tell("fingerprint") == fingerprint) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(file.path(), ": was made for other weights than those in ",
+                   checkpoint.directory(), "; ", command, " makes it anew"));
 }
 
 }  // namespace skim

@@ -10,24 +10,6 @@
 namespace skim {
 namespace {
 
-constexpr char kVersion[] = "1";
-
-absl::Status CheckOrigin(const SafetensorsFile& file, const Checkpoint& checkpoint) {
-  const auto tell = [&](const char* key) {
-    const auto found = file.metadata().find(key);
-    return found == file.metadata().end() ? std::string() : found->second;
-  };
-  if (tell("version") != kVersion) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file.path(), ": version is \"", tell("version"), "\", not ", kVersion));
-  }
-  SKIM_ASSIGN_OR_RETURN(const std::string fingerprint, Fingerprint(checkpoint));
-  if (tell("fingerprint") == fingerprint) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(file.path(), ": was made for other weights than those in ",
-                   checkpoint.directory(), "; ./run calibrate --predictors makes it anew"));
-}
-
 template <typename T>
 absl::StatusOr<std::vector<T>> ReadAs(const SafetensorsFile& file, const std::string& name,
                                       const std::vector<int64_t>& shape) {
@@ -51,7 +33,7 @@ absl::StatusOr<Predictors> Predictors::Load(const ModelConfig& config, const Che
   const std::string path = absl::StrCat(checkpoint.directory(), "/", kPredictorFile);
   if (!std::filesystem::exists(path)) return predictors;
   SKIM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(path));
-  SKIM_RETURN_IF_ERROR(CheckOrigin(file, checkpoint));
+  SKIM_RETURN_IF_ERROR(CheckMadeFor(checkpoint, file, "./run calibrate --predictors"));
   const int64_t width = 2 * int64_t{config.kv_width()}, hidden = config.hidden_size;
   for (const int32_t boundary : wanted) {
     if (!file.tensors().contains(absl::StrCat(boundary, ".", boundary, ".weight"))) continue;

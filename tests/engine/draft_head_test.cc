@@ -313,13 +313,18 @@ TEST_F(DraftHeadFile, FitsItsModelAndIsTold) {
 }
 
 TEST_F(DraftHeadFile, OfAnotherModelIsRefused) {
-  tensor("model_fingerprint") = TestTensor::Of<int64_t>("I64", {1}, {12345});
-  EXPECT_THAT(Refusal(), AllOf(HasSubstr(kDraftHeadFile), HasSubstr("model_fingerprint")));
+  model_.metadata()["fingerprint"].back() ^= 1;
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr(kDraftHeadFile), HasSubstr("other weights")));
+}
+
+TEST_F(DraftHeadFile, OfAnotherVersionIsRefused) {
+  model_.metadata()["version"] = "2";
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr(kDraftHeadFile), HasSubstr("version is \"2\"")));
 }
 
 TEST_F(DraftHeadFile, WithoutATensorIsRefused) {
-  for (const char* name : {"model_fingerprint", "mix", "gate_up", "down", "deep_gate_up",
-                           "deep_down", "output_norm", "vocabulary"}) {
+  for (const char* name :
+       {"mix", "gate_up", "down", "deep_gate_up", "deep_down", "output_norm", "vocabulary"}) {
     const auto taken = model_.tensors().extract(name);
     EXPECT_THAT(Refusal(), AllOf(HasSubstr(kDraftHeadFile), HasSubstr(name)));
     model_.tensors()[name] = taken.mapped();
@@ -327,8 +332,7 @@ TEST_F(DraftHeadFile, WithoutATensorIsRefused) {
 }
 
 TEST_F(DraftHeadFile, OfAnotherShapeIsRefused) {
-  for (const char* name : {"model_fingerprint", "mix", "gate_up", "down", "deep_gate_up",
-                           "deep_down", "output_norm"}) {
+  for (const char* name : {"mix", "gate_up", "down", "deep_gate_up", "deep_down", "output_norm"}) {
     const TestTensor kept = tensor(name);
     std::ranges::reverse(tensor(name).shape);
     tensor(name).shape.push_back(1);

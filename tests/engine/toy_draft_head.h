@@ -13,6 +13,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "engine/draft_head_weights.h"
+#include "engine/fingerprint.h"
 #include "tests/engine/golden.h"
 #include "tests/engine/write_safetensors.h"
 #include "tests/temp_dir.h"
@@ -28,13 +29,13 @@ class ModelWithDraftHead {
       std::filesystem::copy(entry.path(), std::filesystem::path(path()) / entry.path().filename());
     }
     config_ = *LoadModelConfig(path());
-    const int64_t fingerprint = *ModelFingerprint(config_, *Checkpoint::Open(path()));
-    tensors_["model_fingerprint"] = TestTensor::Of<int64_t>("I64", {1}, {fingerprint});
+    metadata_ = {{"version", "1"}, {"fingerprint", *Fingerprint(*Checkpoint::Open(path()))}};
   }
 
   const std::string& path() const { return dir_.path(); }
   const ModelConfig& config() const { return config_; }
   Tensors& tensors() { return tensors_; }
+  std::map<std::string, std::string>& metadata() { return metadata_; }
 
   // Noise, of which no two numbers depend on one another; drafts every `stride`th token.
   void FillWithNoise(int64_t inner, int32_t stride, uint32_t seed) {
@@ -69,7 +70,7 @@ class ModelWithDraftHead {
         TestTensor::Of("F32", {hidden}, *checkpoint.FloatTensor("model.norm.weight", {hidden}));
   }
 
-  void Write() { dir_.Write(kDraftHeadFile, SafetensorsContent(tensors_)); }
+  void Write() { dir_.Write(kDraftHeadFile, SafetensorsContent(tensors_, metadata_)); }
 
  private:
   void Matrix(const char* name, int64_t rows, int64_t cols, std::mt19937* rng) {
@@ -82,6 +83,7 @@ class ModelWithDraftHead {
   TempDir dir_;
   ModelConfig config_;
   Tensors tensors_;
+  std::map<std::string, std::string> metadata_;
 };
 
 }  // namespace skim

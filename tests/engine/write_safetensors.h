@@ -25,8 +25,10 @@ struct TestTensor {
 };
 
 // The content of a file with these tensors.
-inline std::string SafetensorsContent(const std::map<std::string, TestTensor>& tensors) {
+inline std::string SafetensorsContent(const std::map<std::string, TestTensor>& tensors,
+                                      const std::map<std::string, std::string>& metadata = {}) {
   nlohmann::json header;
+  if (!metadata.empty()) header["__metadata__"] = metadata;
   std::string data;
   for (const auto& [name, tensor] : tensors) {
     header[name] = {{"dtype", tensor.dtype},

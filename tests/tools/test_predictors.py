@@ -10,7 +10,7 @@ import numpy as np
 import tool_path  # noqa: F401
 import random_weights
 import test_calibrate
-from calibrate import forward, predictor_file, predictors
+from calibrate import fingerprint, forward, predictor_file, predictors
 from calibrate.model_files import weight_files
 from calibrate.needed import SINKS
 from eval.errors import EvalError
@@ -100,14 +100,14 @@ class File(unittest.TestCase):
         self.save("model.safetensors", {"b": long, "a": b"xyz"})
         expected = b"a [3]\nxyzxyz" + b"b [16384]\n" + long[:4096] + long[-4096:]
         self.assertEqual(
-            predictor_file.fingerprint(self.model), hashlib.sha256(expected).hexdigest()
+            fingerprint.fingerprint(self.model), hashlib.sha256(expected).hexdigest()
         )
 
     def test_what_else_lies_in_the_folder_is_not_the_models(self) -> None:
         self.save("model.safetensors", {"a": b"xyz"})
-        before = predictor_file.fingerprint(self.model)
+        before = fingerprint.fingerprint(self.model)
         self.save(predictor_file.NAME, {"b": b"xyz"})
-        self.assertEqual(predictor_file.fingerprint(self.model), before)
+        self.assertEqual(fingerprint.fingerprint(self.model), before)
         self.assertEqual(weight_files(self.model), [self.model / "model.safetensors"])
 
     def test_shards_are_those_of_the_index(self) -> None:
@@ -123,7 +123,7 @@ class File(unittest.TestCase):
 
         none = np.zeros(1)
         maps = {(1, 2): predictors.Map(np.ones((4, 3)), np.full(4, 0.5), none, none)}
-        predictor_file.write(self.model / predictor_file.NAME, maps, "abc")
+        predictor_file.write(self.model / predictor_file.NAME, maps, {"version": "1", "fingerprint": "abc"})
         with safe_open(self.model / predictor_file.NAME, framework="numpy") as file:
             self.assertEqual(file.metadata(), {"version": "1", "fingerprint": "abc"})
             self.assertEqual(sorted(file.keys()), ["1.2.bias", "1.2.weight"])

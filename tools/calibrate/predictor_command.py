@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from calibrate import predictor_file
+from calibrate.fingerprint import made_for
 from calibrate.forward import Shape
 from calibrate.lazy_file import NAME as LAZY_FILE
 from calibrate.model_files import Tensors, read_config
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     fitted, held_out = prompts[:PROMPTS], prompts[PROMPTS:]
     maps = fit(shape, Tensors(args.model), fitted, held_out, boundaries, progress.step)
     out = args.out or args.model / predictor_file.NAME
-    predictor_file.write(out, maps, predictor_file.fingerprint(args.model))
+    predictor_file.write(out, maps, made_for(args.model))
     report(maps)
     say(f"wrote {out}")
 

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         at = (stream.place > 0).nonzero().squeeze(1)
         head.start(stream.tokens[at], stream.rows[at - 1], stream.rows[at])
     Trainer(teacher, head, stream, held_out, args.work).run(Plan(args.steps))
-    save(head, teacher, args.out or args.model / HEAD_FILE)
+    save(head, args.model, args.out or args.model / HEAD_FILE)
     print(measure(head, held_out))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calibrate.fingerprint import made_for
 from draft_head.teacher import Teacher, rms_norm
 
 
@@ -57,22 +58,7 @@ def _gated(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.silu(gate) * up, down)
 
 
-def fingerprint(teacher: Teacher) -> int:
-    """FNV-1a over the model's norm weights as float32: what the daemon compares."""
-    value = 0xCBF29CE484222325
-    names = ["model.norm.weight"]
-    for layer in range(teacher.layers):
-        names += [
-            f"model.layers.{layer}.{norm}.weight"
-            for norm in ("input_layernorm", "post_attention_layernorm")
-        ]
-    for name in names:
-        for byte in teacher.tensors[name].float().numpy().tobytes():
-            value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return value - (1 << 64) if value >> 63 else value
-
-
-def save(head: DraftHead, teacher: Teacher, path: Path) -> None:
+def save(head: DraftHead, model: Path, path: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {
@@ -80,7 +66,6 @@ def save(head: DraftHead, teacher: Teacher, path: Path) -> None:
         for name, value in head.named_parameters()
     }
     tensors["vocabulary"] = head.vocabulary.to(torch.int32)
-    tensors["model_fingerprint"] = torch.tensor([fingerprint(teacher)], dtype=torch.int64)
     part = path.with_suffix(".part")
-    save_file(tensors, part)
+    save_file(tensors, part, made_for(model))
     part.rename(path)
