@@ -108,7 +108,8 @@ class ManifestTest(unittest.TestCase):
         # skimd takes the arguments: they are right but for the model, which is not here.
         arguments = [a.replace("--model=/model", "--model=/nowhere") for a in container["args"]]
         arguments = [a for a in arguments if "/secrets/" not in a]
-        arguments = [re.sub(r"^(--(?:worker-)?listen|--metrics)=.*", r"\1=127.0.0.1:0", a) for a in arguments]
+        address = r"^(--(?:worker-)?listen|--metrics)=[^/]*"
+        arguments = [re.sub(address, r"\1=127.0.0.1:0", a) for a in arguments]
         done = subprocess.run([BIN / "skimd", *arguments], capture_output=True, text=True)
         self.assertEqual(done.returncode, 1)
         self.assertIn("/nowhere", done.stderr)
@@ -131,6 +132,10 @@ class ManifestTest(unittest.TestCase):
                 self.check(kinds[example.stem])
         self.assertEqual(set(kinds), {"claim", "gateway", "tls"})
         self.assertEqual(set(kinds["gateway"]) & FOREIGN, FOREIGN)
+        container = kinds["gateway"]["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+        workers = [a for a in container["args"] if a.startswith("--worker-listen=")]
+        addresses = ["0.0.0.0:50052", "0.0.0.0:50053/fast+int8"]
+        self.assertEqual(workers, [f"--worker-listen={address}" for address in addresses])
         rules = yaml.safe_load((DEPLOY / "prometheus/skim.rules.yml").read_text())
         self.assertEqual(kinds["gateway"]["PrometheusRule"]["spec"], rules)
 
@@ -145,6 +150,8 @@ class ManifestTest(unittest.TestCase):
             (["--set", "args.listen=0.0.0.0:1"], "args"),
             (["--set", "replica=3"], "replica"),
             (["--set", "ports.grpc=70000"], "grpc"),
+            (["--set", "worker.ports[0].savings=fast"], "port"),
+            (["--set", "worker.ports[0].port=1,worker.ports[0].savings=a/b"], "savings"),
             (
                 ["--set", "autoscaling.enabled=true,autoscaling.minReplicas=9"],
                 "minReplicas is more than maxReplicas",
