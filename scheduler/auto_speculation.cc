@@ -85,14 +85,18 @@ void AutoSpeculation::Choose(std::span<Speculation* const> asking,
   const bool known = plain.count >= kPlainFirst &&
                      steps_ - plain.last < std::min(kPlainEvery, plain.count * kPlainAgain);
   DraftPlan plan;
-  if (known && !Saturated(decoding_, times_)) {
+  const bool full = Saturated(decoding_, times_), trying = since_tried_ >= kTryEvery;
+  if (known && (!full || trying)) {
     std::vector<DraftCandidate> candidates;
     for (size_t i = 0; i < asking.size(); ++i) {
       candidates.push_back(CandidateOf(*asking[i], formats[i]));
     }
-    plan = ChooseDrafts(candidates, decoding_, times_, drafting_ ? kGoOn : kBegin, balance_);
+    if (!full) {
+      plan = ChooseDrafts(candidates, decoding_, times_, drafting_ ? kGoOn : kBegin, balance_);
+    }
     drafting_ = plan.any();
-    if (!plan.any() && since_tried_ >= kTryEvery) {
+    // Also whether steps are as full as they seem.
+    if (!plan.any() && trying) {
       plan = ExploreDrafts(candidates, decoding_, times_, balance_ - kReserve);
       since_tried_ = 0;
     }

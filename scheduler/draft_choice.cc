@@ -42,12 +42,16 @@ class Chooser {
     }
   }
 
-  // The offer that each would take if all who could draft in passes shared its passes.
-  void PickOffers() {
+  // The offer that each would take if all who could draft in passes shared its passes; `together`,
+  // these do so indeed, whatever their text offers.
+  void PickOffers(bool together) {
+    picked_.clear();
     for (const DraftCandidate& candidate : candidates_) {
       int32_t picked = -1;
       double most = 0;
+      const bool shares = together && std::ranges::any_of(candidate.offers, &DraftOffer::passes);
       for (size_t o = 0; o < candidate.offers.size(); ++o) {
+        if (shares && !candidate.offers[o].passes) continue;
         const double gain = AloneGain(candidate, candidate.offers[o]);
         if (picked >= 0 && gain <= most) continue;
         picked = static_cast<int32_t>(o);
@@ -188,10 +192,10 @@ class Chooser {
   const int32_t sequences_;
   const double base_;
   const double most_stake_;
-  int32_t sharing_ = 0;  // candidates that could draft in passes
-  std::array<std::vector<double>, kPassKinds> pass_times_;      // by rows, to sharing_
-  std::vector<int32_t> picked_;                                 // offer of each candidate
-  State text_;                                                  // what costs no passes
+  int32_t sharing_ = 0;                                     // candidates that could draft in passes
+  std::array<std::vector<double>, kPassKinds> pass_times_;  // by rows, to sharing_
+  std::vector<int32_t> picked_;                             // offer of each candidate
+  State text_;                                              // what costs no passes
   DraftPlan best_;
 };
 
@@ -200,15 +204,17 @@ class Chooser {
 DraftPlan ChooseDrafts(std::span<const DraftCandidate> candidates, const RowsByFormat& decoding,
                        const StepTimes& times, double least_gain, double most_stake) {
   Chooser chooser(candidates, decoding, times, least_gain, most_stake);
-  chooser.PickOffers();
-  chooser.Choose();
+  for (const bool together : {false, true}) {
+    chooser.PickOffers(together);
+    chooser.Choose();
+  }
   return chooser.TakeBest();
 }
 
 DraftPlan ExploreDrafts(std::span<const DraftCandidate> candidates, const RowsByFormat& decoding,
                         const StepTimes& times, double most_stake) {
   Chooser chooser(candidates, decoding, times, 0, most_stake);
-  chooser.PickOffers();
+  chooser.PickOffers(/*together=*/false);
   chooser.Explore();
   return chooser.TakeBest();
 }

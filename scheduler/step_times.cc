@@ -11,9 +11,11 @@ constexpr std::array<double, kPassKinds> kFirstRow = {1, 0.6, 0.5, 0.35, 0.07};
 // Of each row more, over that of the first, where nothing is known: 3 % is what kernels that
 // stream the weights once come to.
 constexpr double kNextRow = 0.03;
-// Of the newest step, in what is remembered of all steps (it follows contexts and clocks), and at
-// least of a bucket's.
-constexpr double kUnitWeight = 0.35, kLeastWeight = 0.04;
+// A step that surprises says something of its bucket, of the unit, and of what else ran meanwhile;
+// as a Kalman filter has it, each is changed by its share of the doubt. Doubts are variances of
+// logarithms, of which a single step's is 1. The unit's stays, since contexts and clocks go on
+// changing; a bucket's shrinks with every step, down to this.
+constexpr double kUnitDoubt = 0.15, kLeastDoubt = 0.03;
 // A step that took longer than expected by more than this was held up by something else.
 constexpr double kMostSurprise = 4;
 
@@ -29,19 +31,20 @@ int StepTimes::BucketOf(int32_t rows) {
 
 void StepTimes::Add(PassKind kind, int32_t rows, Micros duration) {
   if (rows < 1 || duration <= 0) return;
-  auto micros = static_cast<double>(duration);
+  const auto micros = static_cast<double>(duration);
   if (unit_ == 0) unit_ = micros / Of(kind, rows);
   Bucket& bucket = buckets_[kind][BucketOf(rows)];
-  const double weight = std::max(kLeastWeight, 1.0 / static_cast<double>(++bucket.count));
-  if (bucket.count == 1) {
-    bucket.time = micros / unit_;
-  } else {
-    const double expected = unit_ * Of(kind, rows);
-    micros = std::clamp(micros, expected / kMostSurprise, expected * kMostSurprise);
-    unit_ *= std::pow(micros / expected, kUnitWeight);
-    bucket.time *= std::pow(micros / unit_ / bucket.time, weight);
+  if (bucket.doubt == 0) {
+    bucket = {.rows = static_cast<double>(rows), .time = micros / unit_, .doubt = 1};
+    return;
   }
+  const double surprise =
+      std::clamp(micros / (unit_ * Of(kind, rows)), 1 / kMostSurprise, kMostSurprise);
+  const double doubts = bucket.doubt + kUnitDoubt + 1, weight = bucket.doubt / doubts;
+  unit_ *= std::pow(surprise, kUnitDoubt / doubts);
+  bucket.time *= std::pow(surprise, weight);
   bucket.rows += (rows - bucket.rows) * weight;
+  bucket.doubt = std::max(kLeastDoubt, bucket.doubt * (1 - weight));
 }
 
 // Beyond all that is known, rows cost what they have cost so far, if that is more than expected.
@@ -55,7 +58,7 @@ double StepTimes::Beyond(const Bucket& first, const Bucket& last, int32_t rows) 
 double StepTimes::Known(PassKind kind, int32_t rows) const {
   const Bucket *first = nullptr, *below = nullptr, *above = nullptr;
   for (const Bucket& bucket : buckets_[kind]) {
-    if (bucket.count == 0) continue;
+    if (bucket.doubt == 0) continue;
     if (first == nullptr) first = &bucket;
     if (bucket.rows <= rows) below = &bucket;
     if (bucket.rows > rows && above == nullptr) above = &bucket;

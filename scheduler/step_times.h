@@ -43,7 +43,7 @@ class StepTimes {
   struct Bucket {
     double rows = 0;  // mean
     double time = 0;
-    int64_t count = 0;
+    double doubt = 0;  // of `time`, as the source file has it; 0 if nothing is known
   };
   static constexpr int kSingle = 16;    // row numbers up to here have a bucket each,
   static constexpr int kPerOctave = 4;  // and so many from each to its double after it

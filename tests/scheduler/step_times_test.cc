@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
+#include <random>
 
 namespace skim {
 namespace {
@@ -67,6 +69,27 @@ TEST(StepTimes, WhatSlowsAllStepsDownChangesNoRatio) {
   }
   EXPECT_NEAR(times.Of(kInt8, 1) / times.Of(kBf16, 5), 1.0 / 3, 0.01);
   EXPECT_NEAR(times.Of(kBf16, 1) * times.unit(), 30'000, 3'000);
+}
+
+// A machine that others use, too; plain steps and drafts seldom run in turns.
+TEST(StepTimes, StepsThatVaryMuchDoNotMislead) {
+  for (int seed = 0; seed < 50; ++seed) {
+    StepTimes times;
+    std::mt19937 random(seed);
+    std::normal_distribution<double> noise(0, 0.35);
+    const auto add = [&](WeightFormat format, int32_t rows, double micros) {
+      times.Add(format, rows, static_cast<Micros>(micros * std::exp(noise(random))));
+    };
+    for (int turn = 0; turn < 4; ++turn) {
+      for (int i = 0; i < 60; ++i) add(kBf16, 4, 15'000);
+      for (int i = 0; i < 15; ++i) {
+        for (int pass = 0; pass < 4; ++pass) add(kInt4, 4, 7'500);
+        add(kBf16, 20, 24'000);
+      }
+    }
+    EXPECT_NEAR(times.Of(kBf16, 20) / times.Of(kBf16, 4), 1.6, 0.4) << seed;
+    EXPECT_NEAR(times.Of(kInt4, 4) / times.Of(kBf16, 4), 0.5, 0.13) << seed;
+  }
 }
 
 TEST(StepTimes, OneStepThatWasHeldUpChangesLittle) {
