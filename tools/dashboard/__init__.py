@@ -1,0 +1,1 @@
+"""Draws a Grafana dashboard from a Prometheus, without Grafana: `./run draw-dashboard`."""
