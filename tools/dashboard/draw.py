@@ -37,7 +37,7 @@ def draw_row(
         axes.set_title(f"{panel.title}, {unit}" if unit else panel.title, fontsize=10, loc="left")
         axes.set_xlim(begin, end)
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=6))
+        axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=6))
         axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
