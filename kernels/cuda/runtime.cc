@@ -120,7 +120,8 @@ void Runtime::Fail(const absl::Status& failure) {
 }
 
 absl::Status Runtime::Wait() {
-  if (ok()) Check(cudaStreamSynchronize(stream_), "the step");
+  // After a failure, too: what was enqueued before it still uses the caller's memory.
+  Check(cudaStreamSynchronize(stream_), "the step");
   // Keep the last chunk, which is the largest, for the next time.
   while (chunks_.size() > 1) {
     Check(cudaFreeHost(chunks_.front().data), "cudaFreeHost");

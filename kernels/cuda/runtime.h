@@ -47,6 +47,7 @@ class Runtime {
   void CheckLaunch(const char* what);
   // For Wait() to return, unless something failed before.
   void Fail(const absl::Status& failure);
+  // The first failure so far. Whatever it returns, the device is done with all host memory.
   absl::Status Wait();
 
  private:

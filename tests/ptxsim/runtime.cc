@@ -202,6 +202,7 @@ cudaError_t cudaMemset(void* to, int value, size_t bytes) {
 }
 
 // ---- streams and events ----
+// What was enqueued before a sticky error still runs: the launch that failed is not among it.
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   if (const cudaError_t error = Usable()) return error;
@@ -215,15 +216,15 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (const cudaError_t error = Usable()) return error;
+  if (!Device::Get().present()) return Usable();
   Device::Get().streams().Drain(Device::Get().streams().Get(stream));
-  return cudaSuccess;
+  return Usable();
 }
 
 cudaError_t cudaDeviceSynchronize() {
-  if (const cudaError_t error = Usable()) return error;
+  if (!Device::Get().present()) return Usable();
   Device::Get().streams().DrainAll();
-  return cudaSuccess;
+  return Usable();
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
