@@ -98,6 +98,21 @@ __global__ void CopyNobodyWaitsFor(float* data) {
   CommitAsync();
 }
 
+// Rows of 16 bytes for ldmatrix, which each lane brings and others read.
+template <int kShift, bool kWait, bool kBarrier>
+__global__ void LoadMatrix(float* data) {
+  __shared__ __align__(16) float rows[2 * kThreads * 4];
+  CopyAsync16(&rows[threadIdx.x * 4], data + threadIdx.x * 4, true);
+  CopyAsync16(&rows[(kThreads + threadIdx.x) * 4], data + threadIdx.x * 4, true);
+  CommitAsync();
+  if (kWait) WaitAsync<0>();
+  if (kBarrier) __syncthreads();
+  uint32_t a[4];
+  LoadMatrixA(a, rows + (kThreads - 1 - threadIdx.x) * 4 + kShift);
+  data[threadIdx.x] = static_cast<float>(a[0] + a[3]);
+  WaitAsync<0>();
+}
+
 __global__ void ShuffleMaskOfHalf(float* data) {
   data[threadIdx.x] = __shfl_xor_sync(0xffffu, data[threadIdx.x], 1);
 }
@@ -194,6 +209,9 @@ Programs Canaries() {
           {"async-one-group-too-few", [] { return Over(AsyncCopy<1, true>); }},
           {"async-without-barrier", [] { return Over(AsyncCopy<0, false>); }},
           {"async-nobody-waits", [] { return Over(CopyNobodyWaitsFor); }},
+          {"matrix-rows-misaligned", [] { return Over(LoadMatrix<1, true, true>); }},
+          {"matrix-of-a-copy-under-way", [] { return Over(LoadMatrix<0, false, true>); }},
+          {"matrix-without-barrier", [] { return Over(LoadMatrix<0, true, false>); }},
           {"shuffle-mask-of-half", [] { return Over(ShuffleMaskOfHalf); }},
           {"shuffle-from-outside", [] { return Over(ShuffleFromOutsideTheMask); }},
           {"shuffle-after-exit", [] { return Over(ShuffleAfterExit); }},

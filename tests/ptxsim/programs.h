@@ -12,6 +12,7 @@ using Programs = std::map<std::string, Program>;
 
 Programs CorrectPrograms();  // exact.cu: they compare the device's results with the host's
 Programs ProductPrograms();  // exact_products.cu: the same
+Programs TilePrograms();     // exact_tiles.cu: the same
 Programs Canaries();         // canaries.cu: each breaks one rule and must not get past it
 
 #define MUST(call)                                                              \

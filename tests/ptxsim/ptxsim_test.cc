@@ -41,7 +41,7 @@ TEST_P(Correct, ProgramsEndWellInAnyOrder) {
 
 INSTANTIATE_TEST_SUITE_P(Ptxsim, Correct,
                          testing::Values("integers", "bits", "floats", "warps", "events", "limits",
-                                         "plain", "products", "packed"),
+                                         "plain", "products", "packed", "matrices", "async"),
                          [](const auto& info) { return info.param; });
 
 struct Canary {
@@ -71,6 +71,9 @@ INSTANTIATE_TEST_SUITE_P(
         Canary{"async-one-group-too-few", "cp.async has not been waited for"},
         Canary{"async-without-barrier", "shared"},
         Canary{"async-nobody-waits", "without waiting for its cp.async"},
+        Canary{"matrix-rows-misaligned", "misaligned shared address"},
+        Canary{"matrix-of-a-copy-under-way", "cp.async has not been waited for"},
+        Canary{"matrix-without-barrier", "shared"},
         Canary{"shuffle-mask-of-half", "mask leaves out"},
         Canary{"shuffle-from-outside", "mask leaves out"},
         Canary{"shuffle-after-exit", "has exited"}, Canary{"shuffle-in-a-branch", "never come"},
