@@ -32,8 +32,10 @@ REGISTER_UNIT = 256  # a warp's registers are handed out in such pieces
 RESERVED_SHARED = 1024  # of a block, by the driver; from sm_90 on cubins count it
 # Threads, blocks and bytes of shared memory of a multiprocessor.
 LIMITS = {80: (2048, 32, 164), 89: (1536, 24, 100), 90: (2048, 32, 228), 100: (2048, 32, 228)}
-FIELDS = ["kernel", "arch", "threads", "registers", "static_shared", "blocks_per_sm", "warps_per_sm"]
+FIELDS = ["kernel", "arch", "threads", "registers", "static_shared", "dynamic_shared"]
+FIELDS += ["blocks_per_sm", "warps_per_sm"]
 FIELDS += list(OPCODES)
+DYNAMIC_SHARED = re.compile(r", DynamicShared<(\d+)>")  # kernels/cuda/device_util.cuh
 ENUMS = {"WeightFormat": ("bf16", "fp8", "int8", "int4"), "KvFormat": ("bf16", "int8", "fp8")}
 
 
@@ -68,12 +70,15 @@ class Cubin:
             for (word,) in (struct.unpack_from("<H", code, i) for i in range(0, len(code), INSTRUCTION_BYTES))
         )
         shared = self.sections.get(f".nv.shared.{name}")
+        kernel = readable(name)
+        dynamic = DYNAMIC_SHARED.search(kernel)
         row = {
-            "kernel": readable(name),
+            "kernel": DYNAMIC_SHARED.sub("", kernel).replace(" >", ">"),
             "arch": f"sm_{self.arch}",
             "threads": self.launch_bound(name),
             "registers": self.registers[header[7] & 0xFFFFFF],
             "static_shared": max(0, shared[5] - (RESERVED_SHARED if self.arch >= 90 else 0)) if shared else 0,
+            "dynamic_shared": int(dynamic[1]) if dynamic else 0,
         }
         row["blocks_per_sm"] = blocks_per_sm(self.arch, row)
         row["warps_per_sm"] = row["blocks_per_sm"] * -(-row["threads"] // WARP)
@@ -97,11 +102,11 @@ class Cubin:
 
 
 def blocks_per_sm(arch: int, row: dict) -> int:
-    """By the CUDA programming guide's rules; dynamic shared memory is left out."""
+    """By the CUDA programming guide's rules."""
     threads, blocks, kib = LIMITS[arch]
     warps = -(-row["threads"] // WARP)
     registers = -(-row["registers"] * WARP // REGISTER_UNIT) * REGISTER_UNIT * warps
-    shared = row["static_shared"] + RESERVED_SHARED
+    shared = row["static_shared"] + row["dynamic_shared"] + RESERVED_SHARED
     return min(threads // (warps * WARP), blocks, REGISTERS // registers, kib * 1024 // shared)
 
 

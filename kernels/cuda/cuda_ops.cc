@@ -42,6 +42,7 @@ CudaOps::CudaOps(std::unique_ptr<Runtime> runtime)
       input_codes_(runtime_.get()),
       input_scales_(runtime_.get()),
       places_scratch_(runtime_.get()),
+      tiles_scratch_(runtime_.get()),
       attention_parts_(runtime_.get()),
       score_tasks_(runtime_.get()),
       scored_heads_(runtime_.get()),
@@ -158,6 +159,29 @@ DeviceRows CudaOps::Rows(const AttentionRows& rows) {
   return {static_cast<int64_t>(places_.size()), device_places_, most_slots};
 }
 
+AttentionTiles CudaOps::Tiles(const AttentionRows& rows, int sharing) {
+  std::vector<AttentionTile> tiles;
+  AttentionTiles device;
+  for (const bool large : {true, false}) {
+    const int32_t most = large ? kLargeAttentionTile : kSmallAttentionTile;
+    for (const SequenceRows& sequence : rows.sequences) {
+      const int32_t pairs = sequence.row_count * sharing;
+      if ((pairs > kSmallAttentionTile) != large) continue;
+      const RowPlace place = {sequence.block_begin, sequence.slots, sequence.positions_begin};
+      for (int32_t first = 0; first < pairs; first += most) {
+        tiles.push_back({place, sequence.row_begin, first, std::min(most, pairs - first)});
+        ++(large ? device.large : device.small);
+      }
+    }
+  }
+  if (tiles != tiles_) {
+    device_tiles_ = UploadList<AttentionTile>(tiles, &tiles_scratch_);
+    tiles_ = std::move(tiles);
+  }
+  device.tiles = device_tiles_;
+  return device;
+}
+
 void CudaOps::RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
                              const KvLayer& kv) {
   const DeviceRows device = Rows(rows);
@@ -169,10 +193,13 @@ void CudaOps::RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& row
 void CudaOps::Attention(const AttentionArgs& args, const AttentionRows& rows, const KvLayer& kv) {
   const DeviceRows device = Rows(rows);
   if (device.count == 0 || !runtime_->ok()) return;
-  const int64_t floats = AttentionPartFloats(args.heads, device, kv.layout);
+  SKIM_CHECK(kv.layout.head_dim <= kAttentionHeadDim && args.q.stride % 2 == 0 &&
+             args.out.stride % 2 == 0);
+  const AttentionTiles tiles = Tiles(rows, args.heads / kv.layout.kv_heads);
+  const int64_t floats = AttentionPartFloats(args.heads, device, tiles, kv.layout);
   auto* parts = floats > 0 ? attention_parts_.Reserve<float>(static_cast<size_t>(floats)) : nullptr;
   if (!runtime_->ok()) return;
-  LaunchAttention(runtime_->stream(), args, rows, device, kv, parts);
+  LaunchAttention(runtime_->stream(), args, rows, device, tiles, kv, parts);
   runtime_->CheckLaunch("attention");
 }
 

@@ -70,13 +70,18 @@ class CudaOps final : public Ops {
   const T* UploadList(std::span<const T> list, Scratch* scratch);
   // The step's rows on the device: uploaded when they differ from the last call's.
   DeviceRows Rows(const AttentionRows& rows);
+  // The same of the tiles that attention makes of them, with `sharing` query heads to a KV head.
+  AttentionTiles Tiles(const AttentionRows& rows, int sharing);
 
   std::unique_ptr<Runtime> runtime_;
   Scratch input_codes_, input_scales_;
-  Scratch places_scratch_, attention_parts_, score_tasks_, scored_heads_, summed_scores_, forced_rows_;
+  Scratch places_scratch_, tiles_scratch_, attention_parts_;
+  Scratch score_tasks_, scored_heads_, summed_scores_, forced_rows_;
   Scratch sample_lists_, sample_logits_, sample_results_;
   std::vector<RowPlace> places_;  // what lies at device_places_
   const RowPlace* device_places_ = nullptr;
+  std::vector<AttentionTile> tiles_;  // what lies at device_tiles_
+  const AttentionTile* device_tiles_ = nullptr;
   std::vector<PendingSample> pending_;
 };
 

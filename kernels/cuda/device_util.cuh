@@ -1,9 +1,10 @@
-// Small things that several kernels need. Device code only.
+// Small things that several kernels need. For nvcc only.
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "base/bf16.h"
 
@@ -11,6 +12,25 @@ namespace skim::cuda {
 
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+// A kernel's last template argument says how much dynamic shared memory it is launched with, so that
+// tools/cuda_kernels.py can read it from the kernel's name.
+template <int kSharedBytes>
+struct DynamicShared {
+  static constexpr int kBytes = kSharedBytes;
+};
+
+// Launches a kernel with that much; what is more than the default has to be asked for. Failures are
+// found by cudaGetLastError.
+template <typename Shared, typename... Args>
+void LaunchWithShared(void (*kernel)(Args...), dim3 grid, int threads, cudaStream_t stream,
+                      const std::type_identity_t<Args>&... args) {
+  constexpr int kDefault = 48 << 10;
+  if constexpr (Shared::kBytes > kDefault) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shared::kBytes);
+  }
+  kernel<<<grid, threads, Shared::kBytes, stream>>>(args...);
+}
 
 __device__ inline float FromBf16(Bf16 x) { return __uint_as_float(uint32_t{x.bits} << 16); }
 __device__ inline Bf16 RoundToBf16(float x) {
@@ -20,6 +40,12 @@ __device__ inline Bf16 RoundToBf16(float x) {
 // The low and high half of a pair as it lies in memory.
 __device__ inline float LowBf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ inline float HighBf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+// Two floats, rounded, as such a pair.
+__device__ inline uint32_t PackBf16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
 
 // Sum over the warp, in every lane; the order of additions is fixed.
 __device__ inline float WarpSum(float x) {

@@ -124,12 +124,30 @@ struct DeviceRows {
 void LaunchRopeAndWriteKv(Stream stream, const RopeWriteArgs& args, const AttentionRows& rows,
                           const DeviceRows& device_rows, const KvLayer& kv);
 
-// Scratch that attention wants for these rows: 0 if a block does all of a row, else room for what
-// several blocks find out about one. The result has the same bits.
-int64_t AttentionPartFloats(int heads, const DeviceRows& rows, const KvLayout& layout);
-// `parts` is null or has AttentionPartFloats, if that is more than 0.
+// Neighbouring rows of a sequence times the query heads of a KV head: pairs, counted row by row.
+// A tile of them shares what is read of K and V.
+inline constexpr int kLargeAttentionTile = 64, kSmallAttentionTile = 16;
+inline constexpr int kAttentionHeadDim = 256;  // at most
+struct AttentionTile {
+  RowPlace place;
+  int32_t first_row = 0;   // of the sequence
+  int32_t first_pair = 0;  // the tile's, counted from there
+  int32_t pairs = 0;       // >= 1
+  bool operator==(const AttentionTile&) const = default;
+};
+struct AttentionTiles {
+  const AttentionTile* tiles = nullptr;  // first those of up to kLargeAttentionTile pairs
+  int32_t large = 0, small = 0;
+};
+
+// Scratch that attention wants for these rows: room for what is known of a pair between two splits
+// of its slots. 0 where no row has more than one.
+int64_t AttentionPartFloats(int heads, const DeviceRows& rows, const AttentionTiles& tiles,
+                            const KvLayout& layout);
+// A pair's result has the same bits whatever tiles there are. Rows of q and out begin on 4 bytes.
 void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRows& rows,
-                     const DeviceRows& device_rows, const KvLayer& kv, float* parts);
+                     const DeviceRows& device_rows, const AttentionTiles& tiles, const KvLayer& kv,
+                     float* parts);
 
 // A KeyScoreTarget with what a block needs of its sequence.
 struct KeyScoreTask {

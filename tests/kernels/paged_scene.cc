@@ -25,7 +25,16 @@ PagedScene::PagedScene(OpScene* scene, const KvShape& shape, int pages)
 }
 
 void PagedScene::Write(const std::vector<KvWork>& work, int chunk) {
+  std::vector<size_t> owners;  // work whose pages it has
   for (const KvWork& w : work) {
+    const auto same = [&](const KvWork& other) {
+      return other.sequence == w.sequence && other.slots == w.slots;
+    };
+    owners.push_back(std::find_if(work.begin(), work.end(), same) - work.begin());
+    if (owners.back() < begins_.size()) {
+      begins_.push_back(begins_[owners.back()]);
+      continue;
+    }
     begins_.push_back(static_cast<int32_t>(blocks_.size()));
     for (int slot = 0; slot < w.slots; slot += shape_.page_tokens) {
       blocks_.push_back(free_.back());
@@ -34,6 +43,7 @@ void PagedScene::Write(const std::vector<KvWork>& work, int chunk) {
   }
   slot_positions_.assign(blocks_.size() * shape_.page_tokens, 0);
   for (size_t i = 0; i < work.size(); ++i) {
+    if (owners[i] != i) continue;
     for (int slot = 0; slot < work[i].slots; ++slot) {
       slot_positions_[begins_[i] * shape_.page_tokens + slot] = work[i].sequence->positions[slot];
     }

@@ -15,7 +15,8 @@ class PagedScene {
  public:
   PagedScene(OpScene* scene, const KvShape& shape, int pages);
 
-  // Writes the first w.slots slots of every sequence, in slot order, in chunks of `chunk`.
+  // Writes the first w.slots slots of every sequence, in slot order, in chunks of `chunk`. Works
+  // of one sequence with as many slots share its pages. Once.
   void Write(const std::vector<KvWork>& work, int chunk);
   std::vector<AttentionResult> Attend(const std::vector<KvWork>& work);
   // As RunKeyScores; after Attend of the same work.
