@@ -1,8 +1,7 @@
 #include "engine/executor.h"
 
 #include <algorithm>
-#include <optional>
-#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -10,54 +9,108 @@
 namespace skim {
 namespace {
 
-// Rows whose logits exist at one time: [kHeadRows, vocab] floats is all the memory they
-// take, however many prompt log-probabilities are asked for.
-constexpr int32_t kHeadRows = 64;
-
-KvLayout LayoutOf(const ModelConfig& config, const ExecutorOptions& options) {
-  const LayerSegments segments(config.layers, options.boundaries);
-  return {options.page_tokens, segments.unit_layers(), config.kv_heads, config.head_dim,
-          options.kv_format};
+KvLayout LayoutOf(const ModelConfig& config, int32_t layers, const ExecutorOptions& options) {
+  return {options.page_tokens, layers, config.kv_heads, config.head_dim, options.kv_format};
 }
 
-// By the products: all else of a row is small beside them.
+// Multiplications of a row in one layer's products: all else of a row is small beside them.
+int64_t RowWork(const ModelConfig& config) {
+  return config.hidden_size *
+         (int64_t{config.qkv_width()} + config.q_width() + 3 * int64_t{config.intermediate_size});
+}
+
 int32_t PhantomsPerRow(const ModelConfig& config) {
-  const int64_t row =
-      int64_t{config.qkv_width()} + config.q_width() + 3 * int64_t{config.intermediate_size};
-  return static_cast<int32_t>(std::max<int64_t>(1, row / (2 * int64_t{config.kv_width()})));
+  const int64_t phantom = config.hidden_size * (2 * int64_t{config.kv_width()});
+  return static_cast<int32_t>(std::max<int64_t>(1, RowWork(config) / phantom));
 }
 
-bool ReservesRows(const StepPlan& plan) {
-  return std::ranges::any_of(plan.sequences, [](const PlanSequence& sequence) {
-    return std::ranges::any_of(sequence.cuts, [](const PlanCut& cut) { return cut.revive > 0; });
-  });
+int32_t LayersPerPage(const ModelConfig& config, const ExecutorOptions& options,
+                      const ModelConfig& draft) {
+  return static_cast<int32_t>(static_cast<int64_t>(KvPageBytes(config, options)) /
+                              LayoutOf(draft, 1, options).PageBytes());
+}
+
+// The entries of one model, and where they stand in the plan.
+struct Part {
+  StepPlan plan;
+  std::vector<size_t> entries;
+};
+
+Part PartOf(const StepPlan& plan, PlanModel model) {
+  Part part;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    if (plan.sequences[i].model != model) continue;
+    PlanSequence entry = plan.sequences[i];
+    const int32_t begin = entry.row_begin;
+    entry.row_begin = part.plan.rows();
+    for (int32_t row = begin; row < begin + entry.row_count; ++row) {
+      part.plan.AddRow(plan.tokens[row], plan.positions[row], plan.enter[row], plan.leave[row]);
+    }
+    part.plan.sequences.push_back(std::move(entry));
+    part.entries.push_back(i);
+  }
+  return part;
+}
+
+// Entries follow one another without gaps, inside the plan's arrays.
+bool RowsAreThere(const StepPlan& plan) {
+  const auto rows = static_cast<size_t>(plan.rows());
+  if (plan.positions.size() != rows || plan.enter.size() != rows || plan.leave.size() != rows) {
+    return false;
+  }
+  int32_t next = 0;
+  for (const PlanSequence& sequence : plan.sequences) {
+    if (sequence.row_begin != next || sequence.row_count <= 0 ||
+        sequence.row_count > plan.rows() - next) {
+      return false;
+    }
+    next += sequence.row_count;
+  }
+  return next == plan.rows();
 }
 
 }  // namespace
 
 size_t KvPageBytes(const ModelConfig& config, const ExecutorOptions& options) {
-  return static_cast<size_t>(LayoutOf(config, options).PageBytes());
+  const LayerSegments segments(config.layers, options.boundaries);
+  return static_cast<size_t>(LayoutOf(config, segments.unit_layers(), options).PageBytes());
 }
 
-Executor::Executor(const ModelConfig& config, const Weights& weights, const Predictors& predictors,
-                   Ops* ops, const ExecutorOptions& options)
-    : config_(config),
-      weights_(weights),
-      predictors_(predictors),
-      ops_(*ops),
-      options_(options),
-      segments_(config.layers, options.boundaries),
-      sample_rows_(config.vocab_size) {
+absl::StatusOr<DraftModelGeometry> DraftGeometry(const ModelConfig& config,
+                                                 const ExecutorOptions& options,
+                                                 const ModelConfig& draft, WeightFormat format) {
+  if (draft.vocab_size != config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat("the draft model has ", draft.vocab_size,
+                                                   " tokens, the model ", config.vocab_size));
+  }
+  const int32_t page_layers = LayersPerPage(config, options, draft);
+  if (page_layers < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a layer of the draft model takes ", LayoutOf(draft, 1, options).PageBytes(),
+                     " bytes of keys and values for ", options.page_tokens,
+                     " tokens, a page of the model has ", KvPageBytes(config, options)));
+  }
+  DraftModelGeometry geometry;
+  geometry.layers = static_cast<int16_t>(draft.layers);
+  geometry.units = LayerSegments::Paged(draft.layers, page_layers).units()[0];
+  geometry.context = std::min(options.max_context, draft.max_positions);
+  geometry.format = format;
+  const int64_t layer = RowWork(config);
+  geometry.row_layers = static_cast<int32_t>(
+      std::max<int64_t>(1, (draft.layers * RowWork(draft) + layer / 2) / layer));
+  return geometry;
+}
+
+Executor::Executor(const ModelConfig& config, const Predictors& predictors, Ops* ops,
+                   const ExecutorOptions& options)
+    : ops_(*ops), options_(options) {
+  const LayerSegments segments(config.layers, options.boundaries);
   geometry_.page_tokens = options.page_tokens;
   geometry_.total_pages = options.kv_pages;
-  geometry_.segment_units = segments_.units();
+  geometry_.segment_units = segments.units();
   geometry_.boundaries.assign(options.boundaries.begin(), options.boundaries.end());
   geometry_.layers = static_cast<int16_t>(config.layers);
   geometry_.max_rows = options.max_rows;
-  hidden_ = HiddenGeometry::Of(KvPageBytes(config, options), options.kv_pages,
-                               config.hidden_size, options.page_tokens);
-  geometry_.hidden_rows_per_page = hidden_.rows_per_page;
-  if (weights.draft_head) geometry_.feature_places = options.feature_places;
   const std::vector<int32_t> predicted = predictors.boundaries();
   geometry_.phantom_cuts.assign(predicted.begin(), predicted.end());
   geometry_.phantoms_per_row = PhantomsPerRow(config);
@@ -66,268 +119,56 @@ Executor::Executor(const ModelConfig& config, const Weights& weights, const Pred
 absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& config,
                                                            const Weights& weights,
                                                            const Predictors& predictors, Ops* ops,
-                                                           const ExecutorOptions& options) {
-  std::unique_ptr<Executor> executor(new Executor(config, weights, predictors, ops, options));
-  SKIM_RETURN_IF_ERROR(executor->Allocate());
+                                                           const ExecutorOptions& options,
+                                                           const DraftModel* draft) {
+  std::unique_ptr<Executor> executor(new Executor(config, predictors, ops, options));
+  Executor& e = *executor;
+  KvPool pool{nullptr, KvPageBytes(config, options)};
+  SKIM_ASSIGN_OR_RETURN(e.kv_pool_, ops->Allocate(pool.page_bytes * options.kv_pages));
+  pool.data = e.kv_pool_->data();
+  const LayerSegments segments(config.layers, options.boundaries);
+  SKIM_ASSIGN_OR_RETURN(
+      e.served_, ModelRunner::Create(config, weights, predictors, ops, options, segments, pool));
+  e.geometry_.hidden_rows_per_page = e.served_->hidden().rows_per_page;
+  if (e.served_->has_draft_head()) e.geometry_.feature_places = options.feature_places;
+  if (draft != nullptr) SKIM_RETURN_IF_ERROR(e.AddDraftModel(config, *draft, pool));
   return executor;
 }
 
-absl::Status Executor::Allocate() {
-  const size_t hidden = static_cast<size_t>(config_.hidden_size);
-  const KvLayout layout = LayoutOf(config_, options_);
-  const auto page_bytes = static_cast<size_t>(layout.PageBytes());
-  SKIM_ASSIGN_OR_RETURN(kv_pool_, ops_.Allocate(page_bytes * options_.kv_pages));
-  SKIM_ASSIGN_OR_RETURN(head_hidden_, ops_.Allocate(kHeadRows * hidden * sizeof(float)));
-  SKIM_ASSIGN_OR_RETURN(head_normed_, ops_.Allocate(kHeadRows * hidden * sizeof(Bf16)));
-  SKIM_ASSIGN_OR_RETURN(head_index_, ops_.Allocate(kHeadRows * sizeof(int32_t)));
-  SKIM_ASSIGN_OR_RETURN(logits_, ops_.Allocate(sizeof(float) * kHeadRows *
-                                               static_cast<size_t>(config_.vocab_size)));
-  const ModelMemory memory{kv_pool_->data(), layout,
-                           {kv_pool_->As<float>(), options_.kv_pages * int64_t{hidden_.granules_per_page},
-                            config_.hidden_size, HiddenGeometry::kGranuleFloats}};
-  SKIM_ASSIGN_OR_RETURN(
-      transformer_, Transformer::Create(config_, segments_, weights_, predictors_, memory, &ops_,
-                                        options_.max_rows, options_.max_context));
-  pruner_ = std::make_unique<TokenPruner>(config_, segments_, options_.score_heads,
-                                          options_.max_context, &ops_);
-  if (weights_.draft_head) {
-    SKIM_ASSIGN_OR_RETURN(draft_head_,
-                          DraftHead::Create(config_, weights_, &ops_, options_.feature_places));
-  }
-  return pruner_->Allocate();
-}
-
-LayoutContext Executor::Context() const {
-  return {segments_, options_.page_tokens, hidden_, geometry_.feature_places, options_.max_rows};
-}
-
-absl::Status Executor::CheckRows(const StepPlan& plan) const {
-  if (plan.rows() > options_.max_rows) {
-    return absl::InternalError(absl::StrCat("step plan: ", plan.rows(), " rows, ",
-                                            options_.max_rows, " are the most"));
-  }
-  for (TokenId token : plan.tokens) {
-    if (token < 0 || token >= config_.vocab_size) {
-      return absl::InternalError(absl::StrCat("step plan: token ", token, " is not in the vocabulary"));
-    }
-  }
-  const auto in_context = [this](int32_t p) { return p >= 0 && p < options_.max_context; };
-  const auto exists = [this](PageId page) { return page >= 0 && page < options_.kv_pages; };
-  for (int32_t position : plan.positions) {
-    if (position != kReservedPosition && !in_context(position)) {
-      return absl::InternalError(absl::StrCat("step plan: position ", position, " is out of range"));
-    }
-  }
-  for (const PlanSequence& sequence : plan.sequences) {
-    for (const PlanPhantoms& phantoms : sequence.phantoms) {
-      if (!predictors_.Has(phantoms.cut_layer)) {
-        return absl::InternalError(
-            absl::StrCat("step plan: nothing predicts from layer ", phantoms.cut_layer));
-      }
-    }
-    if (!weights_.Has(sequence.weight_format)) {
-      return absl::InternalError(absl::StrCat(
-          "step plan: ", std::string(WeightFormatName(sequence.weight_format)),
-          " weights are not resident"));
-    }
-    for (const auto& pages : sequence.segment_pages) {
-      for (PageId page : pages) {
-        if (!exists(page)) {
-          return absl::InternalError(absl::StrCat("step plan: there is no page ", page));
-        }
-      }
-    }
-    for (const auto& pages : {sequence.hidden_pages, sequence.deep_hidden_pages}) {
-      for (PageId page : pages) {
-        if (page != kNoPage && !exists(page)) {
-          return absl::InternalError(absl::StrCat("step plan: there is no page ", page));
-        }
-      }
-    }
-    for (const auto& positions : sequence.slot_positions) {
-      if (!std::ranges::all_of(positions, in_context)) {
-        return absl::InternalError("step plan: the position of a slot is out of range");
-      }
-    }
-  }
+absl::Status Executor::AddDraftModel(const ModelConfig& config, const DraftModel& draft,
+                                     KvPool pool) {
+  SKIM_ASSIGN_OR_RETURN(geometry_.draft_model, DraftGeometry(config, options_, draft.config,
+                                                             draft.weights.formats.front()));
+  ExecutorOptions options = options_;
+  options.boundaries = {};
+  options.score_heads = {};
+  options.feature_places = 0;
+  options.max_context = geometry_.draft_model.context;
+  const auto segments =
+      LayerSegments::Paged(draft.config.layers, LayersPerPage(config, options_, draft.config));
+  SKIM_ASSIGN_OR_RETURN(draft_, ModelRunner::Create(draft.config, draft.weights, no_predictors_,
+                                                    &ops_, options, segments, pool));
   return absl::OkStatus();
-}
-
-std::vector<Executor::Wanted> Executor::WantedRows(const StepPlan& plan) const {
-  std::vector<Wanted> wanted;
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const PlanSequence& sequence = plan.sequences[s];
-    const int32_t end = sequence.row_begin + sequence.row_count;
-    if (plan.ByHead(sequence)) continue;
-    if (sequence.logits == LogitsWanted::kAll) {
-      for (int32_t row = sequence.row_begin; row < end; ++row) {
-        if (plan.positions[row] + 1 < sequence.prompt_tokens) {
-          wanted.push_back({row, static_cast<int32_t>(s), /*draw=*/false});
-        }
-      }
-    }
-    for (int32_t row = end - sequence.draws; row < end; ++row) {
-      wanted.push_back({row, static_cast<int32_t>(s), /*draw=*/true});
-    }
-  }
-  return wanted;
 }
 
 absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
+  if (std::ranges::none_of(plan.sequences, [](const PlanSequence& sequence) {
+        return sequence.model == PlanModel::kDraft;
+      })) {
+    return served_->Run(plan, result);
+  }
+  if (!draft_) return absl::InternalError("step plan: there is no draft model");
+  if (!RowsAreThere(plan)) return absl::InternalError("step plan: rows are not consecutive");
   result->sequences.assign(plan.sequences.size(), SequenceResult());
-  if (plan.empty()) return absl::OkStatus();
-  SKIM_RETURN_IF_ERROR(CheckRows(plan));
-  SKIM_RETURN_IF_ERROR(StepLayout::Check(plan, Context()));
-
-  // The step stops where tokens are chosen: rows behind such a layer depend on the choice.
-  std::vector<int32_t> stops = {segments_.layers()};
-  for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    for (const PlanCut& cut : plan.sequences[i].cuts) stops.push_back(cut.layer);
-    result->sequences[i].cuts.resize(plan.sequences[i].cuts.size());
-  }
-  std::ranges::sort(stops);
-  stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
-  visible_.assign(stops.size() > 1 ? plan.sequences.size() : 0, Visibility());
-  layouts_.clear();
-  std::optional<StepPlan> revived;
-  if (ReservesRows(plan)) revived = plan;
-  int32_t first_layer = 0;
-  for (const int32_t stop : stops) {
-    SKIM_RETURN_IF_ERROR(RunPart(first_layer, stop, revived ? *revived : plan,
-                                 revived ? &*revived : nullptr, result));
-    first_layer = stop;
-  }
-
-  const std::vector<Wanted> wanted = WantedRows(plan);
-  for (size_t begin = 0; begin < wanted.size(); begin += kHeadRows) {
-    const size_t count = std::min<size_t>(kHeadRows, wanted.size() - begin);
-    SKIM_RETURN_IF_ERROR(RunHead(plan, std::span(wanted).subspan(begin, count), result));
-  }
-  if (draft_head_) {
-    SKIM_RETURN_IF_ERROR(KeepFeatures(plan));
-    SKIM_RETURN_IF_ERROR(RunDraftHead(plan, result));
-  }
-  return ops_.Wait();
-}
-
-absl::Status Executor::RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
-                               StepPlan* revived, StepResult* result) {
-  // Uploads are only enqueued: what they read has to outlive the step.
-  const StepLayout& layout =
-      layouts_.emplace_back(StepLayout::Build(plan, Context(), first_layer, end_layer, visible_));
-  if (layout.spans.empty() && layout.phantoms.empty()) return absl::OkStatus();
-  const size_t index_bytes = layout.index.size() * sizeof(int32_t);
-  if (!index_ || index_->size() < index_bytes) {
-    SKIM_ASSIGN_OR_RETURN(index_, ops_.Allocate(2 * index_bytes));
-  }
-  ops_.Upload(index_->data(), layout.index.data(), index_bytes);
-  SKIM_ASSIGN_OR_RETURN(const std::span<const ScoreRequest> scores,
-                        pruner_->Requests(plan, layout));
-  transformer_->Run(layout, index_->As<int32_t>(), scores);
-  return pruner_->Choose(layout, index_->As<int32_t>(), plan, revived, &visible_, result);
-}
-
-absl::Status Executor::RunHead(const StepPlan& plan, std::span<const Wanted> wanted,
-                               StepResult* result) {
-  const auto rows = static_cast<int64_t>(wanted.size());
-  const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
-  std::vector<int32_t> index;
-  std::vector<FormatRows> formats;
-  sample_rows_.Clear();
-  for (const Wanted& want : wanted) {
-    const PlanSequence& sequence = plan.sequences[want.sequence];
-    index.push_back(want.row);
-    AppendRows(sequence.weight_format, 1, &formats);
-    const int32_t position = plan.positions[want.row] + 1;
-    if (want.draw) {
-      sample_rows_.AddDraw(sequence, position);
-    } else {
-      sample_rows_.AddScore(sequence, position);
+  for (const PlanModel model : {PlanModel::kServed, PlanModel::kDraft}) {
+    const Part part = PartOf(plan, model);
+    if (part.plan.empty()) continue;
+    StepResult of_part;
+    ModelRunner& runner = model == PlanModel::kServed ? *served_ : *draft_;
+    SKIM_RETURN_IF_ERROR(runner.Run(part.plan, &of_part));
+    for (size_t i = 0; i < part.entries.size(); ++i) {
+      result->sequences[part.entries[i]] = std::move(of_part.sequences[i]);
     }
-  }
-  const Matrix<float> x{head_hidden_->As<float>(), rows, hidden, hidden};
-  const Matrix<Bf16> normed{head_normed_->As<Bf16>(), rows, hidden, hidden};
-  const Matrix<float> logits{logits_->As<float>(), rows, vocab, vocab};
-  ops_.Upload(head_index_->data(), index.data(), index.size() * sizeof(int32_t));
-  ops_.GatherRows(transformer_->Hidden(plan.rows()), head_index_->As<int32_t>(), x);
-  ops_.RmsNorm(x, Floats(weights_.final_norm), config_.norm_eps, normed);
-  LinearByFormat(ops_, formats, normed, weights_.head, nullptr, /*accumulate=*/false, logits);
-  if (probe_) SKIM_RETURN_IF_ERROR(Probe(plan, wanted));
-
-  std::vector<SampledToken> sampled(wanted.size());
-  ops_.Sample(logits, sample_rows_.rows(), sampled);
-  SKIM_RETURN_IF_ERROR(ops_.Wait());
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    SequenceResult& sequence = result->sequences[wanted[i].sequence];
-    if (wanted[i].draw) {
-      sequence.sampled.push_back(std::move(sampled[i]));
-    } else if (sampled[i].finite && sampled[i].token >= 0) {
-      sequence.prompt_logprobs.push_back(std::move(sampled[i]));
-    } else {
-      sequence.status = absl::InternalError("the model's output has no usable probabilities");
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Executor::KeepFeatures(const StepPlan& plan) {
-  std::vector<int32_t> index, kept_at;
-  for (const PlanSequence& sequence : plan.sequences) {
-    if (sequence.draft || sequence.feature_place == kNoFeatures) continue;
-    const int32_t end = sequence.row_begin + sequence.row_count;
-    for (int32_t i = 0; i < sequence.draws; ++i) {
-      index.push_back(end - sequence.draws + i);
-      kept_at.push_back(sequence.feature_place * kFeatureRows + i);
-    }
-  }
-  for (size_t begin = 0; begin < index.size(); begin += DraftHead::kMostRows) {
-    const size_t count = std::min<size_t>(DraftHead::kMostRows, index.size() - begin);
-    SKIM_RETURN_IF_ERROR(draft_head_->Keep(transformer_->Hidden(plan.rows()),
-                                           std::span(index).subspan(begin, count),
-                                           std::span(kept_at).subspan(begin, count)));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Executor::RunDraftHead(const StepPlan& plan, StepResult* result) {
-  std::vector<size_t> drafting;
-  for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    if (plan.ByHead(plan.sequences[s])) drafting.push_back(s);
-  }
-  for (size_t begin = 0; begin < drafting.size(); begin += DraftHead::kMostRows) {
-    const size_t count = std::min<size_t>(DraftHead::kMostRows, drafting.size() - begin);
-    const auto part = std::span(drafting).subspan(begin, count);
-    std::vector<TokenId> tokens;
-    std::vector<int32_t> kept_at;
-    sample_rows_.Clear();
-    for (const size_t s : part) {
-      const PlanSequence& sequence = plan.sequences[s];
-      tokens.push_back(plan.tokens[sequence.row_begin]);
-      kept_at.push_back(sequence.feature_place * kFeatureRows + sequence.feature_row);
-      sample_rows_.AddDraw(sequence, plan.positions[sequence.row_begin] + 1,
-                           draft_head_->vocabulary());
-    }
-    const Matrix<const float> logits = draft_head_->Run(tokens, kept_at);
-    std::vector<SampledToken> sampled(count);
-    ops_.Sample(logits, sample_rows_.rows(), sampled);
-    SKIM_RETURN_IF_ERROR(ops_.Wait());
-    for (size_t i = 0; i < count; ++i) {
-      SampledToken& drawn = sampled[i];
-      const auto& ids = draft_head_->vocabulary().ids();
-      if (drawn.token >= 0) drawn.token = ids[drawn.token];
-      for (TokenLogprob& top : drawn.top) top.token = ids[top.token];
-      result->sequences[part[i]].sampled.push_back(std::move(drawn));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Executor::Probe(const StepPlan& plan, std::span<const Wanted> wanted) {
-  std::vector<float> row(static_cast<size_t>(config_.vocab_size));
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    ops_.Download(row.data(), logits_->As<float>() + i * row.size(), row.size() * sizeof(float));
-    SKIM_RETURN_IF_ERROR(ops_.Wait());
-    probe_(plan.sequences[wanted[i].sequence].id, plan.positions[wanted[i].row], row);
   }
   return absl::OkStatus();
 }

@@ -1,101 +1,58 @@
-// Runs StepPlans on a loaded model: lays the step out, walks the layers, runs the head on
-// the rows whose logits are wanted, samples. Keeps no state of sequences: what it needs of
-// them comes with the plan, and what they leave behind are bytes in the KV pool, and hidden rows
-// for the draft head.
+// Runs StepPlans on loaded models: owns the KV pool, and has each model run its rows of a step.
 #pragma once
 
-#include <functional>
 #include <memory>
-#include <span>
-#include <vector>
+#include <utility>
 
 #include "absl/status/statusor.h"
-#include "engine/draft_head.h"
-#include "engine/model_config.h"
-#include "engine/predictors.h"
-#include "engine/sample_rows.h"
-#include "engine/segments.h"
+#include "engine/model_runner.h"
 #include "engine/step_executor.h"
-#include "engine/step_layout.h"
-#include "engine/token_pruner.h"
-#include "engine/transformer.h"
-#include "engine/weights.h"
-#include "kernels/ops.h"
 
 namespace skim {
-
-struct ExecutorOptions {
-  int32_t max_rows = 512;
-  int32_t max_context = 0;   // tokens; positions are below it
-  int32_t page_tokens = 32;
-  int32_t kv_pages = 0;
-  KvFormat kv_format = KvFormat::kBf16;
-  std::vector<int32_t> boundaries;  // segment cuts, ascending in (0, layers)
-  ScoreHeads score_heads;           // empty, or per boundary
-  int32_t feature_places = 64;      // if the model has a draft head
-};
 
 // Bytes of one KV page for this model and these options.
 size_t KvPageBytes(const ModelConfig& config, const ExecutorOptions& options);
 
+// A model that drafts. Borrowed.
+struct DraftModel {
+  const ModelConfig& config;
+  const Weights& weights;  // in one format
+};
+
+// How its K/V lie in the pages of a model with these options, and what its rows cost.
+// INVALID_ARGUMENT if one of its layers is larger than a page, or its vocabulary another.
+absl::StatusOr<DraftModelGeometry> DraftGeometry(const ModelConfig& config,
+                                                 const ExecutorOptions& options,
+                                                 const ModelConfig& draft, WeightFormat format);
+
 class Executor final : public StepExecutor {
  public:
-  // Borrows config, weights, predictors and ops, which must outlive it.
+  // Borrows config, weights, predictors, ops and what `draft` borrows, if there is one.
   static absl::StatusOr<std::unique_ptr<Executor>> Create(const ModelConfig& config,
                                                           const Weights& weights,
                                                           const Predictors& predictors, Ops* ops,
-                                                          const ExecutorOptions& options);
+                                                          const ExecutorOptions& options,
+                                                          const DraftModel* draft = nullptr);
 
   void BindThread() override { ops_.BindThread(); }
   absl::Status Execute(const StepPlan& plan, StepResult* result) override;
   const KvGeometry& kv_geometry() const override { return geometry_; }
 
-  // Sees the logits of every row that has any, before sampling, in host memory: [rows,
-  // vocab] and for each row its sequence and position. For tests and evaluation.
-  using LogitsProbe = std::function<void(SeqId, int32_t position, std::span<const float>)>;
-  void SetLogitsProbe(LogitsProbe probe) { probe_ = std::move(probe); }
+  // Sees the logits of every row of the served model that has any.
+  void SetLogitsProbe(ModelRunner::LogitsProbe probe) { served_->SetLogitsProbe(std::move(probe)); }
 
  private:
-  struct Wanted {  // a row whose logits are wanted
-    int32_t row;
-    int32_t sequence;  // index into the plan
-    bool draw;         // else: score the token that follows
-  };
+  Executor(const ModelConfig& config, const Predictors& predictors, Ops* ops,
+           const ExecutorOptions& options);
+  absl::Status AddDraftModel(const ModelConfig& config, const DraftModel& draft, KvPool pool);
 
-  Executor(const ModelConfig& config, const Weights& weights, const Predictors& predictors,
-           Ops* ops, const ExecutorOptions& options);
-  absl::Status Allocate();
-  absl::Status CheckRows(const StepPlan& plan) const;
-  LayoutContext Context() const;
-  std::vector<Wanted> WantedRows(const StepPlan& plan) const;
-  absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
-  // Of the sequences that have a place for them, the rows that are drawn from.
-  absl::Status KeepFeatures(const StepPlan& plan);
-  absl::Status RunDraftHead(const StepPlan& plan, StepResult* result);
-  absl::Status Probe(const StepPlan& plan, std::span<const Wanted> wanted);
-  // Layers [first_layer, end_layer) of all rows, and the cuts at end_layer. Who is revived there
-  // gets rows in `revived`, which is `plan` itself or, if it reserves no rows, null.
-  absl::Status RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
-                       StepPlan* revived, StepResult* result);
-
-  const ModelConfig& config_;
-  const Weights& weights_;
-  const Predictors& predictors_;
   Ops& ops_;
   const ExecutorOptions options_;
-  const LayerSegments segments_;
   KvGeometry geometry_;
-
-  std::unique_ptr<Buffer> kv_pool_, index_, head_index_;
-  std::unique_ptr<Buffer> head_hidden_, head_normed_, logits_;
-  std::unique_ptr<Transformer> transformer_;
-  std::unique_ptr<TokenPruner> pruner_;
-  std::unique_ptr<DraftHead> draft_head_;  // null: the model has none
-  HiddenGeometry hidden_;
-  std::vector<Visibility> visible_;  // of the step at hand, per sequence
-  std::vector<StepLayout> layouts_;  // of its parts
-  SampleRows sample_rows_;
-  LogitsProbe probe_;
+  const Predictors no_predictors_;  // of the draft model
+  std::unique_ptr<Buffer> kv_pool_;
+  std::unique_ptr<ModelRunner> served_;
+  std::unique_ptr<ModelRunner> draft_;  // null: there is none
 };
 
 }  // namespace skim

@@ -20,6 +20,12 @@ LayerSegments::LayerSegments(int32_t layers, std::span<const int32_t> boundaries
   for (const Segment& segment : segments_) units_.push_back(segment.layers / unit_layers_);
 }
 
+LayerSegments LayerSegments::Paged(int32_t layers, int32_t page_layers) {
+  SKIM_CHECK(layers > 0 && page_layers > 0);
+  const int32_t units = (layers + page_layers - 1) / page_layers;
+  return {layers, (layers + units - 1) / units, units};
+}
+
 int32_t LayerSegments::SegmentOf(int32_t layer) const {
   int32_t s = 0;
   while (layer >= segments_[s].first_layer + segments_[s].layers) ++s;

@@ -57,6 +57,7 @@ std::string ToString(const StepPlan& plan) {
     for (const PlanCut& cut : sequence.cuts) reserved += cut.revive;
     PrintPositions(out, std::span(plan.positions)
                             .subspan(sequence.row_begin + reserved, sequence.row_count - reserved));
+    if (sequence.model == PlanModel::kDraft) out << " of the draft model";
     if (sequence.weight_format != WeightFormat::kBf16) {
       out << ' ' << WeightFormatName(sequence.weight_format);
     }
@@ -74,6 +75,8 @@ std::string ToString(const StepPlan& plan) {
     if (sequence.logits == LogitsWanted::kAll) out << " score";
     if (plan.ByHead(sequence)) {
       out << " draft by head from row " << sequence.feature_row;
+    } else if (sequence.draft && sequence.draws == 0) {
+      out << " catch up";
     } else if (sequence.draft) {
       out << " draft to layer " << plan.leave[first];
     } else if (sequence.draws == 1) {

@@ -17,6 +17,11 @@
 //
 // A draft row that leaves at 0 runs no layer: its token goes to the trained draft head, with the
 // last hidden row of the position before it (engine/draft_head.h).
+//
+// Rows may also be those of a draft model, a second and smaller one with the same vocabulary
+// (PlanModel::kDraft). It has layers and K/V of its own, in pages of the same pool: so it runs
+// every token that it drafts behind once itself, the prompt too, in entries beside those of the
+// model.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +36,9 @@
 #include "kernels/weight.h"
 
 namespace skim {
+
+// Whose layers a row runs. A sequence may have an entry for each in one step.
+enum class PlanModel : uint8_t { kServed, kDraft };
 
 enum class LogitsWanted : uint8_t {
   kNone,  // a prefill chunk that is not the last
@@ -84,6 +92,9 @@ struct PlanSequence {
   static constexpr int32_t kAllDense = INT32_MAX;
 
   SeqId id = 0;
+  // Rows of the draft model run all of its layers, in its one weight format and in one segment:
+  // `segment_pages` are its own, and nothing is cut or kept.
+  PlanModel model = PlanModel::kServed;
   int32_t row_begin = 0;
   int32_t row_count = 0;
   LogitsWanted logits = LogitsWanted::kNone;
@@ -142,7 +153,8 @@ struct StepPlan {
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
   bool empty() const { return tokens.empty(); }
   bool ByHead(const PlanSequence& sequence) const {
-    return sequence.draft && leave[static_cast<size_t>(sequence.row_begin)] == 0;
+    return sequence.draft && sequence.model == PlanModel::kServed &&
+           leave[static_cast<size_t>(sequence.row_begin)] == 0;
   }
   void AddRow(TokenId token, int32_t position, int32_t enter_layer, int32_t leave_layer) {
     tokens.push_back(token);
@@ -174,6 +186,17 @@ struct StepResult {
   std::vector<SequenceResult> sequences;  // parallel to StepPlan::sequences
 };
 
+// The same of a draft model.
+struct DraftModelGeometry {
+  int16_t layers = 0;                         // 0: there is none
+  int32_t units = 0;                          // pages that a block of page_tokens slots takes
+  int32_t context = 0;                        // it can run positions below this one
+  WeightFormat format = WeightFormat::kBf16;  // its only one
+  int32_t row_layers = 0;  // one of its rows takes as much as one that runs so many of the model's
+
+  bool any() const { return layers > 0; }
+};
+
 // KV geometry as the scheduler needs to know it: counts, never bytes.
 struct KvGeometry {
   int32_t page_tokens = 32;
@@ -189,6 +212,7 @@ struct KvGeometry {
   std::vector<int16_t> phantom_cuts = {};  // boundaries from whose rows K/V above can be predicted
   // Predicting so many tokens' K/V of a layer takes as much as a row that runs it.
   int32_t phantoms_per_row = 1;
+  DraftModelGeometry draft_model = {};
 
   int32_t PagesPerBlock() const {  // over all segments, an unpruned sequence
     int32_t sum = 0;

@@ -53,6 +53,7 @@ struct KvLayout {
   int kv_heads = 0;
   int head_dim = 0;  // even
   KvFormat format = KvFormat::kBf16;
+  int64_t padding = 0;  // bytes behind a page's layers: another model's pages may be larger
 
   constexpr bool coded() const { return format != KvFormat::kBf16; }
   // Dimensions of a slot, counting padding.
@@ -67,7 +68,7 @@ struct KvLayout {
   }
   constexpr int64_t HeadBytes() const { return KeyBytes() + ValueBytes() + 2 * ScaleBytes(); }
   constexpr int64_t LayerBytes() const { return kv_heads * HeadBytes(); }
-  constexpr int64_t PageBytes() const { return unit_layers * LayerBytes(); }
+  constexpr int64_t PageBytes() const { return unit_layers * LayerBytes() + padding; }
 
   // Byte offsets from the start of a page.
   constexpr int64_t KeyBase(int layer_in_unit, int head) const {

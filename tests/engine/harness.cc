@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
 
 #include "base/check.h"
 #include "base/status_macros.h"
@@ -32,8 +33,18 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   executor.kv_format = options.kv_format;
   executor.boundaries = options.boundaries;
   executor.score_heads = options.score_heads;
+  const bool drafts = !options.draft_model.empty();
+  if (drafts) {
+    SKIM_ASSIGN_OR_RETURN(h.draft_config_, LoadModelConfig(options.draft_model));
+    SKIM_ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.draft_model));
+    SKIM_ASSIGN_OR_RETURN(h.draft_weights_,
+                          Weights::Load(h.draft_config_, checkpoint,
+                                        std::span(&options.draft_format, 1), h.ops_.get(), {}));
+  }
+  const DraftModel draft{h.draft_config_, h.draft_weights_};
   SKIM_ASSIGN_OR_RETURN(
-      h.executor_, Executor::Create(h.config_, h.weights_, h.predictors_, h.ops_.get(), executor));
+      h.executor_, Executor::Create(h.config_, h.weights_, h.predictors_, h.ops_.get(), executor,
+                                    drafts ? &draft : nullptr));
   h.executor_->SetLogitsProbe([&h](SeqId id, int32_t position, std::span<const float> logits) {
     h.logits_[{id, position}].assign(logits.begin(), logits.end());
   });

@@ -29,6 +29,8 @@ struct HarnessOptions {
   std::vector<int32_t> boundaries = {};
   std::vector<WeightFormat> formats = {WeightFormat::kBf16};  // resident
   ScoreHeads score_heads = {};
+  std::string draft_model = {};  // a directory; empty: none
+  WeightFormat draft_format = WeightFormat::kInt8;
 };
 
 struct HarnessSequence {
@@ -80,6 +82,8 @@ class EngineHarness {
   std::unique_ptr<Ops> ops_;
   Weights weights_;
   Predictors predictors_;
+  ModelConfig draft_config_;
+  Weights draft_weights_;
   std::unique_ptr<Executor> executor_;
   std::vector<PageId> free_pages_;
   std::map<std::pair<SeqId, int32_t>, std::vector<float>> logits_;

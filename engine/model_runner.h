@@ -1,0 +1,108 @@
+// Runs the rows of StepPlans that are of one model: lays the step out, walks the layers, runs the
+// head on the rows whose logits are wanted, samples. Keeps no state of sequences: what it needs of
+// them comes with the plan, and what they leave behind are bytes in the KV pool, which several
+// models may share, and hidden rows for the draft head.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/draft_head.h"
+#include "engine/model_config.h"
+#include "engine/predictors.h"
+#include "engine/sample_rows.h"
+#include "engine/segments.h"
+#include "engine/step_layout.h"
+#include "engine/token_pruner.h"
+#include "engine/transformer.h"
+#include "engine/weights.h"
+#include "kernels/ops.h"
+
+namespace skim {
+
+struct ExecutorOptions {
+  int32_t max_rows = 512;
+  int32_t max_context = 0;  // tokens; positions are below it
+  int32_t page_tokens = 32;
+  int32_t kv_pages = 0;
+  KvFormat kv_format = KvFormat::kBf16;
+  std::vector<int32_t> boundaries;  // segment cuts, ascending in (0, layers)
+  ScoreHeads score_heads;           // empty, or per boundary
+  int32_t feature_places = 64;      // if the model has a draft head
+};
+
+// options.kv_pages pages of one size in the backend's memory.
+struct KvPool {
+  std::byte* data = nullptr;
+  size_t page_bytes = 0;
+};
+
+class ModelRunner {
+ public:
+  // Borrows config, weights, predictors, ops and the pool's memory, which must outlive it. A page
+  // has room for `segments.unit_layers()` layers; its draft head is left out if there are no
+  // options.feature_places.
+  static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(
+      const ModelConfig& config, const Weights& weights, const Predictors& predictors, Ops* ops,
+      const ExecutorOptions& options, const LayerSegments& segments, const KvPool& pool);
+
+  // All rows of `plan`, which are this model's. INTERNAL if the plan contradicts itself.
+  absl::Status Run(const StepPlan& plan, StepResult* result);
+
+  const LayerSegments& segments() const { return segments_; }
+  const HiddenGeometry& hidden() const { return hidden_; }
+  bool has_draft_head() const { return draft_head_ != nullptr; }
+
+  // Sees the logits of every row that has any, before sampling, in host memory: [rows,
+  // vocab] and for each row its sequence and position. For tests and evaluation.
+  using LogitsProbe = std::function<void(SeqId, int32_t position, std::span<const float>)>;
+  void SetLogitsProbe(LogitsProbe probe) { probe_ = std::move(probe); }
+
+ private:
+  struct Wanted {  // a row whose logits are wanted
+    int32_t row;
+    int32_t sequence;  // index into the plan
+    bool draw;         // else: score the token that follows
+  };
+
+  ModelRunner(const ModelConfig& config, const Weights& weights, const Predictors& predictors,
+              Ops* ops, const ExecutorOptions& options, const LayerSegments& segments,
+              const KvPool& pool);
+  absl::Status Allocate();
+  absl::Status CheckRows(const StepPlan& plan) const;
+  LayoutContext Context() const;
+  std::vector<Wanted> WantedRows(const StepPlan& plan) const;
+  absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
+  // Of the sequences that have a place for them, the rows that are drawn from.
+  absl::Status KeepFeatures(const StepPlan& plan);
+  absl::Status RunDraftHead(const StepPlan& plan, StepResult* result);
+  absl::Status Probe(const StepPlan& plan, std::span<const Wanted> wanted);
+  // Layers [first_layer, end_layer) of all rows, and the cuts at end_layer. Who is revived there
+  // gets rows in `revived`, which is `plan` itself or, if it reserves no rows, null.
+  absl::Status RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
+                       StepPlan* revived, StepResult* result);
+
+  const ModelConfig& config_;
+  const Weights& weights_;
+  const Predictors& predictors_;
+  Ops& ops_;
+  const ExecutorOptions options_;
+  const LayerSegments segments_;
+  const KvPool pool_;
+  const HiddenGeometry hidden_;
+
+  std::unique_ptr<Buffer> index_, head_index_;
+  std::unique_ptr<Buffer> head_hidden_, head_normed_, logits_;
+  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<TokenPruner> pruner_;
+  std::unique_ptr<DraftHead> draft_head_;  // null: there is none
+  std::vector<Visibility> visible_;        // of the step at hand, per sequence
+  std::vector<StepLayout> layouts_;        // of its parts
+  SampleRows sample_rows_;
+  LogitsProbe probe_;
+};
+
+}  // namespace skim
