@@ -19,19 +19,28 @@ constexpr double kMostBalance = 8, kCredit = 0.01, kReserve = 2;
 constexpr int32_t kPlainFirst = 6, kPlainAgain = 32, kPlainEvery = 512;
 // Steps between those that are taken to learn what unlikely drafts are worth.
 constexpr int32_t kTryEvery = 100;
+// Rows that draft models first catch up with at a time: then twice as many as before.
+constexpr int32_t kFirstCatchUp = 16, kMostCatchUp = 1 << 16;
 // How fast what was accepted is forgotten: a request's text changes, the sum of all hardly does.
 constexpr double kKeepCommon = 0.995;
 
 // Of drafts of which nothing is known: rather too much than too little, since who is thought
 // little of is never tried, and who is tried is soon known.
 double Expected(size_t source) {
-  constexpr std::array<double, kDraftSources> kExpected = {0.5, 0.95, 0.95, 0.95, 0.95, 0.5, 0.5};
+  constexpr std::array<double, kDraftSources> kExpected = {0.5,  0.95, 0.95, 0.95,
+                                                           0.95, 0.5,  0.5,  0.9};
   return kExpected[source];
 }
 
 // If all rows were drawn from after the same work.
 std::optional<PassKind> KindOf(const StepPlan& plan, int32_t layers) {
   const PlanSequence& first = plan.sequences[0];
+  const auto by_draft_model = [](const PlanSequence& sequence) {
+    return sequence.model == PlanModel::kDraft;
+  };
+  // Rows that are not drawn from are few there.
+  if (std::ranges::all_of(plan.sequences, by_draft_model)) return kDraftModelPass;
+  if (std::ranges::any_of(plan.sequences, by_draft_model)) return std::nullopt;
   const bool by_head = plan.ByHead(first);
   int32_t draws = 0;
   for (const PlanSequence& sequence : plan.sequences) {
@@ -48,7 +57,7 @@ std::optional<PassKind> KindOf(const StepPlan& plan, int32_t layers) {
 
 }  // namespace
 
-AutoSpeculation::AutoSpeculation() : balance_(kMostBalance) {
+AutoSpeculation::AutoSpeculation() : balance_(kMostBalance), catch_up_tried_(kFirstCatchUp) {
   acceptance_.fill(Acceptance(kKeepCommon));
 }
 
@@ -58,7 +67,8 @@ DraftCandidate AutoSpeculation::CandidateOf(const Speculation& asking, WeightFor
     const size_t source = proposal.source();
     DraftOffer& offer = candidate.offers.emplace_back();
     offer.passes = proposal.passes > 0;
-    offer.pass = proposal.row.by_head() ? kHeadPass : PassOf(proposal.row.format);
+    offer.pass = proposal.row.kind();
+    offer.first_rows = proposal.first_rows;
     offer.most = proposal.size();
     double common = Expected(source), survival = 1;
     for (int32_t place = 0; place < offer.most; ++place) {
@@ -73,12 +83,14 @@ DraftCandidate AutoSpeculation::CandidateOf(const Speculation& asking, WeightFor
 void AutoSpeculation::Choose(std::span<Speculation* const> asking,
                              std::span<const WeightFormat> formats, const Load& load) {
   step_ = Step::kNone;
-  if (asking.empty() || load.prompts) return;
-  step_ = Step::kPlain;
   decoding_ = load.decoding;
   sequences_ = std::accumulate(decoding_.begin(), decoding_.end(), 0);
   stake_ = 0;
   elapsed_ = extra_tokens_ = 0;
+  may_catch_up_ = !load.prompts && !load.others_draft && balance_ > kReserve && sequences_ > 0 &&
+                  !Saturated(decoding_, times_);
+  if (asking.empty() || load.prompts) return;
+  step_ = Step::kPlain;
   ++steps_;
   ++since_tried_;
   Plain& plain = plain_[std::bit_width(static_cast<uint32_t>(sequences_ - 1))];
@@ -114,6 +126,14 @@ void AutoSpeculation::Choose(std::span<Speculation* const> asking,
   }
 }
 
+int32_t AutoSpeculation::CatchUpRows() const {
+  if (!may_catch_up_ || caught_up_ || times_.unit() == 0) return 0;
+  const double affordable = catch_up_time_ > 0
+                                ? (balance_ - kReserve) * times_.Of(decoding_) / catch_up_time_
+                                : kMostCatchUp;
+  return static_cast<int32_t>(std::min<double>(catch_up_tried_, affordable));
+}
+
 void AutoSpeculation::Record(const Speculation& asking, int32_t tried, int32_t accepted) {
   acceptance_[asking.source()].Add(tried, accepted);
   extra_tokens_ += accepted;
@@ -122,11 +142,26 @@ void AutoSpeculation::Record(const Speculation& asking, int32_t tried, int32_t a
 void AutoSpeculation::Observe(const StepPlan& plan, int32_t layers, Micros duration) {
   if (const auto kind = KindOf(plan, layers)) times_.Add(*kind, plan.rows(), duration);
   elapsed_ += duration;
-  if (!plan.sequences[0].draft) Settle();
+  if (plan.sequences[0].draft) return;
+  int32_t caught_up = 0;
+  for (const PlanSequence& sequence : plan.sequences) {
+    if (sequence.model == PlanModel::kDraft) caught_up += sequence.row_count;
+  }
+  Settle(caught_up);
 }
 
-void AutoSpeculation::Settle() {
+void AutoSpeculation::Settle(int32_t caught_up) {
   if (step_ == Step::kPlain) balance_ += kCredit;
+  caught_up_ = caught_up > 0;
+  // Those of a step with drafts are in its time.
+  const double unit = times_.unit(), plain = times_.Of(decoding_) * unit;
+  if (caught_up > 0 && may_catch_up_ && step_ != Step::kDrafts && plain > 0 && elapsed_ > 0) {
+    const double extra = std::max(0.0, static_cast<double>(elapsed_) - plain);
+    balance_ -= extra / plain;
+    const double time = extra / unit / caught_up;
+    catch_up_time_ = catch_up_time_ == 0 ? time : (catch_up_time_ + time) / 2;
+    catch_up_tried_ = std::min(kMostCatchUp, std::max(catch_up_tried_, 2 * caught_up));
+  }
   if (step_ == Step::kDrafts) {
     const double plain = times_.Of(decoding_) * times_.unit();
     const bool known = plain > 0 && elapsed_ > 0;

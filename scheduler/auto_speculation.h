@@ -31,12 +31,17 @@ class AutoSpeculation {
   struct Load {
     RowsByFormat decoding = {};  // everybody's, those who ask included
     bool prompts = false;        // are computed, or wait to be
-    bool others_draft = false;   // by a drafter that was asked for
+    bool others_draft = false;   // by a drafter that was asked for, or catch up for one
   };
   // Before a step is planned. Takes one of the offers of each of `asking`, which `formats` verify,
   // or none.
   void Choose(std::span<Speculation* const> asking, std::span<const WeightFormat> formats,
               const Load& load);
+
+  // Of the step that Choose was last called for: how many known tokens draft models may run for
+  // drafts to come. What that takes is booked out, so it is no more than the account has; where
+  // nothing is known few are tried. None right after others, so that steps without stay known.
+  int32_t CatchUpRows() const;
 
   // A round of `asking` has ended: of `tried` drafts of its source, `accepted` were right.
   void Record(const Speculation& asking, int32_t tried, int32_t accepted);
@@ -45,7 +50,7 @@ class AutoSpeculation {
 
  private:
   DraftCandidate CandidateOf(const Speculation& asking, WeightFormat format) const;
-  void Settle();
+  void Settle(int32_t caught_up);
 
   enum class Step { kNone, kPlain, kDrafts, kUnaccounted };
 
@@ -67,6 +72,11 @@ class AutoSpeculation {
   RowsByFormat decoding_ = {};
   int32_t sequences_ = 0;
   double stake_ = 0;
+  bool may_catch_up_ = false;
+  bool caught_up_ = false;  // in the step before
+  // Of draft models: the most rows that may be tried, and the unit times of one, as seen of late.
+  int32_t catch_up_tried_;
+  double catch_up_time_ = 0;
   int32_t extra_tokens_ = 0;
   Micros elapsed_ = 0;  // its draft passes included
 };

@@ -32,11 +32,17 @@ class Chooser {
         most_stake_(most_stake) {
     best_.choices.resize(candidates.size());
     best_.gain = least_gain;
+    int32_t most_rows = 0;  // of a pass
     for (const DraftCandidate& candidate : candidates) {
-      sharing_ += std::ranges::any_of(candidate.offers, &DraftOffer::passes);
+      int32_t rows = 0;
+      for (const DraftOffer& offer : candidate.offers) {
+        if (offer.passes) rows = std::max(rows, offer.first_rows);
+      }
+      sharing_ += rows > 0;
+      most_rows += rows;
     }
     for (PassKind kind = 0; kind < kPassKinds; ++kind) {
-      for (int32_t rows = 0; rows <= sharing_; ++rows) {
+      for (int32_t rows = 0; rows <= most_rows; ++rows) {
         pass_times_[kind].push_back(times.Of(kind, rows));
       }
     }
@@ -71,7 +77,7 @@ class Chooser {
     RowsByPass pass = {};
     for (size_t i = 0; i < candidates_.size(); ++i) {
       if (picked_[i] < 0) continue;
-      if (Picked(i).passes) AddToPass(Picked(i).pass, &pass, &state);
+      if (Picked(i).passes) AddToPass(Picked(i), Picked(i).first_rows, &pass, &state);
       Add(candidates_[i].format, 1, &state.rows);
       state.choices[i] = {picked_[i], 1};
     }
@@ -104,20 +110,24 @@ class Chooser {
     best_ = {state.choices, gain, std::max(stake, 1e-9)};
   }
 
-  // A row more in a draft pass.
-  void AddToPass(PassKind kind, RowsByPass* pass, State* state) const {
-    const int32_t rows = (*pass)[kind]++;
-    state->pass_time += pass_times_[kind][rows + 1] - pass_times_[kind][rows];
+  // Rows more in a draft pass.
+  void AddToPass(const DraftOffer& offer, int32_t more, RowsByPass* pass, State* state) const {
+    int32_t& rows = (*pass)[offer.pass];
+    const std::vector<double>& times = pass_times_[offer.pass];
+    state->pass_time += times[rows + more] - times[rows];
+    rows += more;
   }
 
   double AloneGain(const DraftCandidate& candidate, const DraftOffer& offer) const {
     const int32_t sharing = offer.passes ? sharing_ : 1;
-    const double pass = offer.passes ? pass_times_[offer.pass][sharing] : 0;
+    const double pass = offer.passes ? times_.Of(offer.pass, sharing) : 0;
+    const double first =
+        offer.passes ? times_.Of(offer.pass, sharing * offer.first_rows) - pass : 0;
     double most = -std::numeric_limits<double>::infinity();
     for (int32_t drafts = 1; drafts <= offer.most; ++drafts) {
       RowsByFormat rows = decoding_;
       Add(candidate.format, drafts * sharing, &rows);
-      const double slower = (times_.Of(rows) + drafts * pass) / base_;
+      const double slower = (times_.Of(rows) + drafts * pass + first) / base_;
       const double gain = std::log(Tokens(offer, drafts)) - std::log(slower) * sequences_ / sharing;
       most = std::max(most, gain);
     }
@@ -176,7 +186,7 @@ class Chooser {
         const DraftOffer& offer = Picked(i);
         const int32_t drafts = std::min(passes, offer.most);
         for (int32_t pass = 0; pass < drafts; ++pass) {
-          AddToPass(offer.pass, &rows[pass], &state);
+          AddToPass(offer, pass == 0 ? offer.first_rows : 1, &rows[pass], &state);
         }
         Add(candidates_[i].format, drafts, &state.rows);
         state.log_tokens += std::log(Tokens(offer, drafts));
@@ -193,7 +203,7 @@ class Chooser {
   const double base_;
   const double most_stake_;
   int32_t sharing_ = 0;                                     // candidates that could draft in passes
-  std::array<std::vector<double>, kPassKinds> pass_times_;  // by rows, to sharing_
+  std::array<std::vector<double>, kPassKinds> pass_times_;  // by rows
   std::vector<int32_t> picked_;                             // offer of each candidate
   State text_;                                              // what costs no passes
   DraftPlan best_;

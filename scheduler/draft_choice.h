@@ -24,6 +24,7 @@ struct DraftOffer {
   PassKind pass = PassOf(WeightFormat::kBf16);
   int32_t most = 0;                              // drafts, [1, kMaxDrafts]
   std::array<double, kMaxDrafts> survival = {};  // that the first 1, 2, .. are right, all of them
+  int32_t first_rows = 1;                        // of the first pass
 };
 
 struct DraftCandidate {

@@ -51,6 +51,10 @@ std::vector<std::unique_ptr<Drafter>> MakeDrafters(const SpeculationPolicy& poli
         std::make_unique<PassDrafter>(DraftRow{policy.exit_layer, policy.draft_format}));
   }
   if (policy.uses_head()) drafters.push_back(std::make_unique<PassDrafter>(DraftRow{}));
+  if (policy.uses_draft_model() && context.draft_model.any()) {
+    drafters.push_back(std::make_unique<PassDrafter>(
+        DraftRow{context.draft_model.layers, context.draft_model.format, PlanModel::kDraft}));
+  }
   if (automatic) {
     for (const WeightFormat format : policy.draft_formats) {
       drafters.push_back(std::make_unique<PassDrafter>(DraftRow{context.layers, format}));

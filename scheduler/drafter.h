@@ -10,9 +10,11 @@
 
 #include "base/types.h"
 #include "engine/sampling_params.h"
+#include "engine/step_plan.h"
 #include "kernels/weight.h"
 #include "scheduler/answer_store.h"
 #include "scheduler/speculation_policy.h"
+#include "scheduler/step_times.h"
 
 namespace skim {
 
@@ -20,8 +22,14 @@ namespace skim {
 struct DraftRow {
   int32_t leave = 0;  // before this layer, to the final norm and the head; 0: to the draft head
   WeightFormat format = WeightFormat::kBf16;
+  PlanModel model = PlanModel::kServed;
 
   bool by_head() const { return leave == 0; }
+  bool by_draft_model() const { return model == PlanModel::kDraft; }
+  PassKind kind() const {
+    if (by_draft_model()) return kDraftModelPass;
+    return by_head() ? kHeadPass : PassOf(format);
+  }
 };
 
 struct DraftProposal {
@@ -29,10 +37,13 @@ struct DraftProposal {
   int32_t passes = 0;           // so many draft passes of `row`, a token each
   DraftRow row;
   bool stored = false;  // the tokens are of an earlier answer
+  // Of the first pass: the draft model also runs known tokens that it has not run yet.
+  int32_t first_rows = 1;
 
   int32_t size() const { return tokens.empty() ? passes : static_cast<int32_t>(tokens.size()); }
   size_t source() const {
     if (passes == 0) return stored ? kStoreSource : kTextSource;
+    if (row.by_draft_model()) return kDraftModelSource;
     return row.by_head() ? kHeadSource : SelfSource(row.format);
   }
 };
@@ -50,6 +61,7 @@ struct DraftContext {
   int32_t layers = 0;              // of the model
   AnswerStore* answers = nullptr;  // null if the policy asks for none
   AnswerOwner owner;               // whose answers a sequence may see
+  DraftModelGeometry draft_model;
 };
 
 // Those that `policy` asks for or, if kAuto, allows; none if it is off. If not kAuto, each is for

@@ -94,13 +94,18 @@ KvExtent KvCache::FullExtent(int64_t tokens) const {
 
 int64_t KvCache::PagesFor(const KvExtent& extent) const { return Missing(extent, KvHoldings()); }
 
+int32_t KvCache::DraftModelPages(const KvExtent& extent) const {
+  return static_cast<int32_t>(BlocksFor(extent.draft_slots)) * geometry_.draft_model.units;
+}
+
 int64_t KvCache::Missing(const KvExtent& extent, const KvHoldings& kv) const {
   const auto lacks = [](int32_t wanted, int64_t held) {
     return std::max<int64_t>(0, wanted - held);
   };
   const int64_t hidden = std::max<int64_t>(extent.first_hidden_page, std::ssize(kv.hidden));
   int64_t missing = lacks(extent.hidden_pages, hidden) +
-                    lacks(extent.deep_hidden_pages, std::ssize(kv.deep_hidden));
+                    lacks(extent.deep_hidden_pages, std::ssize(kv.deep_hidden)) +
+                    lacks(DraftModelPages(extent), std::ssize(kv.draft_model));
   for (size_t s = 0; s < extent.slots.size(); ++s) {
     const int64_t held =
         kv.segments.empty() ? 0 : static_cast<int64_t>(kv.segments[s].pages.size());
@@ -127,6 +132,7 @@ void KvCache::Grow(const KvExtent& extent, KvHoldings* kv) {
   }
   grow(extent.hidden_pages, &kv->hidden);
   grow(extent.deep_hidden_pages, &kv->deep_hidden);
+  grow(DraftModelPages(extent), &kv->draft_model);
   kv->blocks = static_cast<int32_t>(kv->segments[0].pages.size()) / geometry_.segment_units[0];
 }
 
@@ -167,6 +173,11 @@ void KvCache::ReleaseAllHidden(KvHoldings* kv) {
   ReleaseHidden(blocks, deep_pages, kv);
   // Exit rows are those of one round: the next begins at another page.
   if (!kv->shared.hidden) kv->hidden.clear();
+}
+
+void KvCache::ReleaseDraftModel(KvHoldings* kv) {
+  for (const PageId page : kv->draft_model) ledger_.Release(page);
+  kv->draft_model.clear();
 }
 
 std::vector<PageId> KvCache::BlockPages(const KvHoldings& kv, int32_t block) const {
@@ -227,6 +238,7 @@ void KvCache::PublishHidden(NodeId node, int32_t block, KvHoldings* kv) {
 void KvCache::Release(KvHoldings* kv) {
   const auto published = static_cast<int32_t>(kv->published.size());
   ReleaseAllHidden(kv);
+  ReleaseDraftModel(kv);
   for (size_t s = 0; s < kv->segments.size(); ++s) {
     const std::vector<PageId>& pages = kv->segments[s].pages;
     const bool shared = static_cast<int32_t>(s) < kv->shared.segments;

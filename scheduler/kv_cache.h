@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct KvExtent {
   int32_t first_hidden_page = 0;
   int32_t hidden_pages = 0;
   int32_t deep_hidden_pages = 0;
+  int32_t draft_slots = 0;  // of the draft model, which keeps position i in slot i
 };
 
 // How much of a sequence's blocks the prefix index shares.
@@ -48,13 +50,15 @@ struct KvHoldings {
   // each. Where hidden rows are shared, those of a published block are attached to its node.
   std::vector<PageId> hidden;
   std::vector<PageId> deep_hidden;
+  // Of the draft model: entry block * units + unit. Nobody else's.
+  std::vector<PageId> draft_model;
 
   int64_t hidden_pages() const {
     const auto held = [](PageId page) { return page != kNoPage; };
     return std::ranges::count_if(hidden, held) + std::ranges::count_if(deep_hidden, held);
   }
   int64_t pages() const {
-    int64_t sum = hidden_pages();
+    int64_t sum = hidden_pages() + std::ssize(draft_model);
     for (const KvSpan& span : segments) sum += static_cast<int64_t>(span.pages.size());
     return sum;
   }
@@ -105,6 +109,7 @@ class KvCache {
   void ReleaseHidden(std::span<const int32_t> blocks, std::span<const int32_t> deep_pages,
                      KvHoldings* kv);
   void ReleaseAllHidden(KvHoldings* kv);
+  void ReleaseDraftModel(KvHoldings* kv);
   // Offers the full blocks among the first `computed` tokens to others. A block that is
   // known already replaces the sequence's own copy of the same content.
   void Publish(const CacheDomain& domain, std::span<const TokenId> tokens, int32_t computed,
@@ -114,6 +119,7 @@ class KvCache {
 
  private:
   void MakeFree(int32_t pages);
+  int32_t DraftModelPages(const KvExtent& extent) const;
   // Of what is shared.
   std::vector<PageId> BlockPages(const KvHoldings& kv, int32_t block) const;
   std::span<PageId> HiddenOf(KvHoldings* kv, int32_t block) const;

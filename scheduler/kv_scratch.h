@@ -27,16 +27,21 @@ class KvScratch {
     }
   }
 
-  // Shared blocks become available with their last user. `hidden_dropped`: DropHidden came before.
-  void Release(const KvHoldings& kv, bool hidden_dropped) {
+  // Shared blocks become available with their last user. `hidden_dropped`: DropHidden came before;
+  // `draft_model_dropped`: so did DropDraftModel.
+  void Release(const KvHoldings& kv, bool hidden_dropped, bool draft_model_dropped) {
     if (!hidden_dropped) DropHidden(kv);
-    available_ += kv.pages() - kv.hidden_pages();
+    if (!draft_model_dropped) DropDraftModel(kv);
+    available_ += kv.pages() - kv.hidden_pages() - std::ssize(kv.draft_model);
     for (const PrefixIndex::NodeId node : kv.published) {
       const int64_t pages = Count(index().pages(node));
       available_ -= pages;
       if (--Users(node) == 0) available_ += pages;
     }
   }
+
+  // Those of its draft model alone.
+  void DropDraftModel(const KvHoldings& kv) { available_ += std::ssize(kv.draft_model); }
 
   // Its hidden rows alone.
   void DropHidden(const KvHoldings& kv) {

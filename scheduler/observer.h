@@ -12,12 +12,14 @@ namespace skim {
 
 struct StepStats {
   Micros duration = 0;
-  int32_t rows = 0;  // the sum of the four below
+  int32_t rows = 0;  // the sum of the five below
   int32_t prefill_rows = 0;
   int32_t decode_rows = 0;
   int32_t draft_rows = 0;                                   // of a draft pass, which has no others
   int32_t verify_rows = 0;                                  // of drafts
-  std::array<int32_t, kWeightFormats> rows_by_format = {};  // sums to rows
+  int32_t catch_up_rows = 0;  // of a draft model, from which no draft is drawn
+  // Of the model: sums to rows, without those of the draft head and of the draft model.
+  std::array<int32_t, kWeightFormats> rows_by_format = {};
   int32_t preempted = 0;          // sequences preempted by this step's plan
   int64_t prefix_queries = 0;     // prompt tokens looked up in the prefix cache
   int64_t prefix_hits = 0;        // of those, found

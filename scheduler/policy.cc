@@ -20,7 +20,8 @@ class Planner {
         scratch_(cache),
         budget_(int64_t{limits.max_rows_per_step} * limits.layers),
         rows_left_(limits.max_rows),
-        revival_rows_left_(limits.max_revival_rows) {
+        revival_rows_left_(limits.max_revival_rows),
+        first_pass_rows_left_(limits.max_rows) {
     std::vector<Sequence*> order(running.begin(), running.end());
     std::ranges::sort(order, [this](auto* a, auto* b) { return Before(*a, *b); });
     for (Sequence* sequence : order) running_.push_back({sequence});
@@ -41,11 +42,14 @@ class Planner {
       ServePrompts();
     }
     decision_.prefill_token_layers = PrefillTokenLayers();
+    ServeCatchUps();
     for (Entry& entry : running_) {
+      if (entry.draft_model_dropped) decision_.draft_models_dropped.push_back(entry.sequence);
       if (entry.hidden_dropped) decision_.hidden_dropped.push_back(entry.sequence);
       Work& work = entry.work;
       if (work.rows == 0) continue;
-      decision_.slices.push_back({entry.sequence, work.rows, work.drafts, std::move(work.extent)});
+      decision_.slices.push_back(
+          {entry.sequence, work.rows, work.drafts, work.catch_up, std::move(work.extent)});
     }
     if (decision_.slices.empty()) decision_.failed = blocked_;
     return std::move(decision_);
@@ -56,6 +60,7 @@ class Planner {
   struct Work {
     int32_t rows = 0;
     int32_t drafts = 0;  // rows beside those
+    int32_t catch_up = 0;  // of the draft model, beside all of them
     int64_t token_layers = 0;
     int32_t reserved_rows = 0;
     KvExtent extent;
@@ -66,6 +71,7 @@ class Planner {
     int64_t planned_pages = 0;  // beyond those held
     bool preempted = false;
     bool hidden_dropped = false;
+    bool draft_model_dropped = false;
   };
 
   bool Before(const Sequence& a, const Sequence& b) const {
@@ -150,6 +156,7 @@ class Planner {
     const int64_t pages = cache_.Missing(work.extent, sequence.kv);
     if (!MakeRoomForRunning(index, pages)) {
       if (blocked_ == nullptr || Before(sequence, *blocked_)) blocked_ = running_[index].sequence;
+      short_of_pages_ = true;
       return;
     }
     Entry& entry = running_[index];
@@ -167,6 +174,9 @@ class Planner {
     for (Entry& entry : running_) {
       const Sequence& s = *entry.sequence;
       if (entry.work.rows == 0 || !s.decoding()) continue;
+      const bool by_model = s.wants_draft_model();
+      const int32_t first_rows = by_model ? s.speculation->first_pass_rows() : 0;
+      if (by_model && (entry.draft_model_dropped || first_rows > first_pass_rows_left_)) continue;
       const int64_t rows = std::min<int64_t>(rows_left_, budget_ / limits_.layers);
       for (auto drafts = static_cast<int32_t>(std::min<int64_t>(s.wanted_drafts(), rows));
            drafts > 0; --drafts) {
@@ -181,8 +191,39 @@ class Planner {
         entry.work.token_layers += int64_t{drafts} * limits_.layers;
         entry.work.extent = std::move(extent);
         Spend(entry.work, 1);
+        first_pass_rows_left_ -= first_rows;
         break;
       }
+    }
+  }
+
+  // In order. Who waits for pages would only take them back. Rows count as those of prompts do:
+  // they delay who decodes.
+  void ServeCatchUps() {
+    if (short_of_pages_ || !decision_.preempted.empty()) return;
+    int64_t spare = scratch_.available() - OutstandingPages();
+    budget_ = std::min(budget_, limits_.prefill_budget - decision_.prefill_token_layers);
+    for (Entry& entry : running_) {
+      const Sequence& s = *entry.sequence;
+      if (entry.work.rows == 0 || entry.draft_model_dropped || !s.speculation) continue;
+      const int64_t affordable =
+          std::min<int64_t>(rows_left_, budget_ / limits_.draft_model_row_layers);
+      const auto rows =
+          static_cast<int32_t>(std::min<int64_t>(s.speculation->catch_up(), affordable));
+      if (rows <= 0) continue;
+      KvExtent extent = entry.work.extent;
+      extent.draft_slots = s.speculation->draft_model_computed() + rows;
+      const int64_t pages = cache_.Missing(extent, s.kv) - entry.planned_pages;
+      if (pages > spare) continue;
+      spare -= pages;
+      scratch_.Take(pages);
+      entry.planned_pages += pages;
+      entry.work.catch_up = rows;
+      entry.work.extent = std::move(extent);
+      const int64_t token_layers = int64_t{rows} * limits_.draft_model_row_layers;
+      decision_.prefill_token_layers += token_layers;
+      budget_ -= token_layers;
+      rows_left_ -= rows;
     }
   }
 
@@ -204,6 +245,39 @@ class Planner {
     return victims;
   }
 
+  // Takes the pages of draft models, those of paused sequences first, then the last first, while
+  // `enough` is not true. Nobody is told anything else for it.
+  template <typename Enough>
+  void TakeFromDraftModels(Enough enough) {
+    for (const bool paused : {true, false}) {
+      for (size_t i = running_.size(); i-- > 0;) {
+        Entry& entry = running_[i];
+        const Sequence& s = *entry.sequence;
+        const bool holds = !s.kv.draft_model.empty() || entry.work.extent.draft_slots > 0;
+        if (s.paused() != paused || entry.preempted || entry.draft_model_dropped || !holds)
+          continue;
+        if (enough()) return;
+        DropDraftModel(&entry);
+      }
+    }
+  }
+
+  void DropDraftModel(Entry* entry) {
+    const Sequence& s = *entry->sequence;
+    entry->draft_model_dropped = true;
+    scratch_.DropDraftModel(s.kv);
+    Work& work = entry->work;
+    if (work.extent.draft_slots == 0) return;
+    Spend(work, -1);
+    work.token_layers -= int64_t{work.drafts} * limits_.layers;
+    work.drafts = 0;
+    work.extent = s.VerifyExtent(cache_, 0);
+    Spend(work, 1);
+    const int64_t pages = cache_.Missing(work.extent, s.kv);
+    scratch_.GiveBack(entry->planned_pages - pages);
+    entry->planned_pages = pages;
+  }
+
   // The pruned sequences whose hidden rows can be dropped, last first.
   std::vector<size_t> HiddenVictims() const {
     std::vector<size_t> victims;
@@ -217,7 +291,9 @@ class Planner {
   }
 
   bool MakeRoomForRunning(size_t index, int64_t pages) {
-    if (scratch_.available() >= pages) return true;
+    const auto fits = [&] { return scratch_.available() >= pages; };
+    TakeFromDraftModels(fits);
+    if (fits()) return true;
     KvScratch trial = scratch_;
     std::vector<size_t> dropped;
     for (const size_t victim : HiddenVictims()) {
@@ -231,7 +307,8 @@ class Planner {
         const Entry& entry = running_[victim];
         // Whoever goes altogether need not go without revival as well.
         const bool dropped_now = std::erase(dropped, victim) > 0;
-        trial.Release(entry.sequence->kv, entry.hidden_dropped || dropped_now);
+        trial.Release(entry.sequence->kv, entry.hidden_dropped || dropped_now,
+                      entry.draft_model_dropped);
         trial.GiveBack(entry.planned_pages);
         preempted.push_back(victim);
         if (trial.available() >= pages) break;
@@ -254,7 +331,7 @@ class Planner {
       Spend(std::exchange(entry.work, {}), -1);
       entry.planned_pages = 0;
       entry.preempted = true;
-      entry.hidden_dropped = false;
+      entry.hidden_dropped = entry.draft_model_dropped = false;
       decision_.preempted.push_back(entry.sequence);
     }
   }
@@ -303,6 +380,7 @@ class Planner {
       if (work.rows == 0) return;
       if (!MakeRoomForWaiting(needed, admission.hits, shared, reserved, &occupied)) {
         if (blocked_ == nullptr) blocked_ = candidate;
+        short_of_pages_ |= occupied < limits_.max_running;
         return;
       }
       waiting_.erase(best);
@@ -350,11 +428,15 @@ class Planner {
       with.Adopt(hits, shared);
       return with.available() >= pages;
     };
-    if (*occupied < limits_.max_running && fits(scratch_)) return true;
+    if (*occupied < limits_.max_running) {
+      TakeFromDraftModels([&] { return fits(scratch_); });
+      if (fits(scratch_)) return true;
+    }
     KvScratch trial = scratch_;
     std::vector<size_t> chosen;
     for (const size_t victim : PausedVictims(running_.size())) {
-      trial.Release(running_[victim].sequence->kv, running_[victim].hidden_dropped);
+      trial.Release(running_[victim].sequence->kv, running_[victim].hidden_dropped,
+                    running_[victim].draft_model_dropped);
       chosen.push_back(victim);
       const int32_t left = *occupied - static_cast<int32_t>(chosen.size());
       if (left >= limits_.max_running || !fits(trial)) continue;
@@ -374,7 +456,9 @@ class Planner {
   int64_t budget_;               // token-layers left
   int32_t rows_left_;
   int32_t revival_rows_left_;
+  int32_t first_pass_rows_left_;  // of draft models
   Sequence* blocked_ = nullptr;  // the first that found no room
+  bool short_of_pages_ = false;
   Decision decision_;
 };
 

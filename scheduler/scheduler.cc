@@ -85,12 +85,13 @@ Scheduler::Scheduler(const SchedulerConfig& config, const KvGeometry& geometry, 
                      ServingObserver* observer)
     : config_(config),
       limits_{.max_rows_per_step = config.max_rows_per_step,
-              .max_rows = std::max(config.max_rows_per_step,
-                                   geometry.max_rows - config.max_revival_rows),
+              .max_rows =
+                  std::max(config.max_rows_per_step, geometry.max_rows - config.max_revival_rows),
               .max_revival_rows = config.max_revival_rows,
               // More could not all decode in one step.
               .max_running = std::min(config.max_running, config.max_rows_per_step),
-              .layers = std::max<int32_t>(1, geometry.layers)},
+              .layers = std::max<int32_t>(1, geometry.layers),
+              .draft_model_row_layers = std::max(1, geometry.draft_model.row_layers)},
       pace_(config.max_decode_slowdown, int64_t{limits_.max_rows_per_step} * limits_.layers,
             limits_.layers),
       geometry_(geometry),
@@ -119,7 +120,7 @@ void Scheduler::TakeArrivals() {
     if (sequence->request.speculation.on()) {
       sequence->speculation = std::make_unique<Speculation>(
           sequence->request.speculation, sequence->request.sampling,
-          DraftContext{geometry_.layers, &answers_, sequence->owner()});
+          DraftContext{geometry_.layers, &answers_, sequence->owner(), geometry_.draft_model});
     }
     if (const uint64_t id = sequence->request.group; id != 0) {
       Group& group = groups_.try_emplace(id, Group{.leader = sequence->arrival}).first->second;
@@ -188,7 +189,8 @@ void Scheduler::ChooseDrafts() {
     if (!s->decoding() || !s->schedulable()) continue;
     const int32_t drafts = s->wanted_drafts();
     load.decoding[static_cast<size_t>(s->request.weight_format)] += 1 + drafts;
-    load.others_draft |= drafts > 0;
+    load.others_draft |= drafts > 0 || (s->speculation && !s->speculation->automatic() &&
+                                        s->speculation->catch_up() > 0);
     if (!s->speculation || s->speculation->offers().empty() || !s->speculation->automatic()) {
       continue;
     }
@@ -196,6 +198,12 @@ void Scheduler::ChooseDrafts() {
     formats.push_back(s->request.weight_format);
   }
   auto_speculation_.Choose(asking, formats, load);
+  int32_t catch_up = auto_speculation_.CatchUpRows();
+  for (const auto& s : running_) {
+    if (!s->speculation || !s->speculation->automatic()) continue;
+    s->speculation->LimitCatchUp(catch_up);
+    catch_up -= s->speculation->catch_up();
+  }
 }
 
 void Scheduler::Reap(Micros now) {
@@ -232,6 +240,10 @@ bool Scheduler::Held(const Sequence& sequence) const {
 }
 
 void Scheduler::Apply(Decision decision, Micros now) {
+  for (Sequence* sequence : decision.draft_models_dropped) {
+    cache_.ReleaseDraftModel(&sequence->kv);
+    sequence->speculation->EvictDraftModel();
+  }
   for (Sequence* sequence : decision.hidden_dropped) DropHidden(*sequence);
   for (Sequence* sequence : decision.preempted) Preempt(*sequence);
   for (const Decision::Admission& admission : decision.admitted) Admit(admission, now);
@@ -241,7 +253,9 @@ void Scheduler::Apply(Decision decision, Micros now) {
     Sequence& sequence = *slice.sequence;
     // Who has just lost its hidden rows revives nobody and needs no pages for them.
     if (std::ranges::count(decision.hidden_dropped, &sequence) > 0) {
+      const int32_t draft_slots = slice.extent.draft_slots;
       slice.extent = sequence.lazy->AfterDecode(sequence.computed, slice.rows + slice.drafts);
+      slice.extent.draft_slots = draft_slots;
     }
     cache_.Grow(slice.extent, &sequence.kv);
     if (sequence.speculation) sequence.speculation->Begin(slice.drafts);
@@ -267,6 +281,7 @@ void Scheduler::ReleaseUselessHidden(Sequence& sequence) {
 void Scheduler::Preempt(Sequence& sequence) {
   cache_.Release(&sequence.kv);
   ReturnFeaturePlace(sequence);
+  if (sequence.speculation) sequence.speculation->ForgetDraftModel();
   if (sequence.lazy) sequence.lazy->Restart();
   sequence.computed = 0;
   ++sequence.report.preemptions;
@@ -320,8 +335,9 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
     fault = absl::InternalError("the engine returned another number of sequences");
   }
   for (size_t i = 0; i < planned_.size(); ++i) {
+    if (planned_[i]->ended) continue;  // by what it did beside this
     if (fault.ok() && plan_.sequences[i].draft) {
-      CommitDraft(*planned_[i], result.sequences[i]);
+      CommitDraft(*planned_[i], plan_.sequences[i], result.sequences[i]);
     } else if (fault.ok()) {
       CommitOne(*planned_[i], plan_.sequences[i], planned_rows_[i], result.sequences[i], now);
     } else {
@@ -383,7 +399,12 @@ Scheduler::Run Scheduler::OutputOf(const Sequence& sequence, std::span<const Tok
 }
 
 // Whatever went wrong with a guess, the request does not depend on it.
-void Scheduler::CommitDraft(Sequence& sequence, const SequenceResult& result) {
+void Scheduler::CommitDraft(Sequence& sequence, const PlanSequence& planned,
+                            const SequenceResult& result) {
+  if (planned.model == PlanModel::kDraft && result.status.ok()) {
+    sequence.speculation->DraftModelRan(planned.row_count, planned.draws);
+  }
+  if (planned.draws == 0) return;
   const bool drawn = result.status.ok() && result.sampled.size() == 1;
   sequence.speculation->AddDraft(drawn ? result.sampled[0] : SampledToken());
 }
@@ -396,7 +417,10 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
   if (!planned.drafts.empty()) {
     // What behind the run was computed is as if it never had been: the next rows write over it.
     rows = run.tokens;
-    if (!run.finite) sequence.speculation->Stop();
+    if (!run.finite) {
+      sequence.speculation->Stop();
+      cache_.ReleaseDraftModel(&sequence.kv);
+    }
   } else if (!run.finite) {
     return End(sequence, FinishReason::kError,
                absl::InternalError("no token could be drawn: the logits are not finite"), now);

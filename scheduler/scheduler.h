@@ -87,6 +87,8 @@ class Scheduler {
   void PlanStep();
   void AddToPlan(Sequence& sequence, int32_t rows);
   void AddDraftRow(Sequence& sequence);
+  // Of the draft model: what it has not run of the known tokens and the drafts before `end`.
+  void AddDraftModelRows(Sequence& sequence, int32_t end, int32_t draws);
   PlanSequence Entry(const Sequence& sequence) const;
   void AddEntry(PlanSequence entry, Sequence& sequence, int32_t rows);
   void DropHidden(Sequence& sequence);
@@ -99,7 +101,7 @@ class Scheduler {
   Run OutputOf(const Sequence& sequence, std::span<const TokenId> drafts,
                std::span<const SampledToken> draws) const;
   void EndRound(Sequence& sequence, const Run& run);
-  void CommitDraft(Sequence& sequence, const SequenceResult& result);
+  void CommitDraft(Sequence& sequence, const PlanSequence& planned, const SequenceResult& result);
   void Deliver(Sequence& sequence, std::span<SampledToken> run, Micros now);
   void End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now);
   // A place for the hidden rows that its draft head needs, if it has one and a place is free.

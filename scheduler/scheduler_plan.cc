@@ -14,7 +14,7 @@ void Scheduler::PlanDrafts() {
   }
   std::ranges::stable_sort(drafting, {}, [](const Sequence* s) {
     const DraftRow& row = s->speculation->row();
-    return std::pair(row.by_head(), row.format);
+    return row.kind();
   });
   for (Sequence* sequence : drafting) AddDraftRow(*sequence);
 }
@@ -25,6 +25,12 @@ void Scheduler::PlanStep() {
     return slice.sequence->request.weight_format;
   });
   for (const Decision::Slice& slice : slices_) AddToPlan(*slice.sequence, slice.rows);
+  for (const Decision::Slice& slice : slices_) {
+    if (slice.catch_up == 0) continue;
+    Sequence& sequence = *slice.sequence;
+    const int32_t end = sequence.speculation->draft_model_computed() + slice.catch_up;
+    AddDraftModelRows(sequence, end, /*draws=*/0);
+  }
   slices_.clear();
 }
 
@@ -47,14 +53,42 @@ PlanSequence Scheduler::Entry(const Sequence& sequence) const {
 void Scheduler::AddEntry(PlanSequence entry, Sequence& sequence, int32_t rows) {
   entry.row_count = plan_.rows() - entry.row_begin;
   stats_.rows += rows;
-  if (!plan_.ByHead(entry)) stats_.rows_by_format[static_cast<size_t>(entry.weight_format)] += rows;
+  const bool by_model = entry.model == PlanModel::kServed && !plan_.ByHead(entry);
+  if (by_model) stats_.rows_by_format[static_cast<size_t>(entry.weight_format)] += rows;
   plan_.sequences.push_back(std::move(entry));
   planned_.push_back(&sequence);
   planned_rows_.push_back(rows);
 }
 
+void Scheduler::AddDraftModelRows(Sequence& sequence, int32_t end, int32_t draws) {
+  PlanSequence entry;
+  entry.id = sequence.request.id;
+  entry.model = PlanModel::kDraft;
+  entry.draft = true;
+  entry.row_begin = plan_.rows();
+  entry.sampling = &sequence.speculation->draft_sampling();
+  entry.tokens = sequence.tokens;
+  entry.drafts = sequence.speculation->drafts();
+  entry.prompt_tokens = sequence.prompt_tokens();
+  entry.weight_format = geometry_.draft_model.format;
+  entry.segment_pages.push_back(sequence.kv.draft_model);
+  entry.draws = draws;
+  if (draws > 0) entry.logits = LogitsWanted::kLast;
+  const int32_t first = sequence.speculation->draft_model_computed();
+  for (int32_t position = first; position < end; ++position) {
+    plan_.AddRow(entry.TokenAt(position), position, /*enter=*/0, geometry_.draft_model.layers);
+  }
+  stats_.draft_rows += draws;
+  stats_.catch_up_rows += end - first - draws;
+  AddEntry(std::move(entry), sequence, end - first);
+}
+
 void Scheduler::AddDraftRow(Sequence& sequence) {
   const Speculation& speculation = *sequence.speculation;
+  if (speculation.row().by_draft_model()) {
+    const auto drafts = static_cast<int32_t>(speculation.drafts().size());
+    return AddDraftModelRows(sequence, sequence.total() + drafts, /*draws=*/1);
+  }
   PlanSequence entry = Entry(sequence);
   if (sequence.lazy) entry.hidden_pages = {};
   entry.draft = true;

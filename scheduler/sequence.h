@@ -59,6 +59,10 @@ struct Sequence {
   // Drafts that its next step could verify, and what it then holds.
   int32_t wanted_drafts() const { return speculation ? speculation->wanted() : 0; }
   KvExtent VerifyExtent(const KvCache& cache, int32_t drafts) const;
+  // Whether those are to be the draft model's.
+  bool wants_draft_model() const {
+    return wanted_drafts() > 0 && speculation->proposes_draft_model();
+  }
   // The rows of its draft passes leave their hidden state behind and go on from there when
   // they are verified. Else verification runs them from the embedding, over their K/V. That of
   // a pruned prompt does: its hidden pages are the prompt's.

@@ -17,6 +17,8 @@ DraftCounts SpeculationReport::total() const {
     total.accepted += counts.accepted;
     total.passes += counts.passes;
     total.layers += counts.layers;
+    total.catch_up_rows += counts.catch_up_rows;
+    total.catch_ups += counts.catch_ups;
     total.tokens += counts.tokens;
   }
   return total;
@@ -27,7 +29,8 @@ Speculation::Speculation(const SpeculationPolicy& policy, const SamplingParams& 
     : policy_(policy),
       sampling_(sampling),
       draft_sampling_(sampling),
-      drafters_(MakeDrafters(policy, context)) {
+      drafters_(MakeDrafters(policy, context)),
+      draft_context_(context.draft_model.context) {
   SKIM_CHECK(automatic() || !drafters_.empty());
   SKIM_CHECK(policy.max_drafts >= 1 && policy.max_drafts <= kMaxDrafts);
   draft_sampling_.top_logprobs = policy.stop_confidence > 0 ? 0 : -1;
@@ -35,18 +38,44 @@ Speculation::Speculation(const SpeculationPolicy& policy, const SamplingParams& 
 }
 
 void Speculation::Propose(std::span<const TokenId> tokens, int32_t most) {
+  const int64_t worth = int64_t{kMostCatchUpPerToken} * most;
   most = std::min(most, policy_.max_drafts);
   proposal_ = {};
   offers_.clear();
+  catch_up_ = 0;
+  known_ = static_cast<int32_t>(tokens.size());
   if (most <= 0 || stopped_) return;
+  const int32_t lag = known_ - draft_model_computed_;
+  const bool late = lag > kMostLag && lag <= worth && known_ < draft_context_;
+  if (uses_draft_model() && late) catch_up_ = lag - 1;
   for (const std::unique_ptr<Drafter>& drafter : drafters_) {
     DraftProposal proposal = drafter->Propose(tokens, most);
     SKIM_CHECK(proposal.size() <= most);
     if (proposal.size() == 0) continue;
     if (proposal.source() == kHeadSource && feature_row_ < 0) continue;
+    if (proposal.row.by_draft_model() && !FitDraftModel(known_, &proposal)) continue;
     offers_.push_back(std::move(proposal));
     if (!automatic()) return Take(0, offers_[0].size());
   }
+}
+
+bool Speculation::FitDraftModel(int32_t known, DraftProposal* proposal) const {
+  proposal->first_rows = known - draft_model_computed_;
+  // The last draft is drawn from the row of the one before it.
+  proposal->passes = std::min(proposal->passes, draft_context_ - known + 1);
+  return uses_draft_model() && proposal->first_rows <= kMostLag && proposal->passes > 0;
+}
+
+void Speculation::DraftModelRan(int32_t rows, int32_t draws) {
+  draft_model_computed_ += rows;
+  DraftCounts& counts = report_.by_source[kDraftModelSource];
+  counts.catch_up_rows += rows - draws;
+  counts.catch_ups += draws == 0;
+}
+
+void Speculation::EvictDraftModel() {
+  draft_model_computed_ = 0;
+  ++evictions_;
 }
 
 void Speculation::Take(size_t offer, int32_t drafts) {
@@ -73,7 +102,7 @@ void Speculation::AddDraft(const SampledToken& drawn) {
   SKIM_CHECK(drafting());
   DraftCounts& counts = report_.by_source[source()];
   ++counts.passes;
-  counts.layers += proposal_.row.leave;
+  if (!proposal_.row.by_draft_model()) counts.layers += proposal_.row.leave;
   --passes_left_;
   if (!drawn.finite || drawn.token < 0) {
     passes_left_ = 0;
@@ -109,6 +138,8 @@ void Speculation::End(int32_t tokens, int32_t accepted) {
   drafts_.clear();
   passes_left_ = 0;
   in_round_ = false;
+  // Of the drafts that it ran, those that the text went on with are known tokens now.
+  draft_model_computed_ = std::min(draft_model_computed_, known_ + accepted);
 }
 
 }  // namespace skim

@@ -16,14 +16,15 @@ namespace skim {
 inline constexpr int32_t kMaxDrafts = 16;
 inline constexpr int32_t kMaxNgram = 8;
 
-enum class DrafterKind : uint8_t { kNone, kLookup, kSelf, kHead, kAuto };
-inline constexpr int kDrafterKinds = 5;
+enum class DrafterKind : uint8_t { kNone, kLookup, kSelf, kHead, kDraftModel, kAuto };
+inline constexpr int kDrafterKinds = 6;
 
 // What drafts come from, told apart by what they cost and how often they are right: the request's
-// text, the model's own layers in each weight format, its trained draft head, and earlier answers.
-inline constexpr size_t kDraftSources = 3 + kWeightFormats;
+// text, the model's own layers in each weight format, its trained draft head, earlier answers, and
+// a second model.
+inline constexpr size_t kDraftSources = 4 + kWeightFormats;
 inline constexpr size_t kTextSource = 0, kHeadSource = 1 + kWeightFormats,
-                        kStoreSource = 2 + kWeightFormats;
+                        kStoreSource = 2 + kWeightFormats, kDraftModelSource = 3 + kWeightFormats;
 constexpr size_t SelfSource(WeightFormat format) { return 1 + static_cast<size_t>(format); }
 constexpr bool IsSelf(size_t source) { return source > kTextSource && source < kHeadSource; }
 constexpr WeightFormat FormatOfSelf(size_t source) {  // IsSelf
@@ -32,11 +33,13 @@ constexpr WeightFormat FormatOfSelf(size_t source) {  // IsSelf
 // In metrics: all formats of the model's layers are one.
 constexpr std::string_view SourceName(size_t source) {
   if (source == kHeadSource) return "head";
+  if (source == kDraftModelSource) return "draft-model";
   return source == kTextSource ? "lookup" : source == kStoreSource ? "store" : "self";
 }
 
 constexpr std::string_view DrafterName(DrafterKind kind) {
-  constexpr std::string_view kNames[kDrafterKinds] = {"none", "lookup", "self", "head", "auto"};
+  constexpr std::string_view kNames[kDrafterKinds] = {"none", "lookup",      "self",
+                                                      "head", "draft-model", "auto"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -63,15 +66,20 @@ struct SpeculationPolicy {
   // smaller format, drafts by the low-bit copy of the model that verifies them.
   int32_t exit_layer = 0;  // [1, L]; with a pruned prompt at most the layer of its first cut
   WeightFormat draft_format = WeightFormat::kBf16;
-  // kAuto: the sources it may choose from. The second: the whole model in these formats.
+  // kAuto: the sources it may choose from. The last: the whole model in these formats.
   bool may_look_up = true;
   bool may_use_head = false;
+  bool may_use_draft_model = false;
   std::vector<WeightFormat> draft_formats;
   // Drafting stops behind a token that the draft gives less probability; [0, 1], 0: never.
   float stop_confidence = 0;
 
   bool uses_head() const {
     return drafter == DrafterKind::kHead || (drafter == DrafterKind::kAuto && may_use_head);
+  }
+  bool uses_draft_model() const {
+    return drafter == DrafterKind::kDraftModel ||
+           (drafter == DrafterKind::kAuto && may_use_draft_model);
   }
   bool on() const { return drafter != DrafterKind::kNone; }
 };

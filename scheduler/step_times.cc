@@ -7,7 +7,7 @@ namespace skim {
 namespace {
 
 // Of a step of one row, by format: what each reads, and what it does besides.
-constexpr std::array<double, kPassKinds> kFirstRow = {1, 0.6, 0.5, 0.35, 0.07};
+constexpr std::array<double, kPassKinds> kFirstRow = {1, 0.6, 0.5, 0.35, 0.07, 0.3};
 // Of each row more, over that of the first, where nothing is known: 3 % is what kernels that
 // stream the weights once come to.
 constexpr double kNextRow = 0.03;

@@ -15,10 +15,10 @@ namespace skim {
 
 using RowsByFormat = std::array<int32_t, kWeightFormats>;
 
-// What a step or a draft pass runs: the model in a weight format, or the draft head.
+// What a step or a draft pass runs: the model in a weight format, the draft head, or a draft model.
 using PassKind = size_t;
-inline constexpr PassKind kHeadPass = kWeightFormats;
-inline constexpr size_t kPassKinds = kWeightFormats + 1;
+inline constexpr PassKind kHeadPass = kWeightFormats, kDraftModelPass = kWeightFormats + 1;
+inline constexpr size_t kPassKinds = kWeightFormats + 2;
 constexpr PassKind PassOf(WeightFormat format) { return static_cast<PassKind>(format); }
 
 class StepTimes {

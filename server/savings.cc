@@ -57,7 +57,9 @@ bool ParseShared(std::span<const std::string> parts, Drafter* drafter) {
 // False if the word is none for speculation.
 bool ParseDrafter(const std::string& word, v1::Speculation* speculation) {
   const std::vector<std::string> parts = absl::StrSplit(word, '-');
-  switch (DrafterOfName(parts[0]).value_or(DrafterKind::kNone)) {
+  // Some names have a dash of their own.
+  const std::optional<DrafterKind> whole = DrafterOfName(word);
+  switch (whole ? *whole : DrafterOfName(parts[0]).value_or(DrafterKind::kNone)) {
     case DrafterKind::kNone:
       return false;
     case DrafterKind::kSelf:
@@ -67,6 +69,9 @@ bool ParseDrafter(const std::string& word, v1::Speculation* speculation) {
     case DrafterKind::kHead:
       speculation->mutable_head();
       return parts.size() == 1;
+    case DrafterKind::kDraftModel:
+      speculation->mutable_draft_model();
+      return true;
     case DrafterKind::kAuto:
       return ParseShared(parts, speculation->mutable_auto_());
   }

@@ -43,7 +43,7 @@ bool ScheduledEngine::Step() {
     const absl::Status status = harness_.executor().Execute(plan, &result);
     EXPECT_TRUE(status.ok()) << status << "\n" << ToString(plan);
     for (size_t i = 0; i < plan.sequences.size() && status.ok(); ++i) {
-      if (plan.sequences[i].draft && change_draft_) {
+      if (plan.sequences[i].draft && plan.sequences[i].draws > 0 && change_draft_) {
         TokenId& drawn = result.sequences[i].sampled.at(0).token;
         drawn = change_draft_(plan.sequences[i], drawn);
       }

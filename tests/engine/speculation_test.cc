@@ -13,6 +13,7 @@
 #include "tests/engine/golden.h"
 #include "tests/engine/scheduled_engine.h"
 #include "tests/engine/toy_draft_head.h"
+#include "tests/engine/toy_draft_model.h"
 
 namespace skim {
 namespace {
@@ -33,6 +34,17 @@ std::string ModelPath() {
   return model.path();
 }
 
+// Two of the model's three layers, in int8: right now and then, never by being the same.
+std::string DraftModelPath() {
+  static ToyDraftModel model;
+  static const bool written = [] {
+    model.TakeFirstLayers(kModel, 2);
+    return true;
+  }();
+  EXPECT_TRUE(written);
+  return model.path();
+}
+
 std::unique_ptr<EngineHarness> Load(const HarnessOptions& options) {
   auto harness = EngineHarness::Load(ModelPath(), options);
   EXPECT_TRUE(harness.ok()) << harness.status();
@@ -43,6 +55,7 @@ HarnessOptions AllFormats(HarnessOptions options = {}) {
   options.formats = {WeightFormat::kBf16, WeightFormat::kFp8, WeightFormat::kInt8,
                      WeightFormat::kInt4};
   options.kv_pages = 4096;
+  options.draft_model = DraftModelPath();
   return options;
 }
 
@@ -75,6 +88,13 @@ SpeculationPolicy Lookup(int32_t drafts = 6) {
 SpeculationPolicy Head(int32_t drafts = 4) {
   SpeculationPolicy policy;
   policy.drafter = DrafterKind::kHead;
+  policy.max_drafts = drafts;
+  return policy;
+}
+
+SpeculationPolicy ByDraftModel(int32_t drafts = 4) {
+  SpeculationPolicy policy;
+  policy.drafter = DrafterKind::kDraftModel;
   policy.max_drafts = drafts;
   return policy;
 }
@@ -159,7 +179,8 @@ struct NamedPolicy {
 
 // Everything that can draft for a request in `format`, up to `last_exit` layers.
 std::vector<NamedPolicy> Drafters(WeightFormat format, int32_t last_exit = kLayers) {
-  std::vector<NamedPolicy> all = {{"lookup", Lookup()}, {"head", Head()}};
+  std::vector<NamedPolicy> all = {
+      {"lookup", Lookup()}, {"head", Head()}, {"draft model", ByDraftModel()}};
   for (int32_t exit = 1; exit <= last_exit; ++exit) {
     for (const WeightFormat draft : {format, WeightFormat::kInt8, WeightFormat::kInt4}) {
       all.push_back({"exit " + std::to_string(exit) + " " + std::string(WeightFormatName(draft)),
@@ -268,7 +289,7 @@ TEST(Speculation, RightWrongAndRandomDraftsAtPageBordersGiveTheBitsOfPlainDecodi
       // Exit rows kept, K/V of another format to be written over, and all layers.
       for (const SpeculationPolicy& policy :
            {Self(1, WeightFormat::kBf16, 7), Self(3, WeightFormat::kInt8, 7), Head(7),
-            Self(3, WeightFormat::kBf16, 1 + prompt % 7)}) {
+            ByDraftModel(7), Self(3, WeightFormat::kBf16, 1 + prompt % 7)}) {
         request.speculation = policy;
         const Trace all = Alone(options, request,
                                 [&](const PlanSequence& draft, TokenId) { return right(draft); });

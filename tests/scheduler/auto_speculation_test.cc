@@ -28,6 +28,7 @@ struct World {
   int streams = 1;
   double noise = 0;                  // of steps, as a share
   int32_t vocabulary = kVocabulary;  // a small one makes text that only seems to repeat
+  double draft_model = 0;  // a step of a draft model, as a share of one in bf16; 0: there is none
 };
 
 // What a policy took, in microseconds, for the same requests, and whose drafts they were.
@@ -45,7 +46,8 @@ class Serving {
                   .segment_units = {1},
                   .boundaries = {},
                   .layers = 4,
-                  .hidden_rows_per_page = 8},
+                  .hidden_rows_per_page = 8,
+                  .draft_model = DraftModel(world)},
         intake_(256, 1 << 20),
         engine_(geometry_, [this](const PlanSequence& sequence, std::span<const TokenId> text,
                                   std::span<const TokenId>) { return Next(sequence, text); }) {
@@ -90,6 +92,12 @@ class Serving {
   }
 
  private:
+  static DraftModelGeometry DraftModel(const World& world) {
+    if (world.draft_model == 0) return {};
+    return {
+        .layers = 2, .units = 1, .context = 400, .format = WeightFormat::kInt8, .row_layers = 1};
+  }
+
   bool Chance(double share) { return static_cast<double>(random_() % 10'000) < share * 10'000; }
 
   std::shared_ptr<TokenChannel> Submit(const SpeculationPolicy& policy) {
@@ -115,16 +123,17 @@ class Serving {
   }
 
   Micros Duration(const StepPlan& plan) {
-    RowsByFormat rows = {};
+    std::array<int32_t, kPassKinds> rows = {};
     for (const PlanSequence& s : plan.sequences) {
-      rows[static_cast<size_t>(s.weight_format)] += s.row_count;
+      rows[s.model == PlanModel::kDraft ? kDraftModelPass : PassOf(s.weight_format)] += s.row_count;
     }
-    const auto first = [&](size_t format) {
-      return format == static_cast<size_t>(WeightFormat::kInt8) ? world_.int8 : 1.0;
+    const auto first = [&](PassKind kind) {
+      if (kind == kDraftModelPass) return world_.draft_model;
+      return kind == PassOf(WeightFormat::kInt8) ? world_.int8 : 1.0;
     };
     double steps = 0;
-    for (size_t format = 0; format < rows.size(); ++format) {
-      if (rows[format] > 0) steps += first(format) * (1 + world_.row * (rows[format] - 1));
+    for (PassKind kind = 0; kind < rows.size(); ++kind) {
+      if (rows[kind] > 0) steps += first(kind) * (1 + world_.row * (rows[kind] - 1));
     }
     const double noise = static_cast<double>(random_() % 2001) / 1000 - 1;
     return static_cast<Micros>(20'000 * steps * (1 + world_.noise * noise));
@@ -146,6 +155,13 @@ SpeculationPolicy Auto(int32_t max_drafts = 8) {
   policy.drafter = DrafterKind::kAuto;
   policy.max_drafts = max_drafts;
   policy.draft_formats = {WeightFormat::kInt8};
+  return policy;
+}
+
+SpeculationPolicy AutoByDraftModel(int32_t max_drafts = 8) {
+  SpeculationPolicy policy = Auto(max_drafts);
+  policy.draft_formats = {};
+  policy.may_use_draft_model = true;
   return policy;
 }
 
@@ -186,6 +202,36 @@ TEST(AutoSpeculation, IsNeverMoreThanTwoPercentSlowerThanOff) {
         }
       }
     }
+  }
+}
+
+// Which also has to know the text, whether or not it will draft.
+TEST(AutoSpeculation, IsNeverMoreThanTwoPercentSlowerThanOffWithADraftModel) {
+  for (const int streams : {1, 4, 16}) {
+    for (const double row : {0.01, 0.1, 0.4, 1.0}) {
+      for (const auto& [draft_model, right] : std::vector<std::pair<double, double>>{
+               {0.1, 0.9}, {0.1, 0.05}, {0.5, 0.3}, {0.5, 0.9}, {1.2, 0.9}}) {
+        const World world = {
+            .name = "", .row = row, .right = right, .streams = streams, .draft_model = draft_model};
+        EXPECT_GE(SpeedUp(world, AutoByDraftModel()), 0.98)
+            << streams << " streams, row " << row << ", draft model " << draft_model << " right "
+            << right;
+      }
+    }
+  }
+}
+
+TEST(AutoSpeculation, ComesNearTheBestFixedChoiceWithADraftModel) {
+  for (const World& world :
+       {World{.name = "one stream", .right = 0.8, .draft_model = 0.1},
+        World{.name = "four streams", .right = 0.85, .streams = 4, .draft_model = 0.15}}) {
+    double best = 1;
+    for (const int32_t drafts : {2, 4, 8}) {
+      best = std::max(best, SpeedUp(world, Fixed(DrafterKind::kDraftModel, drafts)));
+    }
+    const double automatic = SpeedUp(world, AutoByDraftModel());
+    EXPECT_GE(automatic, 0.9 * best) << world.name << ": the best is " << best;
+    EXPECT_GT(automatic, 1.2) << world.name;
   }
 }
 

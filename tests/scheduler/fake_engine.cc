@@ -338,6 +338,85 @@ void FakeEngine::KeepFeatures(const StepPlan& plan, const PlanSequence& sequence
   }
 }
 
+bool FakeEngine::CheckDraftModelRows(const StepPlan& plan, const PlanSequence& sequence) {
+  const DraftModelGeometry& model = geometry_.draft_model;
+  const int32_t begin = sequence.row_begin, end = begin + sequence.row_count;
+  if (!model.any() || sequence.row_count < 1 || end > plan.rows() ||
+      sequence.segment_pages.size() != 1) {
+    Complain(sequence, "no rows of a draft model");
+    return false;
+  }
+  for (int32_t row = begin; row < end; ++row) {
+    const int32_t position = plan.positions[row];
+    if (position != plan.positions[begin] + row - begin || position >= model.context) {
+      Complain(sequence, "positions of the draft model jump, or are beyond its context");
+    }
+    if (position >= std::ssize(sequence.tokens) + std::ssize(sequence.drafts)) {
+      Complain(sequence, "a row of the draft model without a token");
+      return false;
+    }
+    if (plan.tokens[row] != TokenAt(sequence, position)) Complain(sequence, "another token");
+    if (plan.enter[row] != 0 || plan.leave[row] != model.layers) {
+      Complain(sequence, "a row does not go through all layers of the draft model");
+    }
+  }
+  const bool at_end =
+      plan.positions[end - 1] + 1 == std::ssize(sequence.tokens) + std::ssize(sequence.drafts);
+  if (sequence.draws > (at_end ? 1 : 0) || !sequence.draft) {
+    Complain(sequence, "the draft model draws at the wrong row");
+  }
+  if (sequence.weight_format != model.format)
+    Complain(sequence, "another format of the draft model");
+  const int32_t blocks = plan.positions[end - 1] / geometry_.page_tokens + 1;
+  if (std::ssize(sequence.segment_pages[0]) < int64_t{blocks} * model.units) {
+    Complain(sequence, "rows of the draft model without pages");
+    return false;
+  }
+  return true;
+}
+
+void FakeEngine::VisitDraftModelSlots(const PlanSequence& sequence, int32_t first, int32_t end,
+                                      const std::function<void(Slot&, const Slot&)>& visit) {
+  const int32_t units = geometry_.draft_model.units;
+  for (int32_t position = first; position < end; ++position) {
+    Slot right{TokenAt(sequence, position),
+               position,
+               domain_of(sequence.id),
+               sequence.weight_format,
+               kDraftModel,
+               0,
+               geometry_.draft_model.layers,
+               0};
+    for (right.unit = 0; right.unit < units; ++right.unit) {
+      const int32_t block = position / geometry_.page_tokens;
+      const PageId page = sequence.segment_pages[0][block * units + right.unit];
+      visit(slots_[page * geometry_.page_tokens + position % geometry_.page_tokens], right);
+    }
+  }
+}
+
+void FakeEngine::DrawFromDraftModel(const StepPlan& plan, const PlanSequence& sequence,
+                                    SequenceResult* result) {
+  const int32_t end = plan.positions[sequence.row_begin + sequence.row_count - 1] + 1;
+  VisitDraftModelSlots(sequence, 0, end, [&](const Slot& held, const Slot& right) {
+    if (held == right) return;
+    Complain(sequence,
+             "the draft model finds another token at position " + std::to_string(right.position));
+  });
+  if (broken.contains(sequence.id)) {
+    result->status = absl::InternalError("broken on purpose");
+    return;
+  }
+  if (sequence.draws == 0) return;
+  std::vector<TokenId> text;
+  for (int32_t p = 0; p < end; ++p) text.push_back(TokenAt(sequence, p));
+  SampledToken& sampled = result->sampled.emplace_back();
+  sampled.token = draft(sequence.id, model_(sequence, text, {}));
+  if (!unusable(sequence.id)) return;
+  sampled = SampledToken();
+  sampled.finite = false;
+}
+
 absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   if (std::exchange(throws, false)) throw std::bad_alloc();
   if (!fault.ok()) return std::exchange(fault, absl::OkStatus());
@@ -346,6 +425,13 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   std::set<WeightFormat> formats;
   std::vector<Running> running;
   for (const PlanSequence& sequence : plan.sequences) {
+    if (sequence.model == PlanModel::kDraft) {
+      running.emplace_back();
+      if (sequence.row_begin != next_row) Complain(sequence, "rows overlap or leave a gap");
+      next_row += sequence.row_count;
+      if (!CheckDraftModelRows(plan, sequence)) return absl::InternalError(complaint_);
+      continue;
+    }
     const bool neighbours = next_row > 0 && (&sequence)[-1].weight_format == sequence.weight_format;
     if (!neighbours && !plan.ByHead(sequence) && !formats.insert(sequence.weight_format).second) {
       Complain(sequence, "its rows are apart from others of its weight format");
@@ -356,10 +442,18 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   }
   if (next_row != plan.rows()) return absl::InternalError("rows without a sequence");
   result->sequences.assign(plan.sequences.size(), SequenceResult());
-  for (size_t i = 0; i < running.size(); ++i) Predict(plan.sequences[i], running[i]);
+  for (size_t i = 0; i < running.size(); ++i) {
+    const PlanSequence& sequence = plan.sequences[i];
+    Predict(sequence, running[i]);
+    if (sequence.model == PlanModel::kServed) continue;
+    const int32_t first = plan.positions[sequence.row_begin];
+    VisitDraftModelSlots(sequence, first, first + sequence.row_count,
+                         [](Slot& held, const Slot& right) { held = right; });
+  }
   for (int32_t s = 0; s < Segments(); ++s) {
     for (size_t i = 0; i < running.size(); ++i) {
       const PlanSequence& sequence = plan.sequences[i];
+      if (sequence.model == PlanModel::kDraft) continue;
       result->sequences[i].cuts.resize(sequence.cuts.size());
       for (size_t c = 0; c < sequence.cuts.size(); ++c) {
         if (s > 0 && sequence.cuts[c].layer == FirstLayer(s)) {
@@ -374,6 +468,10 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   for (size_t i = 0; i < running.size(); ++i) {
     const PlanSequence& sequence = plan.sequences[i];
     SequenceResult& out = result->sequences[i];
+    if (sequence.model == PlanModel::kDraft) {
+      DrawFromDraftModel(plan, sequence, &out);
+      continue;
+    }
     const int32_t begin = plan.positions[sequence.row_begin];
     const int32_t end = begin + sequence.row_count;
     CheckSlots(sequence, running[i]);

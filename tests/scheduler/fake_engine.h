@@ -62,13 +62,13 @@ class FakeEngine : public StepExecutor {
     int32_t position = -1;
     uint64_t domain = 0;
     WeightFormat format = WeightFormat::kBf16;
-    int32_t segment = -1;  // kHidden for hidden rows
+    int32_t segment = -1;  // kHidden for hidden rows, kDraftModel for K/V of the draft model
     int32_t unit = -1;     // of hidden rows: the layer they left before
     int32_t until = -1;    // K/V exists in the segment's layers below this one
     int32_t cut = 0;       // predicted from the hidden row that stopped here; 0: computed
     bool operator==(const Slot&) const = default;
   };
-  static constexpr int32_t kHidden = -2;
+  static constexpr int32_t kHidden = -2, kDraftModel = -3;
 
   struct Row {
     int32_t position;
@@ -105,6 +105,12 @@ class FakeEngine : public StepExecutor {
   void Predict(const PlanSequence& sequence, const Running& running);
   void CheckSlots(const PlanSequence& sequence, const Running& running);
   void Draw(const PlanSequence& sequence, const Running& running, SequenceResult* result);
+  // The draft model has K/V of its own, of every token before those that it runs.
+  bool CheckDraftModelRows(const StepPlan& plan, const PlanSequence& sequence);
+  void VisitDraftModelSlots(const PlanSequence& sequence, int32_t first, int32_t end,
+                            const std::function<void(Slot& held, const Slot& right)>& visit);
+  void DrawFromDraftModel(const StepPlan& plan, const PlanSequence& sequence,
+                          SequenceResult* result);
   // The rows that the draft head goes on from: kept, and found to be those of the tokens before.
   void KeepFeatures(const StepPlan& plan, const PlanSequence& sequence);
 

@@ -54,6 +54,13 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   if (Chance(50)) geometry_.max_rows = 2 * config_.max_rows_per_step + config_.max_revival_rows;
   config_.max_running = Pick(1, 8);
   geometry_.feature_places = Chance(80) ? config_.max_running : Pick(0, 2);
+  if (Chance(85)) {
+    geometry_.draft_model = {.layers = static_cast<int16_t>(Pick(1, 3)),
+                             .units = Pick(1, 2),
+                             .context = Chance(70) ? 1000 : Pick(5, 40),
+                             .format = static_cast<WeightFormat>(Pick(0, kWeightFormats - 1)),
+                             .row_layers = Pick(1, 4)};
+  }
   config_.max_waiting = Pick(2, 20);
   config_.max_waiting_tokens = Pick(20, 400);
   const int32_t pool_tokens =
@@ -117,6 +124,9 @@ Request Simulation::RandomRequest(SeqId id) {
 SpeculationPolicy Simulation::RandomSpeculation(const Request& request) {
   SpeculationPolicy policy;
   policy.drafter = static_cast<DrafterKind>(Pick(1, kDrafterKinds - 1));
+  if (policy.drafter == DrafterKind::kDraftModel && !geometry_.draft_model.any()) {
+    policy.drafter = DrafterKind::kAuto;
+  }
   policy.max_drafts = Pick(1, 8);
   policy.min_ngram = Pick(1, 2);
   policy.max_ngram = Pick(policy.min_ngram, 3);
@@ -126,10 +136,11 @@ SpeculationPolicy Simulation::RandomSpeculation(const Request& request) {
     if (Chance(50)) policy.draft_formats.push_back(static_cast<WeightFormat>(format));
   }
   policy.may_look_up = Chance(70);
-  policy.shared_store =
-      config_.answer_store_bytes > 0 && policy.drafter != DrafterKind::kSelf &&
-      policy.drafter != DrafterKind::kHead && Chance(70);
+  policy.shared_store = config_.answer_store_bytes > 0 && policy.drafter != DrafterKind::kSelf &&
+                        policy.drafter != DrafterKind::kHead &&
+                        policy.drafter != DrafterKind::kDraftModel && Chance(70);
   policy.may_use_head = Chance(50);
+  policy.may_use_draft_model = Chance(50);
   policy.draft_format =
       Chance(50) ? request.weight_format : static_cast<WeightFormat>(Pick(0, kWeightFormats - 1));
   return policy;
@@ -210,10 +221,12 @@ void Simulation::InjectFault(const StepPlan& plan) {
     engine_->fault = absl::InternalError("fault on purpose");
     for (const PlanSequence& sequence : plan.sequences) clients_[sequence.id].disturbed = true;
   } else {
-    const auto victim = Pick(0, static_cast<int32_t>(plan.sequences.size()) - 1);
-    engine_->broken.insert(plan.sequences[victim].id);
+    const auto picked = Pick(0, static_cast<int32_t>(plan.sequences.size()) - 1);
+    const SeqId victim = plan.sequences[picked].id;
+    engine_->broken.insert(victim);
     // A guess that fails is no fault of the request.
-    if (!plan.sequences[victim].draft) clients_[plan.sequences[victim].id].disturbed = true;
+    clients_[victim].disturbed |= std::ranges::any_of(
+        plan.sequences, [&](const auto& entry) { return entry.id == victim && !entry.draft; });
   }
 }
 
@@ -221,6 +234,7 @@ void Simulation::Step() {
   ++counts_->steps;
   now_ += Pick(0, 12);
   const StepPlan& plan = scheduler_->BeginStep(now_);
+  CountEvictions();
   counts_->preemptions += scheduler_->stats().preempted;
   counts_->rows += plan.rows();
   CheckPages();
@@ -243,6 +257,20 @@ void Simulation::Step() {
   now_ += Pick(1, 9);
   scheduler_->Commit(executed, std::move(result), now_);
   CheckPages();
+}
+
+void Simulation::CountEvictions() {
+  std::map<SeqId, int32_t> holding;
+  for (const auto& sequence : scheduler_->running()) {
+    const SeqId id = sequence->request.id;
+    const int32_t preemptions = sequence->report.preemptions;
+    if (!sequence->kv.draft_model.empty()) {
+      holding[id] = preemptions;
+    } else if (draft_model_preemptions_.contains(id)) {
+      counts_->draft_models_evicted += draft_model_preemptions_[id] == preemptions;
+    }
+  }
+  draft_model_preemptions_ = std::move(holding);
 }
 
 void Simulation::TellOfPreemptions() {
@@ -330,8 +358,13 @@ void Simulation::CheckSpeculation(const Request& request, const Finish& finish) 
   ASSERT_LE(total.accepted, finish.generated_tokens);
   ASSERT_GE(total.tokens, total.accepted);
   ASSERT_LE(total.tokens, total.accepted + total.rounds);
-  // Those of the draft head run no layer.
-  ASSERT_GE(total.layers, total.passes - report.by_source[kHeadSource].passes);
+  // Those of the draft head run no layer, those of the draft model none of this model's.
+  const DraftCounts& model = report.by_source[kDraftModelSource];
+  ASSERT_GE(total.layers, total.passes - report.by_source[kHeadSource].passes - model.passes);
+  ASSERT_EQ(model.layers, 0);
+  ASSERT_EQ(total.catch_up_rows, model.catch_up_rows);
+  ASSERT_TRUE(model.passes + model.catch_up_rows == 0 || request.speculation.uses_draft_model());
+  counts_->caught_up += model.catch_up_rows;
   ASSERT_LE(total.layers, int64_t{total.passes} * geometry_.layers);
   int32_t drafted = 0, accepted = 0;
   for (int32_t i = 0; i < kMaxDrafts; ++i) {

@@ -41,6 +41,8 @@ struct SimulationCounts {
   int64_t slow_readers = 0;
   std::array<SpeculationCounts, kDrafterKinds> drafts;  // of prompts that are not pruned
   SpeculationCounts pruned_drafts;
+  int64_t caught_up = 0;             // rows
+  int64_t draft_models_evicted = 0;  // of sequences that ran on
   SpeculationCounts stored_drafts;  // by earlier answers, of all prompts
   std::map<FinishReason, int64_t> finished;
 };
@@ -83,6 +85,9 @@ class Simulation {
   FinishReason AlonePruned(const Request& request, std::vector<TokenId>* out);
   PrefillPolicy RandomPolicy();
   SpeculationPolicy RandomSpeculation(const Request& request);
+  // Draft models that give up their pages while their sequence keeps its own.
+  void CountEvictions();
+  void CheckDraftModel(const Sequence& sequence);
   void CheckSpeculation(const Request& request, const Finish& finish);
   void CheckPruned(const Sequence& sequence);
   void CheckHidden(const Sequence& sequence);
@@ -109,6 +114,7 @@ class Simulation {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<FakeEngine> engine_;
   std::map<SeqId, Client> clients_;
+  std::map<SeqId, int32_t> draft_model_preemptions_;  // so far, of those that hold pages of it
   SeqId next_id_ = 1;
   uint64_t next_group_ = 1;
   int64_t unfinished_ = 0;

@@ -14,7 +14,9 @@ void Simulation::CheckPages() {
   std::vector<int32_t> owners(ledger.total(), 0);
   for (const auto& sequence : scheduler_->running()) {
     const KvHoldings& kv = sequence->kv;
-    for (const auto* pages : {&kv.hidden, &kv.deep_hidden}) {
+    CheckDraftModel(*sequence);
+    if (::testing::Test::HasFatalFailure()) return;
+    for (const auto* pages : {&kv.hidden, &kv.deep_hidden, &kv.draft_model}) {
       for (const PageId page : *pages) {
         if (page != kNoPage) ++owners[page];
       }
@@ -41,6 +43,9 @@ void Simulation::CheckPages() {
   for (const auto& sequence : scheduler_->waiting()) {
     ASSERT_EQ(sequence->kv.blocks, 0);
     ASSERT_EQ(sequence->computed, 0);
+    CheckDraftModel(*sequence);
+    if (::testing::Test::HasFatalFailure()) return;
+    ASSERT_TRUE(sequence->kv.draft_model.empty());
   }
   int32_t free = 0;
   int32_t cached = 0;
@@ -51,6 +56,21 @@ void Simulation::CheckPages() {
   }
   ASSERT_EQ(ledger.free(), free);
   ASSERT_EQ(ledger.cached(), cached);
+}
+
+void Simulation::CheckDraftModel(const Sequence& sequence) {
+  const auto pages = static_cast<int32_t>(sequence.kv.draft_model.size());
+  const int32_t computed = sequence.speculation ? sequence.speculation->draft_model_computed() : 0;
+  if (!sequence.speculation || !sequence.speculation->uses_draft_model()) {
+    ASSERT_EQ(pages, 0);
+    ASSERT_EQ(computed, 0);
+    return;
+  }
+  ASSERT_EQ(pages % geometry_.draft_model.units, 0);
+  ASSERT_LE(computed, pages / geometry_.draft_model.units * geometry_.page_tokens);
+  if (!sequence.speculation->in_round()) {
+    ASSERT_LT(computed, sequence.total());
+  }
 }
 
 // Slots of stage s = tokens of depth > s, once each; hidden rows = those of depth 1 .. S - 1.
@@ -124,6 +144,10 @@ void Simulation::CheckHidden(const Sequence& sequence) {
 void Simulation::CheckWrites(const StepPlan& plan, const PlanSequence& entry) {
   const KvLedger& ledger = scheduler_->cache().ledger();
   const auto own = [&](PageId page) { return ledger.owners(page) == 1 && !ledger.indexed(page); };
+  if (entry.model == PlanModel::kDraft) {
+    for (const PageId page : entry.segment_pages[0]) ASSERT_TRUE(own(page)) << "of a draft model";
+    return;
+  }
   for (size_t s = 0; s < entry.segment_pages.size(); ++s) {
     const int32_t units = geometry_.segment_units[s];
     const int32_t begins_at = s == 0 ? 0 : geometry_.boundaries[s - 1];
@@ -162,26 +186,44 @@ void Simulation::CheckPhantoms(const StepPlan& plan, const PlanSequence& entry) 
 }
 
 void Simulation::CheckPlan(const StepPlan& plan) {
-  int64_t token_layers = 0, reserved = 0;
-  for (int32_t row = 0; row < plan.rows(); ++row) {
-    token_layers += plan.leave[row] - plan.enter[row];
-    reserved += plan.positions[row] == kReservedPosition;
+  // Draft passes are charged nothing: those of the draft model take no more rows than a step.
+  const bool pass = !plan.empty() && plan.sequences[0].draft;
+  int64_t token_layers = 0, reserved = 0, of_passes = 0;
+  for (const PlanSequence& entry : plan.sequences) {
+    if (entry.model == PlanModel::kDraft) {
+      token_layers += pass ? 0 : int64_t{entry.row_count} * geometry_.draft_model.row_layers;
+      of_passes += pass ? entry.row_count : 0;
+      continue;
+    }
+    for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
+      token_layers += plan.leave[row] - plan.enter[row];
+      reserved += plan.positions[row] == kReservedPosition;
+    }
   }
+  const int64_t most_rows =
+      std::max(config_.max_rows_per_step, geometry_.max_rows - config_.max_revival_rows);
   ASSERT_LE(token_layers, int64_t{config_.max_rows_per_step} * geometry_.layers);
   ASSERT_LE(reserved, config_.max_revival_rows);
-  ASSERT_LE(plan.rows() - reserved,
-            std::max(config_.max_rows_per_step, geometry_.max_rows - config_.max_revival_rows));
+  ASSERT_LE(plan.rows() - reserved - of_passes, most_rows);
+  ASSERT_LE(of_passes, most_rows);
   ASSERT_LE(static_cast<int32_t>(scheduler_->running().size()), config_.max_running);
-  std::set<SeqId> planned;
+  std::set<SeqId> planned, catching_up;
   for (const PlanSequence& entry : plan.sequences) {
-    ASSERT_EQ(entry.draft, plan.sequences[0].draft) << "drafts run among other rows";
-    ASSERT_TRUE(planned.insert(entry.id).second) << "twice in one plan";
+    const bool catches_up = entry.model == PlanModel::kDraft && !pass;
+    ASSERT_EQ(entry.draft, pass || catches_up) << "drafts run among other rows";
+    ASSERT_TRUE((catches_up ? catching_up : planned).insert(entry.id).second)
+        << "twice in one plan";
     const auto found = std::ranges::find_if(scheduler_->running(), [&](const auto& sequence) {
       return sequence->request.id == entry.id;
     });
     ASSERT_NE(found, scheduler_->running().end());
     ASSERT_FALSE((*found)->paused());
-    if (!(*found)->lazy) {
+    if (entry.model == PlanModel::kDraft) {
+      ASSERT_EQ(plan.positions[entry.row_begin], (*found)->speculation->draft_model_computed());
+      ASSERT_GT((*found)->report.generated_tokens, 0) << "a first token waits for a draft model";
+      ASSERT_EQ(entry.draws, pass ? 1 : 0);
+      ASSERT_TRUE(pass || planned.contains(entry.id)) << "the model itself waits";
+    } else if (!(*found)->lazy) {
       ASSERT_EQ(plan.positions[entry.row_begin],
                 (*found)->computed + (entry.draft ? std::ssize(entry.drafts) : 0));
     }
@@ -198,14 +240,27 @@ void Simulation::CheckPlan(const StepPlan& plan) {
 
 // Nobody who could run is left out for no reason.
 void Simulation::CheckProgress(const StepPlan& plan) {
-  const bool room = scheduler_->cache().Available() >= geometry_.PagesPerBlock() &&
-                    plan.rows() < config_.max_rows_per_step;
+  // Draft models take what is left, so they do not count; nor may they take from who waits.
   int64_t token_layers = 0;
-  for (int32_t row = 0; row < plan.rows(); ++row) token_layers += plan.leave[row] - plan.enter[row];
+  int32_t rows = 0;
+  for (const PlanSequence& entry : plan.sequences) {
+    if (entry.model == PlanModel::kDraft) {
+      ASSERT_EQ(scheduler_->stats().preempted, 0) << "somebody is preempted for a draft model";
+      continue;
+    }
+    rows += entry.row_count;
+    for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
+      token_layers += plan.leave[row] - plan.enter[row];
+    }
+  }
+  const bool room = scheduler_->cache().Available() >= geometry_.PagesPerBlock() &&
+                    rows < config_.max_rows_per_step;
   const bool budget =
       token_layers + geometry_.layers <= int64_t{config_.max_rows_per_step} * geometry_.layers;
   std::set<SeqId> planned;
-  for (const PlanSequence& entry : plan.sequences) planned.insert(entry.id);
+  for (const PlanSequence& entry : plan.sequences) {
+    if (entry.model == PlanModel::kServed) planned.insert(entry.id);
+  }
   bool somebody = false;
   for (const auto& sequence : scheduler_->running()) {
     somebody |= sequence->schedulable();

@@ -53,8 +53,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
               counts.pruned_cached_tokens);
   std::printf("predicted tokens %ld, of sequences that were preempted %ld\n", counts.predicted,
               counts.predicted_preempted);
-  for (const DrafterKind kind :
-       {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead, DrafterKind::kAuto}) {
+  for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead,
+                                 DrafterKind::kDraftModel, DrafterKind::kAuto}) {
     const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
     std::printf("%s drafts %ld accepted %ld\n", std::string(DrafterName(kind)).c_str(),
                 drafts.drafted, drafts.accepted);
@@ -63,6 +63,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
               counts.pruned_drafts.accepted);
   std::printf("by earlier answers: drafts %ld accepted %ld\n", counts.stored_drafts.drafted,
               counts.stored_drafts.accepted);
+  std::printf("draft models: rows to catch up %ld, evicted %ld\n", counts.caught_up,
+              counts.draft_models_evicted);
   if (seeds.count < 100) return;  // a few seeds, to look at them
   // The schedules must have met what they are meant to test.
   EXPECT_GT(counts.steps, 50 * seeds.count);
@@ -78,15 +80,20 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.predicted_preempted, seeds.count / 10);
   EXPECT_GT(counts.revived, seeds.count);
   EXPECT_GT(counts.hidden_dropped, seeds.count / 10);
-  for (const DrafterKind kind :
-       {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead, DrafterKind::kAuto}) {
+  for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead,
+                                 DrafterKind::kDraftModel, DrafterKind::kAuto}) {
     const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
-    // There is mostly a prompt somewhere, and then kAuto drafts nothing.
-    const int64_t enough = kind == DrafterKind::kAuto ? seeds.count / 20 : seeds.count / 2;
+    // There is mostly a prompt somewhere, and then kAuto drafts nothing; and memory is mostly
+    // short, and then no draft model keeps its pages.
+    const int64_t enough = kind == DrafterKind::kAuto         ? seeds.count / 20
+                           : kind == DrafterKind::kDraftModel ? seeds.count / 4
+                                                              : seeds.count / 2;
     EXPECT_GT(drafts.drafted, 4 * enough);
     EXPECT_GT(drafts.accepted, enough);
     EXPECT_LT(drafts.accepted, drafts.drafted - enough);
   }
+  EXPECT_GT(counts.caught_up, seeds.count);
+  EXPECT_GT(counts.draft_models_evicted, seeds.count / 10);
   EXPECT_GT(counts.pruned_drafts.accepted, seeds.count / 60);
   EXPECT_GT(counts.stored_drafts.accepted, seeds.count / 1000);
   for (const auto& [reason, count] : counts.finished) EXPECT_GT(count, seeds.count / 10);
