@@ -18,14 +18,17 @@ namespace {
 
 constexpr int kLargeWarps = kLargeAttentionTile / kWarpPairs;
 constexpr int kSmallWarps = kSmallAttentionTile / kWarpPairs;
-// With fewer blocks than this a device of a hundred multiprocessors is not full.
-constexpr int64_t kFewBlocks = 256;
+// With fewer warps than this a device of a hundred multiprocessors is not full. It also bounds what
+// splits need of memory.
+constexpr int64_t kFewWarps = 256;
 constexpr int kCombineThreads = 128;
 
 // Bounds that leave enough registers for the sums: those that ptxas would choose make it spill for
 // sm_100.
 template <int kDim, int kWarps>
-inline constexpr int kMinBlocks = kWarps == kSmallWarps ? 8 : kDim <= 128 ? 3 : 2;
+inline constexpr int kMinBlocks = kWarps == kSmallWarps ? 8
+                                  : kDim <= 128         ? 3
+                                                        : 2;
 
 template <KvFormat kFormat, int kDim, int kWarps, typename>
 __global__ void __launch_bounds__(kWarps* kWarp, kMinBlocks<kDim, kWarps>)
@@ -62,8 +65,9 @@ __global__ void __launch_bounds__(kCombineThreads) CombineSplits(AttentionTask t
 int SplitsOf(const DeviceRows& rows) { return (rows.most_slots + kSplitSlots - 1) / kSplitSlots; }
 
 // Whether a block does one split of a tile.
-bool OneSplit(const DeviceRows& rows, int32_t tiles, const KvLayout& layout) {
-  return SplitsOf(rows) > 1 && int64_t{tiles} * layout.kv_heads < kFewBlocks;
+bool OneSplit(const DeviceRows& rows, const AttentionTiles& tiles, const KvLayout& layout) {
+  const int64_t warps = int64_t{tiles.large} * kLargeWarps + tiles.small;
+  return SplitsOf(rows) > 1 && warps * layout.kv_heads < kFewWarps;
 }
 
 template <KvFormat kFormat, int kDim, int kWarps>
@@ -79,7 +83,6 @@ void LaunchTiles(Stream stream, AttentionTask task, const DeviceRows& rows,
   if (count == 0) return;
   const KvLayout& layout = task.kv.layout;
   task.tiles = tiles;
-  task.one_split = OneSplit(rows, count, layout);
   const auto blocks = static_cast<unsigned>(count), heads = static_cast<unsigned>(layout.kv_heads);
   const dim3 grid(blocks, heads, task.one_split ? static_cast<unsigned>(SplitsOf(rows)) : 1);
   ForKvFormat(layout.format, [&]<KvFormat kFormat>() {
@@ -97,8 +100,8 @@ int64_t AttentionPartFloats(int heads, const DeviceRows& rows, const AttentionTi
                             const KvLayout& layout) {
   const int splits = SplitsOf(rows);
   if (splits <= 1) return 0;
-  const bool one_split = OneSplit(rows, tiles.large, layout) || OneSplit(rows, tiles.small, layout);
-  return rows.count * heads * (one_split ? splits : 1) * AttentionPart::Floats(layout.head_dim);
+  const int parts = OneSplit(rows, tiles, layout) ? splits : 1;
+  return rows.count * heads * parts * AttentionPart::Floats(layout.head_dim);
 }
 
 void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRows& rows,
@@ -110,6 +113,7 @@ void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRo
                         args.scale,  rows.positions,
                         rows.blocks, rows.slot_positions,
                         nullptr,     kv};
+  task.one_split = OneSplit(device_rows, tiles, kv.layout);
   task.parts = parts;
   task.parts_of_pair = static_cast<int>(
       AttentionPartFloats(args.heads, device_rows, tiles, kv.layout) / device_rows.count / of_pair);

@@ -13,8 +13,8 @@ namespace skim::cuda {
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
-// A kernel's last template argument says how much dynamic shared memory it is launched with, so that
-// tools/cuda_kernels.py can read it from the kernel's name.
+// A kernel's last template argument says how much dynamic shared memory it is launched with, so
+// that tools/cuda_kernels.py can read it from the kernel's name.
 template <int kSharedBytes>
 struct DynamicShared {
   static constexpr int kBytes = kSharedBytes;
