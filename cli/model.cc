@@ -95,6 +95,8 @@ ExitCode ModelCommand::Run(const ConnectionOptions& options) {
       {"weights", DescribeWeights(model)},
       {"KV cache", absl::StrCat(model.kv_format(), ", ", model.kv_cache_tokens(), " tokens")},
       {"drafters", absl::StrJoin(model.drafters(), ", ")},
+      {"draft model",
+       model.draft_model_bytes() > 0 ? Mebibytes(model.draft_model_bytes()) : std::string("no")},
       {"backend", model.backend()},
       {"skimd", model.version()},
       {"pruning", DescribePruning(model)},

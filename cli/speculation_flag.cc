@@ -30,6 +30,10 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     speculation->mutable_head();
     return absl::OkStatus();
   }
+  if (parts.size() == 1 && parts[0] == "draft-model") {
+    speculation->mutable_draft_model();
+    return absl::OkStatus();
+  }
   if (parts.size() <= 3 && parts[0] == "self") {
     v1::Speculation::SelfDraft* self = speculation->mutable_self();
     size_t at = 1;
@@ -48,7 +52,7 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
   }
   return absl::InvalidArgumentError("--speculation: '" + text +
                                     "' is not off, auto, lookup, auto:shared, lookup:shared, head, "
-                                    "self or self:LAYERS:FORMAT");
+                                    "draft-model, self or self:LAYERS:FORMAT");
 }
 
 }  // namespace skim

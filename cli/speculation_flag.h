@@ -1,5 +1,6 @@
 // --speculation as a command line has it: "off", "auto", "lookup", "auto:shared", "lookup:shared",
-// "head", "self", "self:LAYERS", "self:FORMAT" or "self:LAYERS:FORMAT", as in self:8:int8.
+// "head", "draft-model", "self", "self:LAYERS", "self:FORMAT" or "self:LAYERS:FORMAT", as in
+// self:8:int8.
 #pragma once
 
 #include <string>
@@ -12,7 +13,8 @@ namespace skim {
 inline constexpr char kSpeculationHelp[] =
     "Guess tokens ahead, for speed; the text stays the same: off, auto (whatever pays at each "
     "step), lookup (in the request's own text), either with earlier answers of the same tenant as "
-    "in lookup:shared, head (by the model's draft head), or self, by the model's first layers or a "
+    "in lookup:shared, head (by the model's draft head), draft-model (by the daemon's second "
+    "model), or self, by the model's first layers or a "
     "smaller weight format, as in self:int8, self:8 or self:8:int8";
 
 // Errors name the flag.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,7 @@
 #include "engine/memory_limit.h"
 #include "engine/model_config.h"
 #include "engine/predictors.h"
+#include "engine/same_vocabulary.h"
 #include "engine/weights.h"
 
 namespace skim {
@@ -36,13 +38,13 @@ int64_t DefaultKvBytes(Ops* ops) {
 }
 
 // Pages for `options`: what was asked for, else the default, at most what max_running full
-// contexts can use.
+// contexts can use, of which a block takes `draft_units` more for the draft model.
 absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOptions& executor,
-                                const ModelConfig& config, Ops* ops) {
+                                const ModelConfig& config, int32_t draft_units, Ops* ops) {
   const auto page_bytes = static_cast<int64_t>(KvPageBytes(config, executor));
   const int64_t units = UnitsPerBlock(executor, config);
-  const int64_t context_pages =
-      (executor.max_context + executor.page_tokens - 1) / executor.page_tokens * units;
+  const int64_t context_pages = (executor.max_context + executor.page_tokens - 1) /
+                                executor.page_tokens * (units + draft_units);
   const int64_t useful = context_pages * options.max_running;
   const int64_t bytes =
       options.kv_cache_bytes > 0 ? options.kv_cache_bytes : DefaultKvBytes(ops);
@@ -53,6 +55,11 @@ absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOpti
                      executor.page_tokens, " tokens takes ", page_bytes * units));
   }
   return static_cast<int32_t>(pages);
+}
+
+absl::Status AtDraftModel(const EngineOptions& options, const absl::Status& status) {
+  return absl::Status(
+      status.code(), absl::StrCat("draft_model ", options.draft_model_dir, ": ", status.message()));
 }
 
 absl::StatusOr<std::vector<WeightFormat>> ResidentFormats(const EngineOptions& options,
@@ -73,6 +80,36 @@ absl::StatusOr<std::vector<WeightFormat>> ResidentFormats(const EngineOptions& o
   return options.weights;
 }
 
+struct LoadedDraftModel {
+  ModelConfig config;
+  Weights weights;
+
+  static absl::StatusOr<std::unique_ptr<LoadedDraftModel>> Load(const EngineOptions& options,
+                                                                Ops* ops);
+  WeightFormat format() const { return weights.formats.front(); }
+  uint64_t bytes() const {
+    return weights.common_bytes + weights.format_bytes[static_cast<size_t>(format())];
+  }
+  uint64_t StepBytes() const {
+    return weights.layers.size() * weights.LayerBytes(format()) + weights.head.In(format()).bytes();
+  }
+};
+
+absl::StatusOr<std::unique_ptr<LoadedDraftModel>> LoadedDraftModel::Load(
+    const EngineOptions& options, Ops* ops) {
+  const std::string& directory = options.draft_model_dir;
+  auto model = std::make_unique<LoadedDraftModel>();
+  SKIM_ASSIGN_OR_RETURN(model->config, LoadModelConfig(directory));
+  SKIM_RETURN_IF_ERROR(CheckSameVocabulary(options.model_dir, directory));
+  const auto& quantization = model->config.quantization;
+  const WeightFormat format = quantization ? quantization->format : WeightFormat::kInt8;
+  SKIM_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(directory));
+  SKIM_ASSIGN_OR_RETURN(model->weights,
+                        Weights::Load(model->config, checkpoint, std::span(&format, 1), ops, {}));
+  model->weights.draft_head.reset();
+  return model;
+}
+
 }  // namespace
 
 struct Engine::Impl {
@@ -80,6 +117,7 @@ struct Engine::Impl {
   std::unique_ptr<Ops> ops;
   Weights weights;
   Predictors predictors;
+  std::unique_ptr<LoadedDraftModel> draft_model;  // null: there is none
   std::unique_ptr<Executor> executor;
   ModelInfo info;
 };
@@ -129,14 +167,28 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   executor.max_context = options.max_context > 0
                              ? std::min(options.max_context, config.max_positions)
                              : config.max_positions;
-  SKIM_ASSIGN_OR_RETURN(executor.kv_pages, KvPages(options, executor, config, impl->ops.get()));
+  int32_t draft_units = 0;
+  if (!options.draft_model_dir.empty()) {
+    auto loaded = LoadedDraftModel::Load(options, impl->ops.get());
+    if (!loaded.ok()) return AtDraftModel(options, loaded.status());
+    impl->draft_model = *std::move(loaded);
+    const LoadedDraftModel& model = *impl->draft_model;
+    const auto geometry = DraftGeometry(config, executor, model.config, model.format());
+    if (!geometry.ok()) return AtDraftModel(options, geometry.status());
+    draft_units = geometry->units;
+  }
+  SKIM_ASSIGN_OR_RETURN(executor.kv_pages,
+                        KvPages(options, executor, config, draft_units, impl->ops.get()));
   // A sequence that outgrows the pool would fail in the middle; one that meets the end of
   // its context ends in order.
   const int64_t kv_cache_tokens = TokensOf(executor, config);
   executor.max_context =
       static_cast<int32_t>(std::min<int64_t>(executor.max_context, kv_cache_tokens));
-  SKIM_ASSIGN_OR_RETURN(impl->executor, Executor::Create(config, impl->weights, impl->predictors,
-                                                         impl->ops.get(), executor));
+  std::optional<DraftModel> draft;
+  if (impl->draft_model) draft.emplace(impl->draft_model->config, impl->draft_model->weights);
+  SKIM_ASSIGN_OR_RETURN(impl->executor,
+                        Executor::Create(config, impl->weights, impl->predictors, impl->ops.get(),
+                                         executor, draft ? &*draft : nullptr));
 
   info.architecture = config.model_type;
   info.parameters = impl->weights.parameters;
@@ -149,7 +201,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   const Weights& weights = impl->weights;
   info.common_weight_bytes = weights.common_bytes + impl->predictors.bytes();
   info.draft_head_bytes = weights.draft_head ? weights.draft_head->bytes : 0;
-  info.weight_bytes = info.common_weight_bytes + info.draft_head_bytes;
+  if (const LoadedDraftModel* model = impl->draft_model.get()) {
+    info.draft_model_step_bytes = model->StepBytes();
+    info.draft_model_bytes = model->bytes();
+  }
+  info.weight_bytes = info.common_weight_bytes + info.draft_head_bytes + info.draft_model_bytes;
   for (const WeightFormat format : weights.formats) {
     const uint64_t bytes = weights.format_bytes[static_cast<size_t>(format)];
     info.weights.push_back(

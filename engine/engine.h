@@ -20,6 +20,9 @@ namespace skim {
 
 struct EngineOptions {
   std::string model_dir;       // Hugging Face layout
+  // A smaller model with the same vocabulary, to draft; empty = none. Its matrices are int8, or
+  // what its checkpoint is quantised to.
+  std::string draft_model_dir;
   BackendOptions backend;
   // Resident formats of the matrices, each once; the first is the default. Empty = the
   // checkpoint's own: bf16, or what it is quantised to, which then is the only one it can have.
@@ -56,6 +59,9 @@ struct ModelInfo {
   std::vector<FormatInfo> weights;   // resident; the first is the default
   uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases, predictors
   uint64_t draft_head_bytes = 0;     // resident; 0: the model has no draft head
+  // Resident, and what a step of it reads of its matrices; 0: there is no draft model.
+  uint64_t draft_model_bytes = 0;
+  uint64_t draft_model_step_bytes = 0;
   uint64_t weight_bytes = 0;         // resident: all of the above
   uint64_t kv_cache_bytes = 0;  // resident
   int64_t kv_cache_tokens = 0;  // that the KV cache holds, in whole blocks

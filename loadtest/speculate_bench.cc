@@ -190,9 +190,11 @@ double SpeculateBench::PredictSpeedup(const DraftedWork& work, v1::WeightFormat 
   const double step = ServeCost(client_->model(), weights).StepBytes();
   double cost = work.steps();
   for (const auto& [format, rows] : work.draft_rows) {
-    const bool by_head = format == v1::WEIGHT_FORMAT_UNSPECIFIED;
-    const double bytes = by_head ? static_cast<double>(client_->model().draft_head_bytes())
-                                 : ServeCost(client_->model(), format).StepBytes(layers);
+    const uint64_t own = speculation.has_draft_model() ? client_->model().draft_model_step_bytes()
+                                                       : client_->model().draft_head_bytes();
+    const bool by_own = format == v1::WEIGHT_FORMAT_UNSPECIFIED;  // weights, not the model's
+    const double bytes =
+        by_own ? static_cast<double>(own) : ServeCost(client_->model(), format).StepBytes(layers);
     cost += rows * bytes / step;
   }
   return work.tokens / cost;

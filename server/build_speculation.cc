@@ -123,8 +123,8 @@ absl::Status FillSelf(const v1::Speculation::SelfDraft& self, const ModelInfo& i
   return absl::OkStatus();
 }
 
-// The request's own text, stored answers, the draft head, and every format of fewer bytes than its
-// own: all layers run in those, so they cannot draft for a prompt that is cut.
+// The request's own text, stored answers, the draft head, the draft model, and every format of
+// fewer bytes than its own: all layers run in those, so they cannot draft for a prompt that is cut.
 absl::Status FillAuto(const v1::Speculation::Auto& asked, const ModelInfo& info,
                       WeightFormat weights, int32_t first_cut, const RequestLimits& limits,
                       SpeculationPolicy* policy) {
@@ -133,6 +133,7 @@ absl::Status FillAuto(const v1::Speculation::Auto& asked, const ModelInfo& info,
   };
   policy->may_look_up = allowed(DrafterKind::kLookup);
   policy->may_use_head = allowed(DrafterKind::kHead) && info.draft_head_bytes > 0;
+  policy->may_use_draft_model = allowed(DrafterKind::kDraftModel) && info.draft_model_bytes > 0;
   if (asked.shared_store()) {
     const std::string field = "speculation.auto.shared_store";
     if (!policy->may_look_up) return Unimplemented(field, "this server does not look up text");
@@ -144,6 +145,12 @@ absl::Status FillAuto(const v1::Speculation::Auto& asked, const ModelInfo& info,
     if (format.bytes < own) policy->draft_formats.push_back(format.format);
   }
   return absl::OkStatus();
+}
+
+std::string FieldOf(DrafterKind kind) {
+  std::string name(DrafterName(kind));
+  std::ranges::replace(name, '-', '_');
+  return "speculation." + name;
 }
 
 absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
@@ -162,6 +169,9 @@ absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
     case v1::Speculation::kHead:
       kind = DrafterKind::kHead;
       break;
+    case v1::Speculation::kDraftModel:
+      kind = DrafterKind::kDraftModel;
+      break;
     case v1::Speculation::kAuto:
       if (!limits.drafters.empty()) return DrafterKind::kAuto;
       return Unimplemented("speculation.auto", "this server serves no drafters");
@@ -169,8 +179,7 @@ absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
       return Unimplemented("speculation", "this server has no such drafter");
   }
   if (std::ranges::find(limits.drafters, kind) == limits.drafters.end()) {
-    return Unimplemented("speculation." + std::string(DrafterName(kind)),
-                         "this server does not serve that drafter");
+    return Unimplemented(FieldOf(kind), "this server does not serve that drafter");
   }
   return kind;
 }
@@ -206,6 +215,11 @@ absl::StatusOr<SpeculationPolicy> BuildSpeculation(const v1::GenerateRequest& re
       return Unimplemented("speculation.head",
                            "there is no skim_draft_head.safetensors beside the model; "
                            "`./run train-head` makes one");
+    }
+  } else if (policy.drafter == DrafterKind::kDraftModel) {
+    if (model.info->draft_model_bytes == 0) {
+      return Unimplemented("speculation.draft_model",
+                           "this server has no draft model; skimd --draft-model gives it one");
     }
   } else if (policy.drafter == DrafterKind::kAuto) {
     SKIM_RETURN_IF_ERROR(

@@ -113,14 +113,20 @@ void AddSpeculationFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->transform(Quiet(CLI::AsSizeValue(true)))
       ->type_name("SIZE")
       ->group(group);
+  app->add_option("--draft-model", config->engine.draft_model_dir,
+                  "Directory of a second, smaller model with the same tokens, by which requests "
+                  "may have their output guessed. Held in int8, or as its checkpoint is quantised; "
+                  "its keys and values take room in the KV cache")
+      ->type_name("DIR")
+      ->group(group);
   app->add_option("--drafters", raw->drafters,
                   "What requests may have their output guessed by: lookup (the request's own "
                   "text), self (the model's first layers, or its copy in a smaller weight "
-                  "format), head (the model's trained draft head, if it has one); none = nothing. "
-                  "Default: all")
+                  "format), head (the model's trained draft head, if it has one), draft-model (the "
+                  "one of --draft-model); none = nothing. Default: all")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(Quiet(CLI::IsMember({"none", "lookup", "self", "head"})))
+      ->check(Quiet(CLI::IsMember({"none", "lookup", "self", "head", "draft-model"})))
       ->type_name("DRAFTER,DRAFTER")
       ->group(group);
   app->add_option("--max-draft-tokens", config->limits.max_draft_tokens,

@@ -43,6 +43,10 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
   if (model.draft_head_bytes > 0) {
     log->info("draft head: {:.1f} MiB", Mebibytes(model.draft_head_bytes));
   }
+  if (model.draft_model_bytes > 0) {
+    log->info("draft model {}: {:.1f} MiB", options.draft_model_dir,
+              Mebibytes(model.draft_model_bytes));
+  }
   return engine;
 }
 

@@ -57,6 +57,7 @@ v1::SpeculationOutcome::Drafter DrafterOf(size_t source) {
   if (source == kTextSource) return v1::SpeculationOutcome::DRAFTER_LOOKUP;
   if (source == kStoreSource) return v1::SpeculationOutcome::DRAFTER_STORE;
   if (source == kHeadSource) return v1::SpeculationOutcome::DRAFTER_HEAD;
+  if (source == kDraftModelSource) return v1::SpeculationOutcome::DRAFTER_DRAFT_MODEL;
   return v1::SpeculationOutcome::DRAFTER_SELF;
 }
 
@@ -64,11 +65,12 @@ void FillSpeculation(const SpeculationReport& report, WeightFormat weights, cons
                      v1::SpeculationOutcome* out) {
   for (size_t i = 0; i < kDraftSources; ++i) {
     const DraftCounts& counts = report.by_source[i];
-    if (counts.rounds == 0) continue;
+    if (counts.rounds == 0 && counts.catch_up_rows == 0) continue;
     v1::SpeculationOutcome::Source* source = out->add_sources();
     source->set_drafter(DrafterOf(i));
     if (IsSelf(i)) source->set_weights(ToProto(FormatOfSelf(i)));
     source->set_draft_rows(static_cast<uint32_t>(counts.passes));
+    source->set_catch_up_rows(static_cast<uint64_t>(counts.catch_up_rows));
     source->set_rounds(static_cast<uint32_t>(counts.rounds));
     source->set_draft_tokens(static_cast<uint32_t>(counts.drafted));
     source->set_accepted_tokens(static_cast<uint32_t>(counts.accepted));

@@ -104,6 +104,8 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   }
   response->set_common_weight_bytes(info.common_weight_bytes);
   response->set_draft_head_bytes(info.draft_head_bytes);
+  response->set_draft_model_bytes(info.draft_model_bytes);
+  response->set_draft_model_step_bytes(info.draft_model_step_bytes);
   response->set_backend(info.backend);
   response->set_version(kVersion);
   response->set_kv_format(std::string(KvFormatName(info.kv_format)));

@@ -75,6 +75,8 @@ Metrics::Metrics()
       revival_stopped_(AddCounter("skim_revival_stopped_total",
                                   "Sequences that lost their hidden rows for lack of memory")),
       draft_rows_(AddCounter("skim_draft_rows_total", "Rows of draft passes computed")),
+      catch_up_rows_(AddCounter("skim_draft_catch_up_rows_total",
+                                "Rows that the draft model ran to draft behind them")),
       verify_rows_(AddCounter("skim_verify_rows_total", "Rows of drafts to be verified computed")),
       prefix_queries_(AddCounter("skim_prefix_cache_queries_total",
                                  "Prompt tokens looked up in the prefix cache")),
@@ -158,6 +160,7 @@ void Metrics::OnStep(const StepStats& stats) {
   prefill_rows_.Increment(stats.prefill_rows);
   decode_rows_.Increment(stats.decode_rows);
   draft_rows_.Increment(stats.draft_rows);
+  catch_up_rows_.Increment(stats.catch_up_rows);
   verify_rows_.Increment(stats.verify_rows);
   for (size_t i = 0; i < rows_by_format_.size(); ++i) {
     rows_by_format_[i]->Increment(stats.rows_by_format[i]);
@@ -248,6 +251,9 @@ void Metrics::SetModel(const std::string& name, const ModelInfo& model) {
   format_bytes.Add({{"format", "common"}}).Set(static_cast<double>(model.common_weight_bytes));
   if (model.draft_head_bytes > 0) {
     format_bytes.Add({{"format", "head"}}).Set(static_cast<double>(model.draft_head_bytes));
+  }
+  if (model.draft_model_bytes > 0) {
+    format_bytes.Add({{"format", "draft-model"}}).Set(static_cast<double>(model.draft_model_bytes));
   }
   for (const FormatInfo& weights : model.weights) {
     format_bytes.Add({{"format", std::string(WeightFormatName(weights.format))}})

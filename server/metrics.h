@@ -75,6 +75,7 @@ class Metrics final : public ServingObserver {
   prometheus::Counter& pruned_layers_;
   prometheus::Counter& revival_stopped_;
   prometheus::Counter& draft_rows_;
+  prometheus::Counter& catch_up_rows_;
   prometheus::Counter& verify_rows_;
   // By source; those of one name are one.
   std::array<prometheus::Counter*, kDraftSources> rounds_{}, drafted_{}, accepted_{};

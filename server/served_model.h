@@ -21,7 +21,8 @@ struct RequestLimits {
   int32_t max_revival_rows = 256;  // of a step
   // That requests may name, and how many tokens they may draft in a round.
   std::vector<DrafterKind> drafters = {DrafterKind::kLookup, DrafterKind::kSelf,
-                                       DrafterKind::kHead};  // if the model has one
+                                       // if there is one:
+                                       DrafterKind::kHead, DrafterKind::kDraftModel};
   int32_t max_draft_tokens = 8;  // [1, kMaxDrafts]
   int64_t answer_store_bytes = 0;  // 0: no answers are stored to draft from
 };
@@ -39,7 +40,9 @@ struct ServedModel {
   std::vector<DrafterKind> drafters() const {
     std::vector<DrafterKind> served;
     for (const DrafterKind kind : limits.drafters) {
-      if (kind != DrafterKind::kHead || info->draft_head_bytes > 0) served.push_back(kind);
+      const bool missing = (kind == DrafterKind::kHead && info->draft_head_bytes == 0) ||
+                           (kind == DrafterKind::kDraftModel && info->draft_model_bytes == 0);
+      if (!missing) served.push_back(kind);
     }
     if (!served.empty()) served.push_back(DrafterKind::kAuto);
     return served;

@@ -25,10 +25,15 @@ SpeculationSaved SavedBySpeculation(const SpeculationReport& report, WeightForma
   saved.weight_bytes = Bytes(weights, steps * model.layers, steps, model);
   for (size_t source = 0; source < kDraftSources; ++source) {
     const DraftCounts& counts = report.by_source[source];
-    if (counts.passes == 0) continue;
-    saved.weight_bytes -=
-        IsSelf(source) ? Bytes(FormatOfSelf(source), counts.layers, counts.passes, model)
-                       : counts.passes * static_cast<int64_t>(model.draft_head_bytes);
+    const int64_t passes = int64_t{counts.passes} + counts.catch_ups;
+    if (passes == 0) continue;
+    if (IsSelf(source)) {
+      saved.weight_bytes -= Bytes(FormatOfSelf(source), counts.layers, passes, model);
+      continue;
+    }
+    const uint64_t bytes =
+        source == kHeadSource ? model.draft_head_bytes : model.draft_model_step_bytes;
+    saved.weight_bytes -= passes * static_cast<int64_t>(bytes);
   }
   return saved;
 }

@@ -12,9 +12,10 @@ namespace skim {
 // Both are negative where drafts cost more than they saved.
 struct SpeculationSaved {
   // A step passes over the weights of every layer once, whatever it verifies; a draft pass over
-  // those of the layers it runs.
+  // those of the layers it runs. The draft head and the draft model have none of them.
   int64_t layer_passes = 0;
-  // Bytes of matrices, those of the LM head included, that those passes would have read.
+  // Bytes of matrices, those of the LM head included, that those passes would have read; also those
+  // that a draft model read to know the text.
   int64_t weight_bytes = 0;
 };
 

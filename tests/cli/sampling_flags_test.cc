@@ -82,6 +82,7 @@ TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
   const v1::Speculation self = parse("--speculation self");
   EXPECT_TRUE(self.has_self());
   EXPECT_TRUE(parse("--speculation head").has_head());
+  EXPECT_TRUE(parse("--speculation draft-model").has_draft_model());
   EXPECT_FALSE(self.self().has_exit_layer() || self.self().has_weights());
   EXPECT_EQ(parse("--speculation self:8").self().exit_layer(), 8u);
   EXPECT_EQ(parse("--speculation self:int4").self().weights(), v1::WEIGHT_FORMAT_INT4);

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <string>
+#include <utility>
 
 #include "tests/engine/golden.h"
+#include "tests/engine/toy_draft_model.h"
 
 namespace skim {
 namespace {
@@ -90,6 +93,61 @@ TEST(Engine, TheSameBytesHoldNearlyTwiceTheTokensInEightBits) {
   // Scales weigh more where heads are small, as in this model.
   EXPECT_GT(tokens[KvFormat::kInt8], tokens[KvFormat::kBf16] * 1.5);
   EXPECT_LT(tokens[KvFormat::kInt8], tokens[KvFormat::kBf16] * 2);
+}
+
+// Truncated copies of the model itself, with its tokenizer changed.
+TEST(Engine, ADraftModelWithTheSameTokensIsLoadedAndCounted) {
+  ToyDraftModel draft;
+  draft.TakeFirstLayers("tiny-llama2", 2);
+  EngineOptions options = Tiny();
+  const auto plain = Engine::Load(options, {});
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ((*plain)->model().draft_model_bytes, 0u);
+  options.draft_model_dir = draft.path();
+  const auto engine = Engine::Load(options, {});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const ModelInfo& model = (*engine)->model();
+  EXPECT_GT(model.draft_model_bytes, model.draft_model_step_bytes);
+  EXPECT_GT(model.draft_model_step_bytes, 0u);
+  EXPECT_LT(model.draft_model_step_bytes, model.layers * model.weights[0].layer_bytes);
+  EXPECT_EQ(model.weight_bytes, (*plain)->model().weight_bytes + model.draft_model_bytes);
+  const DraftModelGeometry& geometry = (*engine)->executor().kv_geometry().draft_model;
+  EXPECT_EQ(geometry.layers, 2);
+  EXPECT_EQ(geometry.format, WeightFormat::kInt8);
+  EXPECT_EQ(geometry.row_layers, 2);
+  EXPECT_EQ(geometry.units, 2);  // prompts can be cut at any layer, so a page is of one
+}
+
+TEST(Engine, ADraftModelWithOtherTokensIsRefusedInOneSentence) {
+  EngineOptions options = Tiny();
+  const auto message = [&](const ToyDraftModel& draft) {
+    options.draft_model_dir = draft.path();
+    const absl::Status status = Engine::Load(options, {}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  ToyDraftModel changed, renamed, broken;
+  changed.TakeFirstLayers("tiny-llama2", 1);
+  nlohmann::json tokenizer = changed.Tokenizer();
+  std::swap(tokenizer["model"]["vocab"]["a"], tokenizer["model"]["vocab"]["b"]);
+  changed.SetTokenizer(tokenizer);
+  EXPECT_THAT(message(changed), testing::HasSubstr("its vocabulary is another: token "));
+  EXPECT_THAT(message(changed), testing::StartsWith("draft_model " + changed.path()));
+
+  renamed.TakeFirstLayers("tiny-llama2", 1);
+  tokenizer = renamed.Tokenizer();
+  tokenizer["added_tokens"][0]["content"] = "<|other|>";
+  renamed.SetTokenizer(tokenizer);
+  EXPECT_THAT(message(renamed), testing::HasSubstr("its vocabulary is another: token "));
+
+  broken.TakeFirstLayers("tiny-llama2", 1);
+  broken.SetTokenizer({{"model", {{"vocab", "none"}}}});
+  EXPECT_THAT(message(broken), testing::HasSubstr("tokenizer.json: model.vocab"));
+
+  options.draft_model_dir = GoldenPath("tiny-llama3");
+  EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kInvalidArgument);
+  options.draft_model_dir = "/nowhere";
+  EXPECT_EQ(Engine::Load(options, {}).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(Engine, NamesWhatIsMissing) {

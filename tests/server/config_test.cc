@@ -155,9 +155,10 @@ TEST(Config, DraftersAreAllUnlessNamed) {
     return std::get<ServerConfig>(Parse(arguments)).limits.drafters;
   };
   using enum DrafterKind;
-  EXPECT_EQ(drafters({"--model", "m"}), (std::vector{kLookup, kSelf, kHead}));
+  EXPECT_EQ(drafters({"--model", "m"}), (std::vector{kLookup, kSelf, kHead, kDraftModel}));
   EXPECT_EQ(drafters({"--model", "m", "--drafters", "head"}), std::vector{kHead});
   EXPECT_EQ(drafters({"--model", "m", "--drafters", "self"}), std::vector{kSelf});
+  EXPECT_EQ(drafters({"--model", "m", "--drafters", "draft-model"}), std::vector{kDraftModel});
   EXPECT_TRUE(drafters({"--model", "m", "--drafters", "none"}).empty());
 }
 

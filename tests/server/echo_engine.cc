@@ -27,6 +27,8 @@ KvGeometry Plain(int32_t total_pages) {
   geometry.layers = 2;
   geometry.hidden_rows_per_page = 8;
   geometry.feature_places = 64;
+  geometry.draft_model = {
+      .layers = 1, .units = 1, .context = 4096, .format = WeightFormat::kInt8, .row_layers = 1};
   return geometry;
 }
 

@@ -55,9 +55,10 @@ TEST_F(SavingsTest, TheNameOfTheModelChoosesThem) {
 }
 
 TEST_F(SavingsTest, WordsThatTheModelHasNotAndContradictionsAreRefused) {
-  for (const char* model : {"echo:", "echo:slow", "echo:fast+", "echo:int4", "other:fast",
-                            "echofast", "echo:none", "echo:lookup-2", "echo:head-2",
-                            "echo:auto-int8", "echo:self-", "echo:self-int8-1", "echo:self-fp7"}) {
+  for (const char* model :
+       {"echo:", "echo:slow", "echo:fast+", "echo:int4", "other:fast", "echofast", "echo:none",
+        "echo:lookup-2", "echo:head-2", "echo:auto-int8", "echo:draft", "echo:draft-model-2",
+        "echo:self-", "echo:self-int8-1", "echo:self-fp7"}) {
     const Outcome outcome = Ask(model);
     EXPECT_EQ(outcome.status.error_code(), StatusCode::NOT_FOUND) << model;
     EXPECT_EQ(ViolatedField(outcome.status), "model");
@@ -112,6 +113,22 @@ TEST_F(SavingsTest, TheNameOfTheModelChoosesWhoGuessesAhead) {
   v1::GenerateRequest request = EndlessRequest(text, 40);
   request.set_model("echo:auto");
   EXPECT_GT(server_.Generate(request).only().final.speculation().sources_size(), 0);
+}
+
+TEST_F(SavingsTest, TheDraftModelHasAWordWhereThereIsOne) {
+  v1::GenerateRequest request = EndlessRequest("0123456789abcdef", 40);
+  request.set_model("echo:draft-model");
+  EXPECT_EQ(server_.Generate(request).status.error_code(), StatusCode::UNIMPLEMENTED);
+  TestServerOptions options;
+  options.draft_model = true;
+  TestServer server(options);
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  const v1::SpeculationOutcome& told = outcome.only().final.speculation();
+  ASSERT_EQ(told.sources_size(), 1);
+  EXPECT_EQ(told.sources(0).drafter(), v1::SpeculationOutcome::DRAFTER_DRAFT_MODEL);
+  request.set_model("echo:slow");
+  EXPECT_THAT(server.Generate(request).status.error_message(), HasSubstr("draft-model, auto"));
 }
 
 TEST_F(SavingsTest, ADrafterThatIsNotServedIsRefused) {

@@ -110,6 +110,28 @@ TEST(SpeculationSavedTest, IsNegativeWhereDraftsCostMoreThanTheySave) {
   EXPECT_EQ(saved.weight_bytes, 2 * (10 * 100 + 30) - 12 * 25 - 3 * 15);
 }
 
+TEST(SpeculationSavedTest, ADraftModelsBytesCountAndItsLayersAreNotTheModels) {
+  ModelInfo model;
+  model.layers = 10;
+  model.weights = {{WeightFormat::kBf16, 0, 100, 30}};
+  model.draft_model_step_bytes = 200;
+  SpeculationReport report;
+  DraftCounts& counts = report.by_source[kDraftModelSource];
+  counts = {.rounds = 2,
+            .drafted = 8,
+            .accepted = 7,
+            .passes = 8,
+            .catch_up_rows = 50,
+            .catch_ups = 3,
+            .tokens = 9};
+  const SpeculationSaved saved = SavedBySpeculation(report, WeightFormat::kBf16, model);
+  EXPECT_EQ(saved.layer_passes, 7 * 10);
+  EXPECT_EQ(saved.weight_bytes, 7 * (10 * 100 + 30) - (8 + 3) * 200);
+  // It may have read a long prompt for nothing.
+  counts = {.catch_up_rows = 1000, .catch_ups = 2};
+  EXPECT_EQ(SavedBySpeculation(report, WeightFormat::kBf16, model).weight_bytes, -2 * 200);
+}
+
 TEST(ServedSpeculation, TheHeadDraftsWhereTheModelHasOne) {
   TestServerOptions options;
   options.draft_head = true;
@@ -150,6 +172,68 @@ TEST(ServedSpeculation, AHeadThatIsNotThereIsRefusedWithWhatMakesOne) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(ViolatedField(status), "speculation.head");
   EXPECT_THAT(status.error_message(), HasSubstr("./run train-head"));
+}
+
+TEST(ServedSpeculation, TheDraftModelDraftsAndTellsWhatItRan) {
+  TestServerOptions options;
+  options.draft_model = true;
+  TestServer server(options);
+  const std::string text(40, 'x');
+  const Outcome plain = server.Generate(Ask(text, 41));
+  v1::GenerateRequest request = Ask(text, 41);
+  request.mutable_speculation()->mutable_draft_model();
+  request.mutable_speculation()->set_max_draft_tokens(3);
+  const double bf16_rows = server.Metric("skim_rows_total", {{"format", "bf16"}});
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  EXPECT_EQ(outcome.only().text, plain.only().text);
+  const v1::SpeculationOutcome& told = outcome.only().final.speculation();
+  ASSERT_EQ(told.sources_size(), 1);
+  const v1::SpeculationOutcome::Source& source = told.sources(0);
+  EXPECT_EQ(source.drafter(), v1::SpeculationOutcome::DRAFTER_DRAFT_MODEL);
+  EXPECT_EQ(source.weights(), v1::WEIGHT_FORMAT_UNSPECIFIED);
+  EXPECT_EQ(source.draft_rows(), source.draft_tokens());
+  EXPECT_EQ(source.accepted_tokens(), source.draft_tokens());
+  EXPECT_GT(told.tokens_per_round(), 3.5);  // of four; the last round is shorter
+  // The prompt, and what is not a draft of the text, each once.
+  EXPECT_GE(source.catch_up_rows(), text.size() - 1);
+  EXPECT_LE(source.catch_up_rows() + source.draft_rows(), text.size() + 41);
+  EXPECT_EQ(server.Metric("skim_draft_tokens_accepted_total", {{"drafter", "draft-model"}}),
+            source.accepted_tokens());
+  EXPECT_EQ(server.Metric("skim_draft_rows_total"), told.draft_rows());
+  EXPECT_EQ(server.Metric("skim_draft_catch_up_rows_total"), source.catch_up_rows());
+  // Each accepted draft saved a step of two layers; what the draft model read has been paid.
+  EXPECT_EQ(told.layer_passes_saved(), 2 * source.accepted_tokens());
+  EXPECT_EQ(told.weight_bytes_saved(),
+            4000 * int64_t{source.accepted_tokens()} - 80 * (int64_t{source.draft_rows()} + 1));
+  // Its rows run in no weight format of the model.
+  EXPECT_LE(server.Metric("skim_rows_total", {{"format", "bf16"}}) - bf16_rows, 40 + 41);
+
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_THAT(model.drafters(), ElementsAre("lookup", "self", "draft-model", "auto"));
+  EXPECT_EQ(model.draft_model_bytes(), 90u);
+  EXPECT_EQ(model.draft_model_step_bytes(), 80u);
+}
+
+TEST(ServedSpeculation, ADraftModelThatIsNotThereOrNotServedIsRefused) {
+  v1::GenerateRequest request = Ask();
+  request.mutable_speculation()->mutable_draft_model();
+  {
+    TestServer server;
+    const grpc::Status status = server.Generate(request).status;
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+    EXPECT_EQ(ViolatedField(status), "speculation.draft_model");
+    EXPECT_THAT(status.error_message(), HasSubstr("skimd --draft-model"));
+  }
+  TestServerOptions options;
+  options.draft_model = true;
+  options.limits.drafters = {DrafterKind::kLookup};
+  TestServer server(options);
+  const grpc::Status status = server.Generate(request).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(ViolatedField(status), "speculation.draft_model");
 }
 
 TEST(ServedSpeculation, AutoTellsWhoseDraftsItTook) {
@@ -343,7 +427,7 @@ TEST(ServedSpeculation, RefusalsNameTheField) {
       {"speculation.self", [](auto* s) { s->mutable_self()->set_weights(v1::WEIGHT_FORMAT_BF16); }},
       {"speculation", [](auto* s) { s->mutable_lookahead(); }},
       {"speculation.head", [](auto* s) { s->mutable_head(); }},
-      {"speculation", [](auto* s) { s->mutable_draft_model(); }},
+      {"speculation.draft_model", [](auto* s) { s->mutable_draft_model(); }},
       {"speculation", [](auto* s) { s->mutable_lookahead(); }},
   };
   for (const auto& [field, damage] : cases) {

@@ -76,6 +76,10 @@ TestServer::TestServer(TestServerOptions options)
   info_.weights = {{WeightFormat::kBf16, 4000, 1500, 1000}, {WeightFormat::kInt8, 2000, 750, 500}};
   info_.common_weight_bytes = 300;
   if (options_.draft_head) info_.draft_head_bytes = 100;
+  if (options_.draft_model) {
+    info_.draft_model_bytes = 90;
+    info_.draft_model_step_bytes = 80;
+  }
   info_.kv_format = KvFormat::kFp8;
   info_.kv_cache_tokens = 12345;
   if (options_.prunes) {

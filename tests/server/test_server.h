@@ -54,6 +54,7 @@ struct TestServerOptions {
   bool prunes = false;  // one boundary, and the profiles "fast" and "phantom" that keep half
   bool predicts = false;  // the latter is served
   bool draft_head = false;
+  bool draft_model = false;
   bool serve = true;  // else it stays as while loading
 };
 
