@@ -22,7 +22,8 @@ using testing::HasSubstr;
 class Serving : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    daemon_ = StartDaemon("256MiB", {"--weights", "bf16,int8"});
+    // It drafts for itself: in int8 it mostly says the same.
+    daemon_ = StartDaemon("256MiB", {"--weights", "bf16,int8", "--draft-model", DefaultModelDir()});
     ASSERT_NE(daemon_, nullptr);
     connection_ = Connect(*daemon_);
     grpc::ClientContext context;
@@ -107,6 +108,24 @@ TEST_F(Serving, ARequestGetsTheSameTokensAloneAndAmongOthersWhateverTheirWeights
     EXPECT_EQ(among.token_ids, alone.token_ids);
     EXPECT_EQ(among.text, alone.text);
   }
+}
+
+TEST_F(Serving, ADraftModelGuessesTheTextOfTheModel) {
+  v1::GenerateRequest request =
+      Continue("To make a cup of tea, first boil the water. Then put a tea bag into", 60);
+  const Reply plain = Generate(*connection_, request);
+  ASSERT_TRUE(plain.status.ok()) << plain.status.error_message();
+  request.mutable_speculation()->mutable_draft_model();
+  const Reply reply = Generate(*connection_, request);
+  ASSERT_TRUE(reply.status.ok()) << reply.status.error_message();
+  EXPECT_EQ(reply.token_ids, plain.token_ids);
+  ASSERT_EQ(reply.finals.size(), 1u);
+  const v1::SpeculationOutcome& told = reply.finals[0].speculation();
+  ASSERT_EQ(told.sources_size(), 1);
+  EXPECT_EQ(told.sources(0).drafter(), v1::SpeculationOutcome::DRAFTER_DRAFT_MODEL);
+  EXPECT_GT(told.sources(0).draft_tokens(), 30u);
+  EXPECT_GT(told.sources(0).accepted_tokens(), told.sources(0).draft_tokens() / 2);
+  EXPECT_EQ(PagesWhenIdle(*daemon_).owned, 0);
 }
 
 TEST_F(Serving, CancellingGivesThePagesBack) {
