@@ -401,7 +401,9 @@ Scheduler::Run Scheduler::OutputOf(const Sequence& sequence, std::span<const Tok
 // Whatever went wrong with a guess, the request does not depend on it.
 void Scheduler::CommitDraft(Sequence& sequence, const PlanSequence& planned,
                             const SequenceResult& result) {
-  if (planned.model == PlanModel::kDraft && result.status.ok()) {
+  // What the sequence did beside it may have ended its drafting.
+  const bool kept = planned.model == PlanModel::kDraft && sequence.speculation->uses_draft_model();
+  if (kept && result.status.ok()) {
     sequence.speculation->DraftModelRan(planned.row_count, planned.draws);
   }
   if (planned.draws == 0) return;
