@@ -90,7 +90,7 @@ class Skimd(Program):
 
     def metrics(self) -> dict[str, float]:
         """Sample (with its labels) -> value."""
-        text = urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10).read()
+        text = urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=60).read()
         samples = {}
         for line in text.decode().splitlines():
             if line and not line.startswith("#"):
@@ -117,3 +117,8 @@ def post(url: str, body: dict, timeout_s: float = 120) -> dict:
     )
     with urllib.request.urlopen(request, timeout=timeout_s) as response:
         return json.load(response)
+
+
+def answered(daemon: Skimd) -> float:
+    """Requests that got all tokens they asked for."""
+    return daemon.metrics()['skim_requests_finished_total{reason="length"}']

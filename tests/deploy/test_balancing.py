@@ -9,14 +9,10 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from programs import BIN, ROOT, Program, Skimd, free_port, wait_until
+from programs import BIN, ROOT, Program, Skimd, answered, free_port, wait_until
 from test_clients import Clients
 
 NGINX = ROOT / "build/nginx/sbin/nginx"
-
-
-def answered(daemon: Skimd) -> float:
-    return daemon.metrics()['skim_requests_finished_total{reason="length"}']
 
 
 @unittest.skipUnless(shutil.which("npm"), "npm is not installed")
