@@ -48,9 +48,10 @@ endfunction()
 # skim_test(name SOURCES a_test.cc DEPS x LABELS unit): one gtest binary, one CTest entry.
 # Labels: `unit` runs in every build and under the sanitizers; `model` needs the default
 # model; `e2e` starts the daemon; `cuda` is about the CUDA backend. `one_thread` keeps a `unit`
-# test from ThreadSanitizer, which would have nothing to see.
+# test from ThreadSanitizer, which would have nothing to see. SHARDS n: as many entries, which can
+# run side by side, have a share of its cases each.
 function(skim_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;SHARDS" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)
   endif()
@@ -58,8 +59,16 @@ function(skim_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   target_compile_definitions(${name} PRIVATE SKIM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              SKIM_BINARY_DIR="${CMAKE_BINARY_DIR}")
-  skim_test_entry(${name} COMMAND ${name} TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
-                  ENVIRONMENT "${ARG_ENVIRONMENT}")
+  if(NOT ARG_SHARDS)
+    skim_test_entry(${name} COMMAND ${name} TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+                    ENVIRONMENT "${ARG_ENVIRONMENT}")
+    return()
+  endif()
+  math(EXPR last "${ARG_SHARDS} - 1")
+  foreach(shard RANGE ${last})
+    skim_test_entry(${name}_${shard} COMMAND ${name} TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+                    ENVIRONMENT "${ARG_ENVIRONMENT};GTEST_TOTAL_SHARDS=${ARG_SHARDS};GTEST_SHARD_INDEX=${shard}")
+  endforeach()
 endfunction()
 
 # A CTest entry that runs a gtest binary and leaves a report under its own name, so that one
