@@ -19,7 +19,7 @@
 namespace skim {
 
 struct EngineOptions {
-  std::string model_dir;       // Hugging Face layout
+  std::string model_dir;  // Hugging Face layout
   // A smaller model with the same vocabulary, to draft; empty = none. Its matrices are int8, or
   // what its checkpoint is quantised to.
   std::string draft_model_dir;
@@ -30,7 +30,7 @@ struct EngineOptions {
   int64_t kv_cache_bytes = 0;  // 0 = a quarter of the free memory, or three quarters
                                // of a device's own; at most what is useful
   KvFormat kv_format = KvFormat::kBf16;
-  int32_t max_context = 0;     // 0 = the model's own; never more than that
+  int32_t max_context = 0;  // 0 = the model's own; never more than that
   int32_t max_rows_per_step = 512;
   int32_t max_revival_rows = 256;
   int32_t max_running = 64;
@@ -52,17 +52,17 @@ struct ModelInfo {
   uint64_t parameters = 0;
   int32_t layers = 0;
   int32_t hidden_size = 0;
-  int32_t vocabulary = 0;       // rows of the LM head
-  int32_t max_context = 0;      // tokens
+  int32_t vocabulary = 0;   // rows of the LM head
+  int32_t max_context = 0;  // tokens
   std::vector<TokenId> eos_tokens;
-  std::string backend;          // Ops::Description()
+  std::string backend;               // Ops::Description()
   std::vector<FormatInfo> weights;   // resident; the first is the default
   uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases, predictors
   uint64_t draft_head_bytes = 0;     // resident; 0: the model has no draft head
   // Resident, and what a step of it reads of its matrices; 0: there is no draft model.
   uint64_t draft_model_bytes = 0;
   uint64_t draft_model_step_bytes = 0;
-  uint64_t weight_bytes = 0;         // resident: all of the above
+  uint64_t weight_bytes = 0;    // resident: all of the above
   uint64_t kv_cache_bytes = 0;  // resident
   int64_t kv_cache_tokens = 0;  // that the KV cache holds, in whole blocks
   KvFormat kv_format = KvFormat::kBf16;

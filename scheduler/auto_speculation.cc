@@ -87,8 +87,9 @@ void AutoSpeculation::Choose(std::span<Speculation* const> asking,
   sequences_ = std::accumulate(decoding_.begin(), decoding_.end(), 0);
   stake_ = 0;
   elapsed_ = extra_tokens_ = 0;
-  may_catch_up_ = !load.prompts && !load.others_draft && balance_ > kReserve && sequences_ > 0 &&
-                  !Saturated(decoding_, times_);
+  const bool full = Saturated(decoding_, times_);
+  may_catch_up_ =
+      !load.prompts && !load.others_draft && balance_ > kReserve && sequences_ > 0 && !full;
   if (asking.empty() || load.prompts) return;
   step_ = Step::kPlain;
   ++steps_;
@@ -97,7 +98,7 @@ void AutoSpeculation::Choose(std::span<Speculation* const> asking,
   const bool known = plain.count >= kPlainFirst &&
                      steps_ - plain.last < std::min(kPlainEvery, plain.count * kPlainAgain);
   DraftPlan plan;
-  const bool full = Saturated(decoding_, times_), trying = since_tried_ >= kTryEvery;
+  const bool trying = since_tried_ >= kTryEvery;
   if (known && (!full || trying)) {
     std::vector<DraftCandidate> candidates;
     for (size_t i = 0; i < asking.size(); ++i) {
@@ -163,7 +164,6 @@ void AutoSpeculation::Settle(int32_t caught_up) {
     catch_up_tried_ = std::min(kMostCatchUp, std::max(catch_up_tried_, 2 * caught_up));
   }
   if (step_ == Step::kDrafts) {
-    const double plain = times_.Of(decoding_) * times_.unit();
     const bool known = plain > 0 && elapsed_ > 0;
     const double steps = known ? static_cast<double>(elapsed_) / plain : 1 + stake_;
     balance_ += 1 + static_cast<double>(extra_tokens_) / sequences_ - steps;
