@@ -11,7 +11,9 @@ if(SKIM_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 if(SKIM_SANITIZE)
-  add_compile_options(-fsanitize=${SKIM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  # Sanitized code is big and slow to compile: lines suffice for its reports, -O1 for the tests.
+  add_compile_options(-fsanitize=${SKIM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
+                      -g1)
   add_link_options(-fsanitize=${SKIM_SANITIZE})
 endif()
 
@@ -47,9 +49,10 @@ endfunction()
 
 # skim_test(name SOURCES a_test.cc DEPS x LABELS unit): one gtest binary, one CTest entry.
 # Labels: `unit` runs in every build and under the sanitizers; `model` needs the default
-# model; `e2e` starts the daemon; `cuda` is about the CUDA backend. `one_thread` keeps a `unit`
-# test from ThreadSanitizer, which would have nothing to see. SHARDS n: as many entries, which can
-# run side by side, have a share of its cases each.
+# model; `e2e` starts the daemon; `cuda` is about the CUDA backend. `not_tsan` keeps a `unit` test
+# from ThreadSanitizer: it has one thread, or just the pool's, which kernels_op_suite_test shows it.
+# `many_runs` keeps it from all sanitizers: what it shows is in the numbers of minutes of runs.
+# SHARDS n: as many entries, which can run side by side, have a share of its cases each.
 function(skim_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT;SHARDS" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
   if(NOT ARG_TIMEOUT)
@@ -57,6 +60,9 @@ function(skim_test name)
   endif()
   skim_binary(${name} SOURCES ${ARG_SOURCES} DEPS ${ARG_DEPS} GTest::gmock_main GTest::gtest)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  if(SKIM_SANITIZE)
+    target_compile_options(${name} PRIVATE -O1)
+  endif()
   target_compile_definitions(${name} PRIVATE SKIM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              SKIM_BINARY_DIR="${CMAKE_BINARY_DIR}")
   if(NOT ARG_SHARDS)

@@ -1,6 +1,7 @@
 import math
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -54,6 +55,15 @@ class Offered(unittest.TestCase):
         self.assertEqual(names, ["exact", "fast", "half", "own"])
 
 
+class Timed(unittest.TestCase):
+    def test_tasks_take_turns_within_each_length(self) -> None:
+        items = [item(task, i) for i in range(3) for task in ("needles", "code")]
+        items += [item("needles", 9, 2048)]
+        chosen = lazy.timed(items, 3)
+        self.assertEqual([i.task for i in chosen], ["needles", "code", "needles", "needles"])
+        self.assertEqual([i.length for i in chosen], [1024, 1024, 1024, 2048])
+
+
 class RandomDrop(unittest.TestCase):
     def test_it_takes_only_from_the_context_and_keeps_the_order(self) -> None:
         whole = item("needles", 1)
@@ -78,7 +88,8 @@ class Running(unittest.TestCase):
         self.enterContext(mock.patch("eval.progress.say"))
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        self.store = Store(Path(folder.name) / "results.jsonl")
+        self.folder = Path(folder.name)
+        self.store = Store(self.folder / "results.jsonl")
         self.addCleanup(self.store.close)
         self.items = [item("needles", i) for i in range(10)]
         self.items += [item("continuation", i, 2048) for i in range(10, 14)]
@@ -87,12 +98,38 @@ class Running(unittest.TestCase):
         self.settings = {setting.name: setting for setting in settings}
         self.values = lazy.run_items(client, self.items, settings, 1, self.store, "d")
         self.calls = client.calls
-        judged = {n: verdicts.judge(self.items, self.values[EXACT], v)
-                  for n, v in self.values.items()}  # fmt: skip
-        self.verdicts = judged
+        self.verdicts = {n: verdicts.judge(self.items, self.values[EXACT], v)
+                         for n, v in self.values.items()}  # fmt: skip
+        timer = FakeClient()
+        timed = lazy.timed(self.items, 3)
+        times = lazy.run_times(timer, timed, settings, 1, self.store, "d")
+        self.timer_calls = timer.calls
+        for name, verdict in self.verdicts.items():
+            verdict.gains = verdicts.gains(timed, times[EXACT], times[name])
 
-    def test_settings_take_turns_item_by_item(self) -> None:
-        self.assertEqual([call.prefill is None for call in self.calls[:4]], [True, False] * 2)
+    def test_settings_take_turns_prompt_by_prompt_when_they_are_timed(self) -> None:
+        self.assertEqual([call.prefill is None for call in self.timer_calls], [True, False] * 6)
+
+    def test_only_the_first_token_is_timed(self) -> None:
+        self.assertEqual({call.max_tokens for call in self.timer_calls}, {1})
+        self.assertEqual({call.forced for call in self.timer_calls}, {()})
+
+    def test_settings_take_turns_with_a_few_items_and_pruned_ones_share(self) -> None:
+        client = FakeClient()
+        fresh = Store(self.folder / "few.jsonl")
+        self.addCleanup(fresh.close)
+        with mock.patch("eval.store.ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1)):
+            settings = list(self.settings.values())
+            lazy.run_items(client, self.items[:4], settings, 1, fresh, "d", in_flight=2)
+        shares = [call.shares for call in client.calls]
+        self.assertEqual(shares, [None, None, "pruned", "pruned"] * 2)
+
+    def test_a_reply_asked_for_among_others_is_the_reply(self) -> None:
+        fresh = Store(self.folder / "others.jsonl")
+        self.addCleanup(fresh.close)
+        settings = list(self.settings.values())
+        values = lazy.run_items(FakeClient(), self.items, settings, 1, fresh, "d", in_flight=4)
+        self.assertEqual(values, self.values)
 
     def test_continuations_are_forced_and_scored(self) -> None:
         self.assertEqual(self.calls[-1].forced, (7, 8))
@@ -116,6 +153,7 @@ class Running(unittest.TestCase):
 
     def test_the_report_has_a_line_for_each_setting_and_task(self) -> None:
         facts = {"date": "d", "model": "m", "backend": "b", "weights": "bf16", "lengths": "l"}
+        facts["timed"] = 12
         text = lazy_report.section(self.verdicts, {"needles": 10}, {**facts, "remark": ""})
         self.assertIn("| fast | 100 | 50.0 [", text)
         self.assertIn("| needles | 100.0 [100.0, 100.0] | 50.0 [", text)

@@ -32,6 +32,9 @@ class Call:
     weights: str | None = None  # "bf16", ...; None: the server's default
     prefill: dict | None = None  # PrefillPolicy as JSON; None: exact
     forced: tuple[int, ...] = ()  # the reply begins with these
+    # Calls of the same name use what they left each other in the prefix cache: the same replies in
+    # less time. None: shares with none, so that its time is that of a whole prefill.
+    shares: str | None = None
 
     def facts(self) -> dict:
         """Everything the answer depends on, for the key of a result."""

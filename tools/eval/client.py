@@ -75,8 +75,7 @@ class Client:
                 ignore_eos=True,
                 forced_token_ids=call.forced,
             ),
-            # Nothing is shared with any other request, so times are those of whole prefills.
-            cache_salt=secrets.token_hex(8),
+            cache_salt=call.shares or secrets.token_hex(8),
             output=pb.Output(text=False, token_ids=True, logprobs=call.logprobs),
         )
         if call.prompt_logprobs:

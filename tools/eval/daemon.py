@@ -65,11 +65,13 @@ def ready_address(line: str) -> str:
 
 
 def identity(skimd: Path, model: Path, arguments: Sequence[str]) -> list[str]:
-    """What a result of this daemon depends on: its program, the model's files, its arguments."""
+    """What a result of this daemon depends on: its program, the model's files, its arguments but
+    for the number of threads, which changes no reply."""
     try:
         program = hashlib.sha256(skimd.read_bytes()).hexdigest()
         files = sorted(path for path in model.iterdir() if path.is_file())
     except OSError as error:
         raise EvalError(f"{error.filename}: {error.strerror}; build skimd and make the model first")
     sizes = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    return [program, *sizes, *arguments]
+    chosen = [argument for argument in arguments if not argument.startswith("--threads=")]
+    return [program, *sizes, *chosen]

@@ -1,13 +1,15 @@
 """./run eval lazy: what pruning the prompt costs in accuracy, and what it saves in time.
 
-Every item is done by every setting, one request at a time: a reply is right or wrong, and the
-time to the first token is the daemon's. Only tasks that the exact model gets right in at least
-60 % of the items count. Continuations are scored under the exact model's distributions instead.
+Every item is done by every setting: a reply is right or wrong. Only tasks that the exact model
+gets right in at least 60 % of the items count. Continuations are scored under the exact model's
+distributions instead. Replies do not depend on what else runs, so several are asked for at once;
+times do, so afterwards some prompts of each length are timed to their first token, alone.
 """
 
 import dataclasses
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eval.calls import Call, Generator, Reply
@@ -85,6 +87,19 @@ def with_weights(settings: Sequence[Setting], formats: Sequence[str]) -> list[Se
     ]
 
 
+def timed(items: Sequence[Item], count: int) -> list[Item]:
+    """The first `count` of each length, tasks taking turns."""
+    chosen = []
+    for length in sorted({item.length for item in items}):
+        of_task: dict[str, list[Item]] = {}
+        for item in items:
+            if item.length == length:
+                of_task.setdefault(item.task, []).append(item)
+        turns = itertools.zip_longest(*of_task.values())
+        chosen += [item for turn in turns for item in turn if item is not None][:count]
+    return chosen
+
+
 def call_of(item: Item, setting: Setting, seed: int) -> Call:
     is_scored = item.task == CONTINUATION
     return Call(
@@ -94,6 +109,8 @@ def call_of(item: Item, setting: Setting, seed: int) -> Call:
         weights=setting.weights,
         prefill=setting.prefill,
         forced=item.answer if is_scored else (),
+        # Not with exact ones, whose blocks would make the server answer exactly.
+        shares="pruned" if setting.prefill else None,
     )
 
 
@@ -107,10 +124,6 @@ def kept_of(reply: Reply) -> Value:
     }
 
 
-def ttft_ms(value: Value) -> float:
-    return value["final"]["timings"]["time_to_first_token_ms"]
-
-
 def was_pruned(value: Value) -> bool:
     return value["final"].get("prefill", {}).get("mode") == "MODE_LAZY"
 
@@ -122,14 +135,52 @@ def run_items(
     seed: int,
     store: Store,
     daemon: object,
+    in_flight: int = 1,
 ) -> dict[str, list[Value]]:
-    """By setting, in the order of the items. The settings take turns, item by item, so that a
-    machine which slows down favours none of them."""
+    """By setting, in the order of the items. Settings take turns with a few items at a time:
+    those that cut at the same layer find there what another has just computed."""
 
     def job(item: Item, setting: Setting) -> Job:
         call = call_of(item, setting, seed)
         return key_of("lazy", daemon, call.facts()), lambda: kept_of(client.generate(call))
 
-    jobs = [job(item, setting) for item in items for setting in settings]
-    values = run_all(jobs, store, in_flight=1, label="items x settings")
-    return {s.name: values[i :: len(settings)] for i, s in enumerate(settings)}
+    return _run(job, items, settings, store, in_flight, "items x settings")
+
+
+def run_times(
+    client: Generator,
+    items: Sequence[Item],
+    settings: Sequence[Setting],
+    seed: int,
+    store: Store,
+    daemon: object,
+) -> dict[str, list[float]]:
+    """Milliseconds to the first token by setting, in the order of the items, one request at a
+    time. The settings take turns, so that a machine which slows down favours none of them."""
+
+    def job(item: Item, setting: Setting) -> Job:
+        call = Call(setting.prompt(item, seed), weights=setting.weights, prefill=setting.prefill)
+        return key_of("lazy times", daemon, call.facts()), lambda: {
+            "ms": client.generate(call).final["timings"]["time_to_first_token_ms"]
+        }
+
+    values = _run(job, items, settings, store, 1, "prompts timed x settings")
+    return {name: [value["ms"] for value in of] for name, of in values.items()}
+
+
+def _run(
+    job: Callable[[Item, Setting], Job],
+    items: Sequence[Item],
+    settings: Sequence[Setting],
+    store: Store,
+    in_flight: int,
+    label: str,
+) -> dict[str, list[Value]]:
+    jobs = [
+        job(item, setting)
+        for few in (items[i : i + in_flight] for i in range(0, len(items), in_flight))
+        for setting in settings
+        for item in few
+    ]
+    run_all(jobs, store, in_flight, label)
+    return {s.name: [store.get(job(item, s)[0]) for item in items] for s in settings}

@@ -13,7 +13,7 @@ from eval.errors import EvalError
 from eval.lazy import DEFAULT_SETTINGS, EXACT, SETTINGS, Setting
 from eval.progress import say
 from eval.prompts import Composer, Filler
-from eval.settings import add_common, connected, stubs, weights_remark
+from eval.settings import add_common, at_least_one, connected, stubs, weights_remark
 from eval.sources import Sources
 from eval.store import Store
 from eval.texts import Texts, library_code
@@ -44,6 +44,10 @@ def add_parser(commands) -> None:
     add("--weights", type=list_of(("bf16", "fp8", "int8", "int4")), default=["bf16"],
         help="formats that all settings run with; everything is compared with the exact model in "
         "the first (default bf16)")  # fmt: skip
+    add("--in-flight", type=at_least_one, default=4, metavar="N",
+        help="replies asked for at once (default 4)")  # fmt: skip
+    add("--timed", type=at_least_one, default=12, metavar="N",
+        help="prompts of each length that are timed, one request at a time (default 12)")  # fmt: skip
     add("--plots", type=Path, help="also draw pictures into this folder")
     parser.set_defaults(run=run)
 
@@ -81,9 +85,14 @@ def run(args: argparse.Namespace) -> None:
         ]
         tokens = sum(len(item.prompt) for item in items)
         say(f"{len(items)} items of {tokens} tokens together, {len(chosen)} settings")
-        values = lazy.run_items(client, items, chosen, args.seed, store, identity)
+        common = (chosen, args.seed, store, identity)
+        values = lazy.run_items(client, items, *common, args.in_flight)
+        timed = lazy.timed(items, args.timed)
+        times = lazy.run_times(client, timed, *common)
     store.close()
     results = {name: verdicts.judge(items, values[EXACT], of) for name, of in values.items()}
+    for name, result in results.items():
+        result.gains = verdicts.gains(timed, times[EXACT], times[name])
     for row in lazy_report.rows(results, {setting.name: setting for setting in chosen}):
         print(json.dumps(row), flush=True)
     facts = {
@@ -91,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
         "model": args.model.name,
         "backend": model["backend"],
         "weights": args.weights[0],
+        "timed": args.timed,
         "lengths": ", ".join(f"{length} ({count} each)" for length, count in args.lengths),
         "remark": weights_remark(args.model),
     }

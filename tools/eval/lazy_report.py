@@ -42,7 +42,7 @@ def _row(name: str, unit: str, estimate: Estimate, params: dict) -> dict:
 
 
 def section(verdicts: Verdicts, counts: dict[str, int], facts: dict) -> str:
-    """`counts`: items of each task; `facts`: date, model, backend, weights, lengths, remark."""
+    """`counts`: items of each task; `facts`: date, model, backend, weights, lengths, timed, remark."""
     exact = verdicts[EXACT]
     lengths = list(exact.gains)
     others = {name: verdict for name, verdict in verdicts.items() if name != EXACT}
@@ -55,8 +55,9 @@ def section(verdicts: Verdicts, counts: dict[str, int], facts: dict) -> str:
         f"A task counts if the exact model gets {SOLVED_SHARE:.0%} right. Loss: points below the",
         "exact model over all items that count. Lost: of what it gets right, what is wrong now.",
         "Pruned: prompts long enough for the server to prune them.",
-        "random-N sends N % of the context's tokens, drawn by the client. In brackets: 95 %",
-        "intervals of a paired bootstrap over items.",
+        "random-N sends N % of the context's tokens, drawn by the client. TTFT: of the exact model over",
+        f"the setting's, {facts['timed']} prompts of each length one at a time. In brackets: 95 % intervals of",
+        "a paired bootstrap over items.",
         *([facts["remark"]] if facts["remark"] else []),
         "",
         "| setting | pruned, % | loss, points | lost, % | " + " | ".join(f"TTFT x, {n}" for n in lengths) + " |",

@@ -8,7 +8,7 @@ import numpy as np
 
 from eval import intervals
 from eval.intervals import Estimate
-from eval.lazy import CONTINUATION, ttft_ms, was_pruned
+from eval.lazy import CONTINUATION, was_pruned
 from eval.prompts import Item
 from eval.store import Value
 
@@ -61,14 +61,22 @@ def judge(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]
     if counted:
         before, after = (np.concatenate(parts) for parts in zip(*counted, strict=True))
         verdict.overall = of_task(before, after)
-    for length in sorted({item.length for item in items}):
+    return verdict
+
+
+def gains(
+    items: Sequence[Item], exact: Sequence[float], times: Sequence[float]
+) -> dict[int, Estimate]:
+    """Of timed prompts: by length, time of the exact model / of the setting."""
+
+    def of_length(length: int) -> Estimate:
         chosen = [i for i, item in enumerate(items) if item.length == length]
-        times = [[ttft_ms(of[i]) for i in chosen] for of in (exact, values)]
-        verdict.gains[length] = intervals.bootstrap(
-            [np.array(times[0]), np.array(times[1])],
+        return intervals.bootstrap(
+            [np.array([of[i] for i in chosen]) for of in (exact, times)],
             lambda ours, theirs: ours.sum(axis=1) / theirs.sum(axis=1),
         )
-    return verdict
+
+    return {length: of_length(length) for length in sorted({item.length for item in items})}
 
 
 def of_task(before: np.ndarray, after: np.ndarray) -> TaskVerdict:
