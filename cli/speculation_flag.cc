@@ -3,11 +3,25 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "cli/weight_format_name.h"
 
 namespace skim {
+namespace {
+
+constexpr absl::string_view kSkip = "skip=";
+
+absl::Status Unknown(const std::string& text) {
+  return absl::InvalidArgumentError(
+      "--speculation: '" + text +
+      "' is not off, auto, lookup, auto:shared, lookup:shared, head, draft-model, self or "
+      "self:LAYERS:FORMAT:skip=A+B");
+}
+
+}  // namespace
 
 absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculation) {
   const std::vector<std::string> parts = absl::StrSplit(text, ':');
@@ -34,7 +48,7 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
     speculation->mutable_draft_model();
     return absl::OkStatus();
   }
-  if (parts.size() <= 3 && parts[0] == "self") {
+  if (parts.size() <= 4 && parts[0] == "self") {
     v1::Speculation::SelfDraft* self = speculation->mutable_self();
     size_t at = 1;
     uint32_t layers = 0;
@@ -48,11 +62,17 @@ absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculat
         ++at;
       }
     }
+    if (at < parts.size() && absl::StartsWith(parts[at], kSkip)) {
+      for (const absl::string_view layer :
+           absl::StrSplit(absl::StripPrefix(parts[at++], kSkip), '+')) {
+        uint32_t skipped = 0;
+        if (!absl::SimpleAtoi(layer, &skipped)) return Unknown(text);
+        self->add_skipped_layers(skipped);
+      }
+    }
     if (at == parts.size()) return absl::OkStatus();
   }
-  return absl::InvalidArgumentError("--speculation: '" + text +
-                                    "' is not off, auto, lookup, auto:shared, lookup:shared, head, "
-                                    "draft-model, self or self:LAYERS:FORMAT");
+  return Unknown(text);
 }
 
 }  // namespace skim

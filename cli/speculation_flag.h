@@ -1,6 +1,6 @@
 // --speculation as a command line has it: "off", "auto", "lookup", "auto:shared", "lookup:shared",
-// "head", "draft-model", "self", "self:LAYERS", "self:FORMAT" or "self:LAYERS:FORMAT", as in
-// self:8:int8.
+// "head", "draft-model", or "self" and, in this order, what it has of ":LAYERS", ":FORMAT" and
+// ":skip=A+B", as in self:8:int8.
 #pragma once
 
 #include <string>
@@ -15,7 +15,8 @@ inline constexpr char kSpeculationHelp[] =
     "step), lookup (in the request's own text), either with earlier answers of the same tenant as "
     "in lookup:shared, head (by the model's draft head), draft-model (by the daemon's second "
     "model), or self, by the model's first layers or a "
-    "smaller weight format, as in self:int8, self:8 or self:8:int8";
+    "smaller weight format, as in self:int8, self:8 or self:8:int8, or without some of its layers, "
+    "as in self:skip=4+9";
 
 // Errors name the flag.
 absl::Status ParseSpeculation(const std::string& text, v1::Speculation* speculation);

@@ -7,10 +7,11 @@
 namespace skim {
 namespace {
 
-// Rows of a sequence that run a layer, in ascending position.
+// Rows of a sequence that run layers, all of which it skips or none, in ascending position.
 std::vector<int32_t> ActiveRows(const StepPlan& plan, const PlanSequence& sequence,
                                 int32_t first_layer, int32_t end_layer) {
   std::vector<int32_t> rows;
+  if (std::ranges::binary_search(sequence.skipped, first_layer)) return rows;
   for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
     if (plan.enter[row] <= first_layer && plan.leave[row] >= end_layer) rows.push_back(row);
   }
@@ -264,6 +265,9 @@ StepLayout StepLayout::Build(const StepPlan& plan, const LayoutContext& context,
   for (const Segment& segment : context.segments.segments()) cuts.push_back(segment.first_layer);
   cuts.insert(cuts.end(), plan.enter.begin(), plan.enter.end());
   cuts.insert(cuts.end(), plan.leave.begin(), plan.leave.end());
+  for (const PlanSequence& sequence : plan.sequences) {
+    for (const int32_t layer : sequence.skipped) cuts.insert(cuts.end(), {layer, layer + 1});
+  }
   std::erase_if(cuts, [&](int32_t cut) { return cut < first_layer || cut > end_layer; });
   std::ranges::sort(cuts);
   cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <sstream>
 
+#include "absl/strings/str_join.h"
+
 namespace skim {
 namespace {
 
@@ -79,6 +81,9 @@ std::string ToString(const StepPlan& plan) {
       out << " catch up";
     } else if (sequence.draft) {
       out << " draft to layer " << plan.leave[first];
+      if (!sequence.skipped.empty()) {
+        out << " without " << absl::StrJoin(sequence.skipped, ",");
+      }
     } else if (sequence.draws == 1) {
       out << " sample";
     } else if (sequence.draws > 1) {

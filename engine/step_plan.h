@@ -48,9 +48,9 @@ enum class LogitsWanted : uint8_t {
 
 // How a sequence's tokens are scored and chosen; the same for all its cuts.
 struct PruneRules {
-  int32_t pool_radius = 3;       // a score is the largest of so many neighbours on each side
-  int32_t sinks = 4;             // the first positions are always chosen,
-  int32_t window = 1;            // the last ones, which also score in a prefill, and
+  int32_t pool_radius = 3;         // a score is the largest of so many neighbours on each side
+  int32_t sinks = 4;               // the first positions are always chosen,
+  int32_t window = 1;              // the last ones, which also score in a prefill, and
   std::vector<IndexRange> pinned;  // these, in ascending order
   // The paper's decoding: above a cut the step sees the chosen tokens only (LazyLLM 3.2).
   // Else it sees all there are, and the choice only says who is revived.
@@ -63,8 +63,8 @@ struct PruneRules {
 // A boundary at which this step scores a sequence's tokens with its last rows. Host and
 // device know the counts beforehand; who is chosen is known on the device first.
 struct PlanCut {
-  int16_t layer = 0;   // of a boundary: rows have run [0, layer)
-  int32_t choose = 0;  // that many of the tokens that have K/V below the boundary
+  int16_t layer = 0;       // of a boundary: rows have run [0, layer)
+  int32_t choose = 0;      // that many of the tokens that have K/V below the boundary
   int32_t score_rows = 1;  // of the sequence's rows, the last so many score
   // Of the chosen, those without K/V above the boundary go on in this step, at most so many,
   // the best first. So many rows of the sequence are reserved for them (kReservedPosition).
@@ -102,6 +102,9 @@ struct PlanSequence {
   // A draft pass: its draws are guesses. Its rows may be in any resident weight format, and may
   // leave below L without a hidden row, if nobody goes on with them.
   bool draft = false;
+  // Of the model's rows in a draft pass: layers below `leave` that they do not run, ascending
+  // (Draft & Verify, arXiv 2309.08168). Such rows leave no hidden rows.
+  std::span<const int16_t> skipped;
   // Where its rows for the draft head are kept, [0, KvGeometry::feature_places). A step leaves
   // those that it draws from there, in their order; a draft pass by the head goes on from one and
   // puts its own in its stead.
@@ -164,7 +167,8 @@ struct StepPlan {
   }
 };
 
-// "seq 3 rows 0..6 pos 0..6 sample; seq 1 row 7 pos 41 int8 sample" (bf16 goes unsaid), for traces and logs.
+// "seq 3 rows 0..6 pos 0..6 sample; seq 1 row 7 pos 41 int8 sample" (bf16 goes unsaid), for traces
+// and logs.
 std::string ToString(const StepPlan& plan);
 
 struct CutResult {  // positions, ascending
@@ -204,7 +208,7 @@ struct KvGeometry {
   // Layer units per segment: a block of page_tokens slots in segment s takes
   // segment_units[s] pages. One segment in an unpruned engine.
   std::vector<int32_t> segment_units = {1};
-  std::vector<int16_t> boundaries;   // layers between the segments, ascending
+  std::vector<int16_t> boundaries;  // layers between the segments, ascending
   int16_t layers = 0;
   int32_t max_rows = 0;              // rows of a step, reserved ones too; 0: as many as planned
   int32_t hidden_rows_per_page = 0;  // divides page_tokens; 0: hidden rows cannot be kept

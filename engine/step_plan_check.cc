@@ -49,7 +49,8 @@ class SequenceCheck {
       if (cut.layer <= before || !context_.segments.IsBoundary(cut.layer)) {
         return Broken("a cut is no boundary, or cuts do not ascend");
       }
-      if (cut.choose < 1 || cut.revive < 0 || cut.score_rows < 1) return Broken("a cut chooses nobody");
+      if (cut.choose < 1 || cut.revive < 0 || cut.score_rows < 1)
+        return Broken("a cut chooses nobody");
       const int32_t above = context_.segments.SegmentOf(cut.layer);
       if (cut.revive > 0 && above < sequence_.dense_segments) {
         return Broken("tokens are revived into a dense segment");
@@ -114,6 +115,7 @@ class SequenceCheck {
         (sequence_.draws > 0 && sequence_.logits == LogitsWanted::kNone)) {
       return Broken("draws without rows, or without logits");
     }
+    SKIM_RETURN_IF_ERROR(CheckSkipped());
     const size_t known = sequence_.tokens.size() + sequence_.drafts.size();
     for (int32_t row = end_row() - sequence_.draws; row < end_row(); ++row) {
       if (static_cast<size_t>(plan_.positions[row]) >= known) {
@@ -122,6 +124,20 @@ class SequenceCheck {
       if (plan_.leave[row] < context_.segments.layers() && !sequence_.draft) {
         return Broken("a row is drawn from below the last layer");
       }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckSkipped() const {
+    int32_t before = -1;
+    for (const int32_t layer : sequence_.skipped) {
+      if (!sequence_.draft || !sequence_.hidden_pages.empty()) {
+        return Broken("layers are skipped by rows that others build on");
+      }
+      if (layer <= before || layer >= plan_.leave[sequence_.row_begin]) {
+        return Broken("skipped layers do not ascend to where its rows leave");
+      }
+      before = layer;
     }
     return absl::OkStatus();
   }
@@ -221,8 +237,8 @@ absl::Status StepLayout::Check(const StepPlan& plan, const LayoutContext& contex
   for (const PlanSequence& sequence : plan.sequences) {
     if (sequence.row_begin != next_row || sequence.row_count <= 0 ||
         sequence.row_count > plan.rows() - next_row) {
-      return absl::InternalError(absl::StrCat("step plan: rows are not consecutive (sequence ",
-                                              sequence.id, ")"));
+      return absl::InternalError(
+          absl::StrCat("step plan: rows are not consecutive (sequence ", sequence.id, ")"));
     }
     next_row += sequence.row_count;
     SKIM_RETURN_IF_ERROR(SequenceCheck(plan, sequence, context).Run());

@@ -185,8 +185,9 @@ absl::Status SpeculateBench::RunCase(const Case& which) {
 
 double SpeculateBench::PredictSpeedup(const DraftedWork& work, v1::WeightFormat weights,
                                       const v1::Speculation& speculation) const {
-  const double layers = speculation.self().has_exit_layer() ? speculation.self().exit_layer()
-                                                            : client_->model().layers();
+  const v1::Speculation::SelfDraft& self = speculation.self();
+  const double layers = (self.has_exit_layer() ? self.exit_layer() : client_->model().layers()) -
+                        static_cast<double>(self.skipped_layers_size());
   const double step = ServeCost(client_->model(), weights).StepBytes();
   double cost = work.steps();
   for (const auto& [format, rows] : work.draft_rows) {

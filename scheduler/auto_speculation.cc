@@ -45,6 +45,7 @@ std::optional<PassKind> KindOf(const StepPlan& plan, int32_t layers) {
   int32_t draws = 0;
   for (const PlanSequence& sequence : plan.sequences) {
     if (!by_head && sequence.weight_format != first.weight_format) return std::nullopt;
+    if (!sequence.skipped.empty()) return std::nullopt;
     draws += sequence.draws;
   }
   const int32_t leave = by_head ? 0 : layers;

@@ -47,8 +47,8 @@ std::vector<std::unique_ptr<Drafter>> MakeDrafters(const SpeculationPolicy& poli
   }
   if (policy.shared_store) drafters.push_back(std::make_unique<StoreDrafter>(policy, context));
   if (policy.drafter == DrafterKind::kSelf) {
-    drafters.push_back(
-        std::make_unique<PassDrafter>(DraftRow{policy.exit_layer, policy.draft_format}));
+    drafters.push_back(std::make_unique<PassDrafter>(DraftRow{
+        policy.exit_layer, policy.draft_format, PlanModel::kServed, policy.skipped_layers}));
   }
   if (policy.uses_head()) drafters.push_back(std::make_unique<PassDrafter>(DraftRow{}));
   if (policy.uses_draft_model() && context.draft_model.any()) {

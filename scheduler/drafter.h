@@ -23,9 +23,11 @@ struct DraftRow {
   int32_t leave = 0;  // before this layer, to the final norm and the head; 0: to the draft head
   WeightFormat format = WeightFormat::kBf16;
   PlanModel model = PlanModel::kServed;
+  std::span<const int16_t> skipped = {};  // layers below `leave` that it does not run, ascending
 
   bool by_head() const { return leave == 0; }
   bool by_draft_model() const { return model == PlanModel::kDraft; }
+  int32_t layers() const { return leave - static_cast<int32_t>(skipped.size()); }
   PassKind kind() const {
     if (by_draft_model()) return kDraftModelPass;
     return by_head() ? kHeadPass : PassOf(format);
@@ -65,7 +67,7 @@ struct DraftContext {
 };
 
 // Those that `policy` asks for or, if kAuto, allows; none if it is off. If not kAuto, each is for
-// where those before it propose nothing.
+// where those before it propose nothing. They borrow `policy`.
 std::vector<std::unique_ptr<Drafter>> MakeDrafters(const SpeculationPolicy& policy,
                                                    const DraftContext& context);
 

@@ -90,7 +90,8 @@ void Scheduler::AddDraftRow(Sequence& sequence) {
     return AddDraftModelRows(sequence, sequence.total() + drafts, /*draws=*/1);
   }
   PlanSequence entry = Entry(sequence);
-  if (sequence.lazy) entry.hidden_pages = {};
+  entry.skipped = speculation.row().skipped;
+  if (sequence.lazy || !entry.skipped.empty()) entry.hidden_pages = {};
   entry.draft = true;
   entry.logits = LogitsWanted::kLast;
   entry.draws = 1;

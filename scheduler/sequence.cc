@@ -6,7 +6,7 @@ bool Sequence::keeps_exit_rows(const KvGeometry& geometry) const {
   const DraftRow& row = speculation->row();
   return speculation->proposes_passes() && !lazy && row.format == request.weight_format &&
          !row.by_head() && !row.by_draft_model() && row.leave < geometry.layers &&
-         geometry.hidden_rows_per_page > 0;
+         row.skipped.empty() && geometry.hidden_rows_per_page > 0;
 }
 
 KvExtent Sequence::VerifyExtent(const KvCache& cache, int32_t drafts) const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <functional>
 #include <thread>
 #include <utility>
 
@@ -79,7 +80,8 @@ class ServingLoop::Impl {
     const auto invalid = [](const char* what) {
       return absl::InvalidArgumentError(absl::StrCat("prefill.lazy", what));
     };
-    if (geometry_.hidden_rows_per_page == 0) return invalid(": the model's hidden rows fit no page");
+    if (geometry_.hidden_rows_per_page == 0)
+      return invalid(": the model's hidden rows fit no page");
     if (prefill.keep.size() != geometry_.boundaries.size()) {
       return invalid(".keep_ratio: needs one for each boundary of the model");
     }
@@ -87,7 +89,8 @@ class ServingLoop::Impl {
     int64_t cuts = 0;
     for (size_t b = 0; b < prefill.keep.size(); ++b) {
       const float keep = prefill.keep[b];
-      if (!(keep > 0 && keep <= before)) return invalid(".keep_ratio: must be in (0, 1] and not rise");
+      if (!(keep > 0 && keep <= before))
+        return invalid(".keep_ratio: must be in (0, 1] and not rise");
       cuts += keep < before;
       if (prefill.decode == DecodeMode::kPhantom && keep < before &&
           std::ranges::count(geometry_.phantom_cuts, geometry_.boundaries[b]) == 0) {
@@ -140,6 +143,13 @@ class ServingLoop::Impl {
         (speculation.exit_layer < 1 || speculation.exit_layer > last_exit)) {
       return invalid(
           ".self.exit_layer: is no layer, or is above the first at which the prompt is cut");
+    }
+    const std::vector<int16_t>& skipped = speculation.skipped_layers;
+    const bool ascend = std::ranges::adjacent_find(skipped, std::greater_equal()) == skipped.end();
+    if (!skipped.empty() &&
+        (!ascend || skipped.front() < 0 || skipped.back() >= speculation.exit_layer ||
+         std::ssize(skipped) >= speculation.exit_layer)) {
+      return invalid(".self.skipped_layers: are no layers below the exit, or are all of them");
     }
     return absl::OkStatus();
   }

@@ -29,7 +29,7 @@ Speculation::Speculation(const SpeculationPolicy& policy, const SamplingParams& 
     : policy_(policy),
       sampling_(sampling),
       draft_sampling_(sampling),
-      drafters_(MakeDrafters(policy, context)),
+      drafters_(MakeDrafters(policy_, context)),
       draft_context_(context.draft_model.context) {
   SKIM_CHECK(automatic() || !drafters_.empty());
   SKIM_CHECK(policy.max_drafts >= 1 && policy.max_drafts <= kMaxDrafts);
@@ -102,7 +102,7 @@ void Speculation::AddDraft(const SampledToken& drawn) {
   SKIM_CHECK(drafting());
   DraftCounts& counts = report_.by_source[source()];
   ++counts.passes;
-  if (!proposal_.row.by_draft_model()) counts.layers += proposal_.row.leave;
+  if (!proposal_.row.by_draft_model()) counts.layers += proposal_.row.layers();
   --passes_left_;
   if (!drawn.finite || drawn.token < 0) {
     passes_left_ = 0;

@@ -66,6 +66,9 @@ struct SpeculationPolicy {
   // smaller format, drafts by the low-bit copy of the model that verifies them.
   int32_t exit_layer = 0;  // [1, L]; with a pruned prompt at most the layer of its first cut
   WeightFormat draft_format = WeightFormat::kBf16;
+  // Of [0, exit_layer), not all, ascending: left out of draft passes, in any format (Draft &
+  // Verify, arXiv 2309.08168).
+  std::vector<int16_t> skipped_layers;
   // kAuto: the sources it may choose from. The last: the whole model in these formats.
   bool may_look_up = true;
   bool may_use_head = false;

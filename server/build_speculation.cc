@@ -93,11 +93,29 @@ int32_t FirstCut(const PrefillPolicy& prefill, const ModelInfo& info) {
   return info.layers;
 }
 
+absl::Status FillSkipped(const v1::Speculation::SelfDraft& self, SpeculationPolicy* policy) {
+  const std::string field = "speculation.self.skipped_layers";
+  // Bounded before anything is copied; distinct ones below the exit are fewer than all.
+  if (self.skipped_layers_size() >= policy->exit_layer) {
+    return InvalidField(field,
+                        "must leave a layer of the draft's " + std::to_string(policy->exit_layer));
+  }
+  std::vector<int16_t>& skipped = policy->skipped_layers;
+  for (const uint32_t layer : self.skipped_layers()) {
+    if (layer >= static_cast<uint32_t>(policy->exit_layer)) {
+      return InvalidField(field, "must be in [0, " + std::to_string(policy->exit_layer - 1) + "]");
+    }
+    skipped.push_back(static_cast<int16_t>(layer));
+  }
+  std::ranges::sort(skipped);
+  if (std::ranges::adjacent_find(skipped) != skipped.end()) {
+    return InvalidField(field, "names a layer twice");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status FillSelf(const v1::Speculation::SelfDraft& self, const ModelInfo& info,
                       WeightFormat weights, int32_t first_cut, SpeculationPolicy* policy) {
-  if (!self.skipped_layers().empty()) {
-    return Unimplemented("speculation.self.skipped_layers", "no layers are skipped here");
-  }
   const WeightFormat smallest =
       std::ranges::min_element(info.weights, {}, &FormatInfo::bytes)->format;
   SKIM_ASSIGN_OR_RETURN(policy->draft_format,
@@ -115,10 +133,12 @@ absl::Status FillSelf(const v1::Speculation::SelfDraft& self, const ModelInfo& i
         "speculation.self.exit_layer",
         "must be at most " + std::to_string(first_cut) + ", where this prompt is cut first");
   }
-  if (policy->exit_layer == info.layers && policy->draft_format == weights) {
+  SKIM_RETURN_IF_ERROR(FillSkipped(self, policy));
+  if (policy->exit_layer == info.layers && policy->draft_format == weights &&
+      policy->skipped_layers.empty()) {
     return InvalidField("speculation.self",
                         "all layers in the request's own weight format save nothing; give an "
-                        "exit_layer or weights of fewer bytes");
+                        "exit_layer, skipped_layers or weights of fewer bytes");
   }
   return absl::OkStatus();
 }
@@ -175,8 +195,6 @@ absl::StatusOr<DrafterKind> KindOf(const v1::Speculation& speculation,
     case v1::Speculation::kAuto:
       if (!limits.drafters.empty()) return DrafterKind::kAuto;
       return Unimplemented("speculation.auto", "this server serves no drafters");
-    default:
-      return Unimplemented("speculation", "this server has no such drafter");
   }
   if (std::ranges::find(limits.drafters, kind) == limits.drafters.end()) {
     return Unimplemented(FieldOf(kind), "this server does not serve that drafter");

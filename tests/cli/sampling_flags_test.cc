@@ -92,8 +92,13 @@ TEST(SamplingFlags, SpeculationNamesADrafterAndItsParameters) {
   EXPECT_EQ(all.self().weights(), v1::WEIGHT_FORMAT_INT8);
   EXPECT_EQ(all.max_draft_tokens(), 5u);
   EXPECT_EQ(all.stop_confidence(), 0.5f);
-  for (const char* bad : {"self:int3", "self:8:8", "self:int8:8", "self:", "lookup:4", "off:shared",
-                          "lookup:shared:4", "head:2", "oracle"}) {
+  const v1::Speculation skipping = parse("--speculation self:20:bf16:skip=4+19");
+  EXPECT_EQ(skipping.self().weights(), v1::WEIGHT_FORMAT_BF16);
+  EXPECT_THAT(skipping.self().skipped_layers(), testing::ElementsAre(4, 19));
+  EXPECT_THAT(parse("--speculation self:skip=0").self().skipped_layers(), testing::ElementsAre(0));
+  for (const char* bad :
+       {"self:int3", "self:skip=", "self:skip=1,2", "self:skip=1:8", "self:8:8", "self:int8:8",
+        "self:", "lookup:4", "off:shared", "lookup:shared:4", "head:2", "oracle"}) {
     v1::GenerateRequest request;
     const absl::Status status = Parse(std::string("--speculation ") + bad, &request);
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("--speculation")) << bad;

@@ -99,8 +99,10 @@ SpeculationPolicy ByDraftModel(int32_t drafts = 4) {
   return policy;
 }
 
-SpeculationPolicy Self(int32_t exit_layer, WeightFormat format, int32_t drafts = 4) {
+SpeculationPolicy Self(int32_t exit_layer, WeightFormat format, int32_t drafts = 4,
+                       std::vector<int16_t> skipped = {}) {
   SpeculationPolicy policy;
+  policy.skipped_layers = std::move(skipped);
   policy.drafter = DrafterKind::kSelf;
   policy.max_drafts = drafts;
   policy.exit_layer = exit_layer;
@@ -186,6 +188,11 @@ std::vector<NamedPolicy> Drafters(WeightFormat format, int32_t last_exit = kLaye
       all.push_back({"exit " + std::to_string(exit) + " " + std::string(WeightFormatName(draft)),
                      Self(exit, draft)});
     }
+  }
+  if (last_exit > 1) {
+    all.push_back({"all but layer 0", Self(last_exit, format, 4, {0})});
+    all.push_back({"all but layer 1", Self(last_exit, format, 4, {1})});
+    all.push_back({"exit 2 but layer 0 int8", Self(2, WeightFormat::kInt8, 4, {0})});
   }
   return all;
 }

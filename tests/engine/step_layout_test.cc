@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <climits>
 
 namespace skim {
@@ -91,6 +92,46 @@ TEST(StepLayout, RowsThatLeaveEarlyAreGatheredOut) {
   EXPECT_THAT(Slice(layout, layout.enter.hidden_rows, 1), ElementsAre(75));
 }
 
+TEST(StepLayout, RowsOfADraftPassAreLeftOutOfTheLayersThatTheySkip) {
+  Fixture f;
+  f.plan.sequences[1].draft = true;
+  const int16_t skipped[] = {0, 2, 3};
+  f.plan.sequences[1].skipped = skipped;
+  const StepLayout layout = Build(f.plan);
+  std::vector<std::array<int32_t, 3>> spans;
+  for (const LayerSpan& span : layout.spans) {
+    spans.push_back({span.first_layer, span.end_layer, span.rows});
+  }
+  using Span = std::array<int32_t, 3>;
+  EXPECT_THAT(spans, ElementsAre(Span{0, 1, 4}, Span{1, 2, 5}, Span{2, 3, 4}, Span{3, 4, 4},
+                                 Span{4, 6, 5}));
+  EXPECT_THAT(Slice(layout, layout.spans[0].gather, 4), ElementsAre(0, 1, 2, 3));
+}
+
+TEST(StepLayout, LayersCanOnlyBeSkippedByDraftsThatLeaveNothing) {
+  const int16_t skipped[] = {1, 2}, twice[] = {2, 2}, above[] = {6};
+  const auto error = [](auto change) {
+    Fixture f;
+    f.plan.sequences[1].draft = true;
+    change(&f.plan.sequences[1]);
+    return std::string(StepLayout::Check(f.plan, kContext).message());
+  };
+  EXPECT_THAT(error([&](auto* s) { s->skipped = skipped; }), "");
+  EXPECT_THAT(error([&](auto* s) { s->skipped = twice; }), HasSubstr("ascend"));
+  EXPECT_THAT(error([&](auto* s) { s->skipped = above; }), HasSubstr("ascend"));
+  EXPECT_THAT(error([&](auto* s) {
+                s->skipped = skipped;
+                s->draft = false;
+              }),
+              HasSubstr("skipped"));
+  const std::vector<PageId> hidden(3, 7);
+  EXPECT_THAT(error([&](auto* s) {
+                s->skipped = skipped;
+                s->hidden_pages = hidden;
+              }),
+              HasSubstr("skipped"));
+}
+
 TEST(StepLayout, NeighboursOfOneWeightFormatAreOneRunOfRows) {
   Fixture f;
   EXPECT_THAT(Build(f.plan).spans[0].formats, ElementsAre(FormatRows{WeightFormat::kBf16, 0, 5}));
@@ -129,7 +170,10 @@ TEST(StepLayout, DeepHiddenRowsFollowTheOrderOfArrival) {
   sequence.slot_positions = {{}, held, {}};
   sequence.hidden_pages = hidden;
   sequence.deep_hidden_pages = deep;
-  StepPlan plan = {.tokens = {1, 2}, .positions = {3, 20}, .enter = {2, 2}, .leave = {4, 4},
+  StepPlan plan = {.tokens = {1, 2},
+                   .positions = {3, 20},
+                   .enter = {2, 2},
+                   .leave = {4, 4},
                    .sequences = {sequence}};
   // From the first boundary by position, to the second as the third and fourth of the prompt.
   EXPECT_EQ(leaving(plan), std::pair(std::vector<int32_t>{7 * 8 + 3, 7 * 8},
@@ -140,7 +184,10 @@ TEST(StepLayout, DeepHiddenRowsFollowTheOrderOfArrival) {
   EXPECT_EQ(leaving(plan).first, (std::vector<int32_t>{40 * 8 + 3, 40 * 8}));
   plan.positions = {4, 20};  // 20 has never come so far
   EXPECT_THAT(std::string(StepLayout::Check(plan, context).message()), HasSubstr("no hidden row"));
-  plan = {.tokens = {1, 2}, .positions = {3, 20}, .enter = {2, 2}, .leave = {4, 4},
+  plan = {.tokens = {1, 2},
+          .positions = {3, 20},
+          .enter = {2, 2},
+          .leave = {4, 4},
           .sequences = {sequence}};
   plan.sequences[0].deep_hidden_pages = std::span(deep).first(1);
   EXPECT_THAT(std::string(StepLayout::Check(plan, context).message()), HasSubstr("no hidden row"));
@@ -150,11 +197,11 @@ TEST(HiddenGeometry, ABlockTakesWholePages) {
   const auto rows = [](size_t page_bytes, int32_t hidden_size) {
     return HiddenGeometry::Of(page_bytes, 100, hidden_size, kPage).rows_per_page;
   };
-  EXPECT_EQ(rows(10 * 64 * 4, 64), 8);   // ten would fit
+  EXPECT_EQ(rows(10 * 64 * 4, 64), 8);  // ten would fit
   EXPECT_EQ(rows(16 * 64 * 4, 64), 16);
   EXPECT_EQ(rows(70 * 64 * 4, 64), 32);
   EXPECT_EQ(rows(1 * 64 * 4, 64), 1);
-  EXPECT_EQ(rows(1 * 64 * 4, 65), 0);    // none fits
+  EXPECT_EQ(rows(1 * 64 * 4, 65), 0);  // none fits
 }
 
 // Two drafts of the first sequence are verified: the rows of the tokens before them go on from
@@ -257,8 +304,7 @@ TEST(StepLayout, ReservedRowsRunOnceATokenIsRevived) {
   EXPECT_EQ(Build(f.plan, 0, 4).spans[0].rows, 3);
   f.plan.positions[1] = 11;
   f.plan.leave[1] = 6;
-  const StepLayout layout =
-      StepLayout::Build(f.plan, kContext, 4, 6, std::vector<Visibility>(2));
+  const StepLayout layout = StepLayout::Build(f.plan, kContext, 4, 6, std::vector<Visibility>(2));
   ASSERT_EQ(layout.spans.size(), 1u);
   EXPECT_THAT(Slice(layout, layout.spans[0].positions, 4), ElementsAre(11, 32, 33, 5));
   EXPECT_THAT(Slice(layout, layout.spans[0].slots, 4), ElementsAre(3, 4, 5, 5));

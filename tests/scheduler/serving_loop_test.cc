@@ -23,7 +23,8 @@ namespace {
 constexpr int32_t kVocabulary = 50;
 
 KvGeometry Geometry(int32_t pages) {
-  return {.page_tokens = 4, .total_pages = pages, .segment_units = {1}, .boundaries = {}, .layers = 2};
+  return {
+      .page_tokens = 4, .total_pages = pages, .segment_units = {1}, .boundaries = {}, .layers = 2};
 }
 
 FakeModel Hashed() {
@@ -141,6 +142,10 @@ TEST(ServingLoop, RefusesSpeculationThatCannotBeHonoured) {
       {[](auto* s) { s->max_ngram = kMaxNgram + 1; }, "lookup"},
       {[](auto* s) { s->exit_layer = 0; }, "exit_layer"},
       {[](auto* s) { s->exit_layer = 3; }, "exit_layer"},
+      {[](auto* s) { s->skipped_layers = {1, 0}; }, "skipped_layers"},
+      {[](auto* s) { s->skipped_layers = {0, 0}; }, "skipped_layers"},
+      {[](auto* s) { s->skipped_layers = {0, 1}; }, "skipped_layers"},
+      {[](auto* s) { s->skipped_layers = {2}; }, "skipped_layers"},
       {[](auto* s) { s->shared_store = true; }, "shared_store"},
   };
   for (const auto& [damage, named] : cases) {

@@ -132,6 +132,9 @@ SpeculationPolicy Simulation::RandomSpeculation(const Request& request) {
   policy.max_ngram = Pick(policy.min_ngram, 3);
   policy.exit_layer = Pick(1, geometry_.layers);
   if (request.prefill.lazy()) policy.exit_layer = Pick(1, geometry_.boundaries[0]);
+  for (int32_t layer = Pick(0, 3); layer < policy.exit_layer - 1; layer += Pick(1, 3)) {
+    if (Pick(0, 1) == 0) policy.skipped_layers.push_back(static_cast<int16_t>(layer));
+  }
   for (int format = 0; format < kWeightFormats && !request.prefill.lazy(); ++format) {
     if (Chance(50)) policy.draft_formats.push_back(static_cast<WeightFormat>(format));
   }

@@ -90,6 +90,13 @@ TEST(ServedSpeculation, SelfDraftsInTheSmallestFormatOrFromALayer) {
   // A draft pass of one layer is half the layers, and a whole head.
   EXPECT_EQ(early.only().final.speculation().layer_passes_saved(), fewer);
   EXPECT_EQ(early.only().final.speculation().weight_bytes_saved(), 1500 * fewer);
+
+  // So is one that skips one of two, though its rows leave nothing to be gone on from.
+  self->clear_exit_layer();
+  self->add_skipped_layers(1);
+  const Outcome skipping = server.Generate(request);
+  EXPECT_EQ(skipping.only().text, plain.only().text);
+  EXPECT_EQ(skipping.only().final.speculation().layer_passes_saved(), fewer);
 }
 
 // A round of one wrong draft yields what a step does, and the draft has been paid for.
@@ -431,12 +438,19 @@ TEST(ServedSpeculation, RefusalsNameTheField) {
       {"speculation.self.weights",
        [](auto* s) { s->mutable_self()->set_weights(static_cast<v1::WeightFormat>(77)); }},
       {"speculation.self.skipped_layers",
-       [](auto* s) { s->mutable_self()->add_skipped_layers(1); }},
+       [](auto* s) { s->mutable_self()->add_skipped_layers(2); }},
+      {"speculation.self.skipped_layers",
+       [](auto* s) {
+         s->mutable_self()->set_exit_layer(1);
+         s->mutable_self()->add_skipped_layers(0);
+       }},
+      {"speculation.self.skipped_layers",
+       [](auto* s) {
+         for (int i = 0; i < 100000; ++i) s->mutable_self()->add_skipped_layers(1);
+       }},
       {"speculation.self", [](auto* s) { s->mutable_self()->set_weights(v1::WEIGHT_FORMAT_BF16); }},
-      {"speculation", [](auto* s) { s->mutable_lookahead(); }},
       {"speculation.head", [](auto* s) { s->mutable_head(); }},
       {"speculation.draft_model", [](auto* s) { s->mutable_draft_model(); }},
-      {"speculation", [](auto* s) { s->mutable_lookahead(); }},
   };
   for (const auto& [field, damage] : cases) {
     v1::GenerateRequest request = Ask();

@@ -48,8 +48,8 @@ std::vector<BadRequestCase> FloatCases() {
     std::vector<float> bad = f.bad;
     bad.insert(bad.end(), {kNan, kInf, -kInf});
     for (float value : bad) {
-      cases.push_back(Sampling(
-          f.field, [set = f.set, value](v1::Sampling* s) { (s->*set)(value); }, f.field));
+      cases.push_back(
+          Sampling(f.field, [set = f.set, value](v1::Sampling* s) { (s->*set)(value); }, f.field));
     }
   }
   return cases;
@@ -207,9 +207,8 @@ std::vector<BadRequestCase> OptionCases() {
        "weights"},
       {"unknown weights", [](auto* r) { r->set_weights(static_cast<v1::WeightFormat>(77)); },
        invalid, "weights"},
-      {"a drafter that is not there",
-       [](auto* r) { r->mutable_speculation()->mutable_lookahead(); }, unimplemented,
-       "speculation"},
+      {"a drafter that is not there", [](auto* r) { r->mutable_speculation()->mutable_head(); },
+       unimplemented, "speculation.head"},
       {"draft length without a drafter",
        [](auto* r) { r->mutable_speculation()->set_max_draft_tokens(4); }, invalid,
        "speculation.max_draft_tokens"},

@@ -19,6 +19,7 @@ from eval.store import Store
 from eval.texts import Texts, library_code
 
 SHORTEST_MODULE = 20_000  # characters; less gives no long prompts
+FEWEST_TOKENS = 256
 # About 2 million prompt tokens for each setting: half an hour of exact prefill on two cores.
 LENGTHS = "1024:150,2048:36,4096:12,8000:2"
 
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     if args.fresh:
         results_file.unlink(missing_ok=True)
     store = Store(results_file)
-    arguments = ["--weights", ",".join(args.weights)]
+    # Every prompt is pruned: what pruning costs is judged, not when it pays.
+    arguments = ["--weights", ",".join(args.weights), f"--lazy-min-tokens={FEWEST_TOKENS}"]
     with connected(args, pb, arguments) as (client, identity):
         model = client.model()
         for weights in args.weights:
