@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from draft_head.generate import shard_files
 
@@ -28,7 +29,7 @@ class Stream:
 
     def begins(self) -> Tensor:
         """Of windows in which the model writes at least half."""
-        written = self.own.float().cumsum(0)
+        written = F.pad(self.own.float().cumsum(0), (1, 0))
         share = (written[WINDOW:] - written[:-WINDOW]) / WINDOW
         return (share >= 0.5).nonzero().squeeze(1)
 

@@ -93,7 +93,7 @@ class Trainer:
 
     def _step(self, w: Stream, chain: int) -> float:
         head = self._head
-        target = F.linear((w.rows.float() * self._norm).to(torch.bfloat16), head.rows).float()
+        target = F.linear((w.rows.float() * self._norm).to(head.rows.dtype), head.rows).float()
         target = target.log_softmax(-1)
         label = self._index[w.best]
         weight = torch.where(w.own, 1.0, GIVEN_WEIGHT)
