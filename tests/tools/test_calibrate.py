@@ -16,31 +16,52 @@ from eval.prompts import Item
 
 
 class KeepRatio(unittest.TestCase):
-    def scores(self, **at: float) -> np.ndarray:
-        scores = np.zeros(100)
-        for name, value in at.items():
-            scores[int(name[1:])] = value
+    def scores(self, *rows: dict[int, float]) -> np.ndarray:
+        scores = np.zeros((len(rows), 100))
+        for row, at in zip(scores, rows, strict=True):
+            for position, value in at.items():
+                row[position] = value
         return scores
 
-    def test_the_worst_needed_token_decides(self) -> None:
-        scores = self.scores(p50=5, p60=4, p70=3)
+    def test_what_the_first_row_looks_for_it_has_to_keep(self) -> None:
         # The 4 first tokens and the last are kept anyhow.
+        scores = self.scores({50: 5, 60: 4, 70: 3})
         self.assertAlmostEqual(keep_ratio(scores, [(50,)]), 0.06)
-        self.assertAlmostEqual(keep_ratio(scores, [(50, 70)]), 0.08)
+        self.assertAlmostEqual(keep_ratio(scores, [(70,)]), 0.08)
+
+    def test_the_worst_needed_token_decides(self) -> None:
+        scores = self.scores({50: 5, 60: 4}, {at: 9 for at in range(20, 40)})
+        self.assertAlmostEqual(keep_ratio(scores, [(50, 60)]), 0.07)
 
     def test_one_place_is_enough(self) -> None:
-        scores = self.scores(p50=5, p60=4)
-        self.assertAlmostEqual(keep_ratio(scores, [(90,), (60,)]), 0.07)
+        self.assertAlmostEqual(keep_ratio(self.scores({50: 5, 60: 4}), [(90,), (60,)]), 0.07)
 
     def test_of_equal_scores_the_lower_position_goes_first(self) -> None:
-        self.assertAlmostEqual(keep_ratio(np.zeros(100), [(10,)]), 0.12)
+        self.assertAlmostEqual(keep_ratio(self.scores({}), [(10,)]), 0.12)
 
     def test_what_is_always_kept_needs_no_score(self) -> None:
-        self.assertLessEqual(keep_ratio(self.scores(p50=1), [(0, 99)]), 0.05)
+        self.assertLessEqual(keep_ratio(self.scores({50: 1}, {}), [(0, 99)]), 0.05)
 
+    def test_a_later_row_revives_what_it_finds_best(self) -> None:
+        # Position 70 would have been the 98th to be kept.
+        first = {at: 100.0 - at for at in range(4, 99) if at != 70}
+        scores = self.scores(first, {70: 9})
+        self.assertAlmostEqual(keep_ratio(scores, [(4, 70)]), 0.06)
+
+    def test_but_not_where_more_than_it_may_revive_are_better_and_lacking(self) -> None:
+        first = {at: 100.0 - at for at in range(4, 99) if at != 70}
+        crowd = {at: 10.0 for at in range(80, 88)} | {70: 9.0}
+        scores = self.scores(first, crowd)
+        # Of eight that are better one has to be kept: the 81st, position 80.
+        self.assertAlmostEqual(keep_ratio(scores, [(4, 70)], revived=8), 0.8 + 0.01)
+        self.assertAlmostEqual(keep_ratio(scores, [(4, 70)], revived=9), 0.13)
+
+
+class Pooling(unittest.TestCase):
     def test_neighbours_share_the_best_score(self) -> None:
-        best = pooled(self.scores(p50=2, p52=3))
-        self.assertEqual(best[46:57].tolist(), [0, 2, 2, 3, 3, 3, 3, 3, 3, 3, 0])
+        scores = np.zeros(100)
+        scores[[50, 52]] = 2, 3
+        self.assertEqual(pooled(scores)[46:57].tolist(), [0, 2, 2, 3, 3, 3, 3, 3, 3, 3, 0])
 
 
 class Places(unittest.TestCase):
@@ -52,21 +73,18 @@ class Places(unittest.TestCase):
         item = self.item((9, 5, 6, 7, 9, 5, 6, 7, 1, 2), (5, 6, 7))
         self.assertEqual(places_of(item), ((1, 2, 3), (5, 6, 7)))
 
-    def test_of_a_long_line_only_the_begin_is_needed(self) -> None:
-        item = self.item((9, 1, 2, 3, 4, 5, 6, 9, 9), (1, 2, 3, 4, 5, 6))
-        self.assertEqual(places_of(item), ((1, 2, 3),))
-
     def test_a_short_one_only_after_the_words_of_the_lead(self) -> None:
         item = self.item((5, 9, 1, 2, 5, 9, 5, 1, 2), (5,))
         self.assertEqual(places_of(item), ((4,),))
 
 
 def sample(good: dict[tuple[int, int], int], tokens: int = 60, seed: int = 0) -> Sample:
-    """Noise of 4 layers and 2 heads, but for heads that look at a position."""
+    """Noise of 4 layers and 2 heads in the prompt's last row, but for heads that look at a
+    position."""
     rng = np.random.default_rng(seed)
-    attention = rng.uniform(0, 0.2, size=(4, 2, tokens)).astype(np.float32)
+    attention = rng.uniform(0, 0.2, size=(1, 4, 2, tokens)).astype(np.float32)
     for (layer, head), position in good.items():
-        attention[layer, head, position] = 1
+        attention[0, layer, head, position] = 1
     return Sample(attention, ((30 + seed,),))
 
 

@@ -23,32 +23,35 @@ MARGIN = 2
 
 
 class Scores:
-    """Of some samples: each head's normalised probabilities, and sums of them."""
+    """Of some samples: what each head gives to a score, and sums of that."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._samples = samples
-        self._needed = [sample.needed for sample in samples]
-        self._attention = [sample.attention for sample in samples]
-        self._normalised = [normalised(sample.attention) for sample in samples]
+        self._by_head = [normalised(sample.attention) for sample in samples]
 
     def folds(self) -> list["Scores"]:
         """Two halves, drawn, so that no pattern in the order of the samples parts them."""
         order = np.random.default_rng(0).permutation(len(self._samples))
-        return [Scores([self._samples[i] for i in half]) for half in np.array_split(order, 2)]
+        halves = np.array_split(order, 2)
+        return [Scores([self._samples[i] for i in half]) for half in halves]
 
     def ratios(self, heads: Sequence[Head]) -> np.ndarray:
         """The least keep ratio of each sample."""
         layers, numbers = zip(*heads, strict=True)
-        sums = [of[list(layers), list(numbers)].sum(axis=0) for of in self._normalised]
-        return self._of(sums)
+        return self._of([of[:, list(layers), list(numbers)].sum(axis=1) for of in self._by_head])
 
     def mean_ratios(self, layer: int) -> np.ndarray:
         """The same by the mean over all heads of a layer, as published."""
-        return self._of([attention[layer].mean(axis=0) for attention in self._attention])
+        return self._of([sample.attention[:, layer].mean(axis=1) for sample in self._samples])
 
     def _of(self, sums: Sequence[np.ndarray]) -> np.ndarray:
+        """`sums`: [rows, tokens] of each sample, the rows' own tokens behind the prompt's."""
+        both = zip(sums, self._samples, strict=True)
         return np.array(
-            [keep_ratio(pooled(s), needed) for s, needed in zip(sums, self._needed, strict=True)]
+            [
+                keep_ratio(pooled(s)[:, : s.shape[1] - len(s) + 1], sample.needed)
+                for s, sample in both
+            ]
         )
 
 

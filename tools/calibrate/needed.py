@@ -1,5 +1,5 @@
 """How small a share of a prompt may be kept, by the scores of some heads, before a token is lost
-that the answer needs."""
+that the answer needs: neither kept by the prompt's last row nor revived by the reply's own rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,29 +14,29 @@ RADIUS = 3
 SINKS = 4
 # A shorter answer may stand in the text by chance, so the words before it have to be there too.
 LONG_ANSWER = 3
-# Of a longer answer only the begin is what a prompt's last row looks for: the rest is looked for
-# by the rows that follow.
-WHOLE_ANSWER, BEGIN_TOKENS = 5, 3
+# As the daemon's profiles revive, at each cut and step.
+REVIVED = 8
 
 Head = tuple[int, int]  # layer, query head
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One item as the last row of its prompt sees it."""
+    """One item, as rows see it whose next token is the answer's first, second, ..: the last row of
+    the prompt, and those of the answer so far."""
 
-    attention: np.ndarray  # [layers, heads, tokens], probabilities
-    needed: tuple[tuple[int, ...], ...]  # places where the answer stands; one has to survive
+    attention: np.ndarray  # [rows, layers, heads, tokens and rows behind], probabilities
+    # Places where the answer stands, a position for each of those rows; one has to survive.
+    needed: tuple[tuple[int, ...], ...]
 
 
 def places_of(item: Item) -> tuple[tuple[int, ...], ...]:
-    """Positions of the needed tokens of the answer, wherever it stands in the context."""
+    """Positions of the answer's tokens, wherever it stands in the context."""
     lead = () if len(item.answer) >= LONG_ANSWER else item.prompt[-2:]
     wanted: Ids = lead + item.answer
-    needed = len(item.answer) if len(item.answer) <= WHOLE_ANSWER else BEGIN_TOKENS
     begin, end = item.context
     return tuple(
-        tuple(range(i + len(lead), i + len(lead) + needed))
+        tuple(range(i + len(lead), i + len(wanted)))
         for i in range(begin, end - len(wanted) + 1)
         if item.prompt[i : i + len(wanted)] == wanted
     )
@@ -55,18 +55,31 @@ def pooled(scores: np.ndarray) -> np.ndarray:
     return best
 
 
-def keep_ratio(scores: np.ndarray, places: Sequence[Sequence[int]]) -> float:
-    """The least share of all tokens that keeps one of the places whole. `scores` are pooled, one
-    a token; of equal scores the lower position goes first."""
-    tokens = len(scores)
+def keep_ratio(scores: np.ndarray, places: Sequence[Sequence[int]], revived: int = REVIVED) -> float:
+    """The least share of the prompt's tokens, at a cut and by the choice of every step, that keeps
+    one of the places whole. `scores`: [rows, tokens], pooled; row i looks for the i-th position of a
+    place. It finds it if the first row kept it, or if it is among so many of the best that were not
+    kept: those are revived, if they are within the share of the row itself."""
     scores = scores.copy()
-    scores[:SINKS] = np.inf
-    scores[-1] = np.inf
-    kept = min(max(_rank(scores, position) for position in place) for place in places)
-    return kept / tokens
+    scores[:, :SINKS] = np.inf
+    scores[0, -1] = np.inf
+    kept = _ranks(scores[0])
+
+    def least(row: int, position: int) -> int:
+        better = scores[row] > scores[row, position]
+        # With fewer kept, too many others would be better and lacking.
+        lacking = kept[better]
+        crowd = 0 if len(lacking) < revived else int(np.sort(lacking)[-revived])
+        found = max(crowd, int(better.sum()) + 1) if row > 0 else int(kept[position])
+        return min(int(kept[position]), found)
+
+    needs = (max(least(row, at) for row, at in enumerate(place)) for place in places)
+    return min(needs) / scores.shape[1]
 
 
-def _rank(scores: np.ndarray, position: int) -> int:
-    """How many tokens have to be kept for this one to be among them."""
-    value = scores[position]
-    return int((scores > value).sum() + (scores[:position] == value).sum()) + 1
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """How many tokens have to be kept for each to be among them; of equal scores the lower position
+    goes first."""
+    ranks = np.empty(len(scores), dtype=np.int64)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return ranks

@@ -1,4 +1,4 @@
-"""Retrieval items, seen by the last row of their prompts in every layer."""
+"""Retrieval items, seen in every layer by the rows that look for their answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +32,19 @@ def make_items(model: Path, texts: Texts, tokens: int, count: int, seed: int) ->
 
 def look(model: Path, items: Sequence[Item]) -> list[Sample]:
     shape = Shape.of(read_config(model))
-    seen = [np.empty((shape.layers, shape.heads, len(item.prompt)), np.float32) for item in items]
+    texts = [item.prompt + item.answer[:-1] for item in items]
+    seen = [
+        np.zeros((len(item.answer), shape.layers, shape.heads, len(text)), np.float32)
+        for item, text in zip(items, texts, strict=True)
+    ]
     progress = Progress("layers x items", shape.layers * len(items))
 
     def visit(i: int, inside: Inside) -> None:
-        seen[i][inside.layer] = inside.attention(len(items[i].prompt) - 1)
+        first = len(items[i].prompt) - 1
+        for row in range(len(items[i].answer)):
+            of = inside.attention(first + row)
+            seen[i][row, inside.layer, :, : of.shape[1]] = of
         progress.step()
 
-    run(shape, Tensors(model), [item.prompt for item in items], visit)
+    run(shape, Tensors(model), texts, visit)
     return [Sample(a, places_of(item)) for a, item in zip(seen, items, strict=True)]
