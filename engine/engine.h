@@ -27,8 +27,8 @@ struct EngineOptions {
   // Resident formats of the matrices, each once; the first is the default. Empty = the
   // checkpoint's own: bf16, or what it is quantised to, which then is the only one it can have.
   std::vector<WeightFormat> weights;
-  int64_t kv_cache_bytes = 0;  // 0 = a quarter of the free memory, or three quarters
-                               // of a device's own; at most what is useful
+  int64_t kv_cache_bytes = 0;  // 0 = a quarter of the free memory, or three quarters of what the
+                               // weights leave of a device's; at most what is useful
   KvFormat kv_format = KvFormat::kBf16;
   int32_t max_context = 0;  // 0 = the model's own; never more than that
   int32_t max_rows_per_step = 512;

@@ -21,7 +21,7 @@ constexpr int kMaxThreads = 1024;
 absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const BackendOptions& options) {
   if (options.backend == "cuda") {
 #ifdef SKIM_CUDA
-    return cuda::CudaOps::Create();
+    return cuda::CudaOps::Create(options.device_memory);
 #else
     return absl::FailedPreconditionError("backend: this build has no CUDA backend");
 #endif

@@ -5,19 +5,21 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "kernels/device_memory.h"
 #include "kernels/ops.h"
 
 namespace skim {
 
 struct BackendOptions {
-  std::string backend = "cpu";  // "cpu" | "cuda"
-  std::string isa = "auto";     // cpu: auto | amx | avx512 | avx2 | plain
-  int threads = 0;              // cpu: 0 = one per physical core
-  bool pin_threads = true;      // cpu: each thread to its own core
+  std::string backend = "cpu";      // "cpu" | "cuda"
+  std::string isa = "auto";         // cpu: auto | amx | avx512 | avx2 | plain
+  int threads = 0;                  // cpu: 0 = one per physical core
+  bool pin_threads = true;          // cpu: each thread to its own core
+  DeviceMemory device_memory = {};  // cuda
 };
 
 // INVALID_ARGUMENT for an unknown name; FAILED_PRECONDITION where this machine or build
-// lacks what was asked for.
+// lacks what was asked for; RESOURCE_EXHAUSTED where a device has not the memory.
 absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const BackendOptions& options);
 
 }  // namespace skim

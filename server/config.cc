@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "server/version.h"
 
 namespace skim {
@@ -48,6 +49,7 @@ struct RawFlags {
   uint64_t kv_cache_bytes = 0;
   uint64_t answer_store_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
+  std::string device_memory;
   uint64_t max_message_bytes = 4 << 20;
   uint64_t drain_timeout_ms = 30'000;
   uint64_t slow_reader_ms = 30'000;
@@ -148,11 +150,32 @@ std::optional<std::vector<int32_t>> ParseLayers(const std::string& text) {
   return layers;
 }
 
+// Strictly "80%" or "60GiB".
+std::optional<DeviceMemory> ParseDeviceMemory(std::string text) {
+  DeviceMemory memory;
+  if (absl::string_view share = text; absl::ConsumeSuffix(&share, "%")) {
+    double percent = 0;
+    if (!absl::SimpleAtod(share, &percent) || !(percent > 0 && percent <= 100)) return std::nullopt;
+    memory.share = percent / 100;
+    return memory;
+  }
+  static const CLI::AsSizeValue kSize(true);
+  if (!kSize(text).empty() || !absl::SimpleAtoi(text, &memory.bytes) || memory.bytes <= 0) {
+    return std::nullopt;
+  }
+  return memory;
+}
+
 void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--backend", config->engine.backend.backend, "What computes")
       ->check(Quiet(CLI::IsMember({"cpu", "cuda"})))
       ->type_name("cpu|cuda")
       ->capture_default_str()
+      ->group("Machine");
+  app->add_option("--device-memory", raw->device_memory,
+                  "Memory that cuda takes of its device at the start, for weights, keys and values "
+                  "and all else: as 60GiB, or as 80% of what is free; default 90%")
+      ->type_name("SIZE|SHARE%")
       ->group("Machine");
   app->add_option("--isa", config->engine.backend.isa,
                   "Instructions to compute with on a CPU; auto = the best this machine has")
@@ -172,14 +195,17 @@ void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->type_name("N")
       ->capture_default_str()
       ->group("Machine");
-  app->add_option("--kv-cache", raw->kv_cache_bytes,
-                  "Memory for keys and values; 0 = a quarter of what is free")
+  app->add_option(
+         "--kv-cache", raw->kv_cache_bytes,
+         "Memory for keys and values; 0 = a quarter of what is free, or with cuda three quarters "
+         "of what the weights leave of --device-memory")
       ->transform(Quiet(CLI::AsSizeValue(true)))
       ->type_name("SIZE")
       ->group("Machine");
-  app->add_option("--kv-format", raw->kv_format,
-                  "How keys and values are kept: int8 and fp8 hold nearly twice the tokens and lose "
-                  "a little precision; int8 loses less")
+  app->add_option(
+         "--kv-format", raw->kv_format,
+         "How keys and values are kept: int8 and fp8 hold nearly twice the tokens and lose "
+         "a little precision; int8 loses less")
       ->check(Quiet(CLI::IsMember({"bf16", "int8", "fp8"})))
       ->type_name("bf16|int8|fp8")
       ->capture_default_str()
@@ -197,9 +223,10 @@ void AddSchedulerFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   };
   add("--max-rows-per-step", &s.max_rows_per_step,
       "Tokens computed together in one step: more = faster prompts, slower steps", "TOKENS");
-  app->add_option("--max-decode-slowdown", s.max_decode_slowdown,
-                  "How many times as long a step may take for the prompts computed beside those who "
-                  "decode, as in 2: their tokens stay steady, prompts take longer; default 0, any")
+  app->add_option(
+         "--max-decode-slowdown", s.max_decode_slowdown,
+         "How many times as long a step may take for the prompts computed beside those who "
+         "decode, as in 2: their tokens stay steady, prompts take longer; default 0, any")
       ->type_name("RATIO")
       ->group("Scheduling");
   add("--max-running", &s.max_running, "Sequences computed at the same time", "N");
@@ -371,6 +398,14 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
     return Mistake("--kv-cache: more bytes than an address has");
   }
   config.engine.kv_cache_bytes = static_cast<int64_t>(raw.kv_cache_bytes);
+  if (!raw.device_memory.empty()) {
+    if (config.engine.backend.backend != "cuda") {
+      return Mistake("--device-memory: only the backend cuda has a device");
+    }
+    const auto memory = ParseDeviceMemory(raw.device_memory);
+    if (!memory) return Mistake("--device-memory: give bytes as in 60GiB, or a share as in 80%");
+    config.engine.backend.device_memory = *memory;
+  }
   constexpr uint64_t kLeastStore = 1 << 20, kMostStore = uint64_t{1} << 40;
   if (raw.answer_store_bytes != 0 &&
       (raw.answer_store_bytes < kLeastStore || raw.answer_store_bytes > kMostStore)) {

@@ -32,8 +32,8 @@ const WeightView& Own(const PackedWeight& weight) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create() {
-  SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, Runtime::Create());
+absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const DeviceMemory& memory) {
+  SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, Runtime::Create(memory));
   return std::unique_ptr<Ops>(new CudaOps(std::move(runtime)));
 }
 

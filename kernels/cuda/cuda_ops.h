@@ -18,11 +18,11 @@ namespace skim::cuda {
 
 class CudaOps final : public Ops {
  public:
-  // FAILED_PRECONDITION where there is no device to use.
-  static absl::StatusOr<std::unique_ptr<Ops>> Create();
+  // As Runtime::Create.
+  static absl::StatusOr<std::unique_ptr<Ops>> Create(const DeviceMemory& memory);
 
   std::string Description() const override { return "cuda " + runtime_->device_name(); }
-  std::optional<size_t> FreeDeviceBytes() override { return runtime_->FreeBytes(); }
+  std::optional<size_t> FreeDeviceBytes() override { return runtime_->free_bytes(); }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void Upload(void* device, const void* host, size_t bytes) override;

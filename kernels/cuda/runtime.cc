@@ -3,7 +3,9 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdint>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
 namespace skim::cuda {
@@ -12,6 +14,7 @@ namespace {
 constexpr int kOldestMajor = 8;  // sm_80: bf16 mma, cp.async
 constexpr size_t kChunkBytes = size_t{1} << 20;
 constexpr size_t kStageAlign = 64;
+constexpr size_t kArenaUnit = size_t{2} << 20;  // pages of a device
 
 std::string Text(cudaError_t error) {
   return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
@@ -19,7 +22,7 @@ std::string Text(cudaError_t error) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create() {
+absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const DeviceMemory& memory) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
@@ -44,13 +47,50 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create() {
   runtime->Check(cudaStreamCreateWithFlags(&runtime->stream_, cudaStreamNonBlocking),
                  "cudaStreamCreate");
   SKIM_RETURN_IF_ERROR(runtime->failure_);
+  SKIM_RETURN_IF_ERROR(runtime->TakeMemory(memory));
   return runtime;
+}
+
+absl::Status Runtime::TakeMemory(const DeviceMemory& memory) {
+  int pools = 0;
+  size_t free = 0, total = 0;
+  Check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, 0), "a device attribute");
+  Check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  SKIM_RETURN_IF_ERROR(failure_);
+  if (pools == 0) {
+    return absl::FailedPreconditionError("backend: the driver has no memory pools for " +
+                                         device_name_);
+  }
+  const size_t wanted = memory.bytes > 0 ? static_cast<size_t>(memory.bytes)
+                                         : static_cast<size_t>(memory.share * free);
+  arena_bytes_ = wanted / kArenaUnit * kArenaUnit;
+  cudaMemPoolProps properties = {};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location = {cudaMemLocationTypeDevice, 0};
+  Check(cudaMemPoolCreate(&arena_, &properties), "cudaMemPoolCreate");
+  uint64_t keep = UINT64_MAX;
+  Check(cudaMemPoolSetAttribute(arena_, cudaMemPoolAttrReleaseThreshold, &keep),
+        "cudaMemPoolSetAttribute");
+  SKIM_RETURN_IF_ERROR(failure_);
+  // In one piece, so that the pool has it from now on.
+  void* all = nullptr;
+  const cudaError_t error = arena_bytes_ == 0
+                                ? cudaErrorMemoryAllocation
+                                : cudaMallocFromPoolAsync(&all, arena_bytes_, arena_, stream_);
+  if (error == cudaErrorMemoryAllocation) {
+    return absl::ResourceExhaustedError(absl::StrCat("device_memory: ", wanted,
+                                                     " bytes cannot be had, ", free, " of ", total,
+                                                     " are free on ", device_name_));
+  }
+  if (Check(error, "cudaMallocFromPoolAsync")) Check(cudaFreeAsync(all, stream_), "cudaFreeAsync");
+  return Wait();
 }
 
 Runtime::~Runtime() {
   // Nothing can be done about errors of an end; the process or the device is gone anyway.
   if (stream_ != nullptr) {
     cudaStreamSynchronize(stream_);
+    if (arena_ != nullptr) cudaMemPoolDestroy(arena_);
     cudaStreamDestroy(stream_);
   }
   for (const Chunk& chunk : chunks_) cudaFreeHost(chunk.data);
@@ -66,27 +106,32 @@ bool Runtime::Check(int error, const char* what) {
   return failure_.ok();
 }
 
-size_t Runtime::FreeBytes() {
-  size_t free = 0, total = 0;
-  return Check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo") ? free : 0;
-}
-
 absl::StatusOr<void*> Runtime::Allocate(size_t bytes) {
   SKIM_RETURN_IF_ERROR(failure_);
   void* device = nullptr;
-  const cudaError_t error = cudaMalloc(&device, std::max<size_t>(bytes, 1));
+  const size_t size = std::max<size_t>(bytes, 1);
+  const cudaError_t error = size > free_bytes()
+                                ? cudaErrorMemoryAllocation
+                                : cudaMallocFromPoolAsync(&device, size, arena_, stream_);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // an answer, not a fault: later calls must not find it
-    return absl::ResourceExhaustedError("cannot allocate " + std::to_string(bytes) +
-                                        " bytes of device memory");
+    return absl::ResourceExhaustedError(absl::StrCat("device_memory: ", bytes,
+                                                     " more bytes are wanted, ", free_bytes(),
+                                                     " of ", arena_bytes_, " are left"));
   }
-  if (!Check(error, "cudaMalloc")) return failure_;
+  if (!Check(error, "cudaMallocFromPoolAsync")) return failure_;
+  allocated_[device] = size;
+  used_bytes_ += size;
   if (bytes > 0) Check(cudaMemsetAsync(device, 0, bytes, stream_), "cudaMemset");
   return device;
 }
 
 void Runtime::Free(void* device) {
-  if (device != nullptr) Check(cudaFree(device), "cudaFree");
+  const auto found = allocated_.find(device);
+  if (found == allocated_.end()) return;
+  used_bytes_ -= found->second;
+  allocated_.erase(found);
+  Check(cudaFreeAsync(device, stream_), "cudaFreeAsync");
 }
 
 void Runtime::Upload(void* device, const void* host, size_t bytes) {

@@ -1,37 +1,45 @@
 // The one owner of a device's stream and memory. Every CUDA call goes through here and is
 // checked; after the first failure nothing more is enqueued and Wait() returns it, each time.
 //
-// Device memory is one cudaMalloc per buffer: an engine makes its buffers once, at load, and so
-// compute-sanitizer and the simulator of the tests see where each of them ends.
+// Device memory is one arena: a memory pool of the driver's, which is filled at the start to the
+// size that was asked for and gives nothing back before the end. Buffers come from it and return
+// to it in the order of the stream, so neither waits for the device, in a step either. That it is
+// the driver's pool and no allocator of our own lets compute-sanitizer and the simulator of the
+// tests see where each buffer ends and whether it lives.
 #pragma once
 
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/device_memory.h"
 
+struct CUmemPoolHandle_st;
 struct CUstream_st;
 
 namespace skim::cuda {
 
 class Runtime {
  public:
-  // FAILED_PRECONDITION if there is no device that the kernels run on.
-  static absl::StatusOr<std::unique_ptr<Runtime>> Create();
+  // FAILED_PRECONDITION if there is no device that the kernels run on, RESOURCE_EXHAUSTED if it
+  // has not that much memory.
+  static absl::StatusOr<std::unique_ptr<Runtime>> Create(const DeviceMemory& memory = {});
   ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
   CUstream_st* stream() const { return stream_; }
   const std::string& device_name() const { return device_name_; }
-  size_t FreeBytes();
+  size_t free_bytes() const { return arena_bytes_ - used_bytes_; }
 
-  // Not null, 256-byte aligned, zeroed in the stream's order. RESOURCE_EXHAUSTED if there is
-  // not that much.
+  // Not null, 256-byte aligned, zeroed in the stream's order. RESOURCE_EXHAUSTED if the arena has
+  // not that much left.
   absl::StatusOr<void*> Allocate(size_t bytes);
+  // What is enqueued already may still use it.
   void Free(void* device);
 
   // Enqueue; host memory stays alive and unchanged until Wait().
@@ -57,10 +65,14 @@ class Runtime {
   };
 
   Runtime() = default;
+  absl::Status TakeMemory(const DeviceMemory& memory);
   // Keeps the first failure; true if there is none.
   bool Check(int error, const char* what);
 
   CUstream_st* stream_ = nullptr;
+  CUmemPoolHandle_st* arena_ = nullptr;
+  size_t arena_bytes_ = 0, used_bytes_ = 0;
+  std::unordered_map<void*, size_t> allocated_;
   std::string device_name_;
   absl::Status failure_;
   std::vector<Chunk> chunks_;  // staging; the last one is being filled

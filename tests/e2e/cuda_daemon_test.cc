@@ -78,6 +78,16 @@ TEST(CudaDaemon, StreamsTheCpusTokensOfExactAndOfPrunedPrompts) {
   EXPECT_EQ(*host.daemon->Stop(kLong), 0);
 }
 
+TEST(CudaDaemon, RefusesInOneSentenceToStartWhereTheDevicesMemoryIsTooSmall) {
+  if (Start("cuda").daemon == nullptr) GTEST_SKIP() << "no CUDA device";
+  for (const char* size : {"64KiB", "2MiB", "4MiB"}) {
+    const Started started = Start("cuda", {"--device-memory", size});
+    EXPECT_EQ(started.daemon, nullptr) << size;
+    EXPECT_THAT(started.log, testing::StartsWith("skimd: device_memory: ")) << size;
+    EXPECT_EQ(std::count(started.log.begin(), started.log.end(), '\n'), 1) << started.log;
+  }
+}
+
 TEST(CudaDaemon, WithoutADeviceSaysSoInOneSentenceAndEnds) {
   setenv("PTXSIM_NO_DEVICE", "1", 1);
   setenv("CUDA_VISIBLE_DEVICES", "", 1);

@@ -147,6 +147,32 @@ int UseAfterFree() {
   return 0;
 }
 
+// A kernel over a piece of 1024 floats of a pool, which is freed before it or not at all.
+template <bool kFreed, bool kForgotten, typename Kernel>
+int OverPool(Kernel kernel) {
+  cudaStream_t stream;
+  cudaMemPool_t pool;
+  cudaMemPoolProps properties = {};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location = {cudaMemLocationTypeDevice, 0};
+  float *data = nullptr, *beside = nullptr;
+  MUST(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  MUST(cudaMemPoolCreate(&pool, &properties));
+  for (float** piece : {&data, &beside}) {
+    MUST(cudaMallocFromPoolAsync(reinterpret_cast<void**>(piece), 4096, pool, stream));
+    MUST(cudaMemsetAsync(*piece, 0, 4096, stream));
+  }
+  if (kFreed) MUST(cudaFreeAsync(data, stream));
+  kernel<<<1, kThreads, 0, stream>>>(data);
+  MUST(cudaGetLastError());
+  MUST(cudaStreamSynchronize(stream));
+  if (!kFreed && !kForgotten) MUST(cudaFreeAsync(data, stream));
+  MUST(cudaFreeAsync(beside, stream));
+  MUST(cudaMemPoolDestroy(pool));
+  MUST(cudaStreamDestroy(stream));
+  return 0;
+}
+
 int HostPointer() {
   static float data[kThreads];
   Fill<<<1, kThreads>>>(data);
@@ -218,6 +244,9 @@ Programs Canaries() {
           {"shuffle-in-a-branch", [] { return Over(ShuffleInABranch); }},
           {"unknown-opcode", [] { return Over(UnknownOpcode); }},
           {"use-after-free", UseAfterFree},
+          {"pool-out-of-bounds", [] { return OverPool<false, false>(OutOfBounds); }},
+          {"pool-use-after-free", [] { return OverPool<true, false>(Fill); }},
+          {"pool-leak", [] { return OverPool<false, true>(Fill); }},
           {"host-pointer", HostPointer},
           {"leak", Leak},
           {"double-free", DoubleFree},

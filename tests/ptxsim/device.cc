@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <fatbinary_section.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -83,9 +84,30 @@ KernelHandle* Device::FindKernel(const void* host_function) {
   return found == handles_.end() ? nullptr : &found->second;
 }
 
-uint64_t Device::Allocate(size_t bytes) {
+bool Pool::Use(size_t bytes, DeviceMemory* memory) {
+  const size_t wanted = used + bytes;
+  if (wanted > reserved) {
+    if (!memory->Take(wanted - reserved)) return false;
+    reserved = wanted;
+  }
+  used = wanted;
+  return true;
+}
+
+void Pool::Trim(DeviceMemory* memory) {
+  const size_t keep = std::max(used, threshold);
+  if (reserved <= keep) return;
+  memory->Give(reserved - keep);
+  reserved = keep;
+}
+
+uint64_t Device::Allocate(size_t bytes, Pool* pool) {
   if (fail_malloc_ > 0 && --fail_malloc_ == 0) return 0;
-  return memory_.Allocate(bytes);
+  if (pool == nullptr) return memory_.Take(bytes) ? memory_.Place(bytes) : 0;
+  if (!pool->Use(bytes, &memory_)) return 0;
+  const uint64_t address = memory_.Place(bytes);
+  pool->live[address] = bytes;
+  return address;
 }
 
 int Device::EnqueueLaunch(KernelHandle& handle, std::array<unsigned, 3> grid,
@@ -126,6 +148,7 @@ void Device::CheckEnd() {
   if (memory_.live() > 0) {
     Fault("leak: " + std::to_string(memory_.live()) + " device allocations are never freed");
   }
+  if (!pools.empty()) Fault("leak: a memory pool is never destroyed");
   if (!pinned.empty()) Fault("leak: pinned host memory is never freed");
   if (streams_.created() > 0) Fault("leak: a stream is never destroyed");
   if (!events.empty()) Fault("leak: an event is never destroyed");

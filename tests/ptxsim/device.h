@@ -18,6 +18,16 @@
 
 namespace ptxsim {
 
+// Memory that stays taken when what was allocated from it is freed.
+struct Pool {
+  size_t threshold = 0;  // above it what is not used goes back at the next free
+  size_t reserved = 0, used = 0;
+  std::map<uint64_t, size_t> live;  // not freed by the program; the device may be behind
+
+  bool Use(size_t bytes, DeviceMemory* memory);
+  void Trim(DeviceMemory* memory);
+};
+
 struct KernelHandle {
   Kernel* kernel;
   int dynamic_shared_limit = 48 << 10;  // raised by cudaFuncSetAttribute
@@ -42,11 +52,15 @@ class Device {
   int EnqueueLaunch(KernelHandle& handle, std::array<unsigned, 3> grid,
                     std::array<unsigned, 3> block, void** args, size_t dynamic_shared,
                     void* stream);
-  uint64_t Allocate(size_t bytes);
+  // 0 if there is not that much, or if this allocation is to fail. From a pool, if one is given.
+  uint64_t Allocate(size_t bytes, Pool* pool = nullptr);
+  // The n-th allocation from now on fails; 0: none.
+  void FailAllocation(long n) { fail_malloc_ = n; }
   int sticky_error() const { return sticky_error_; }
 
   std::set<void*> pinned;  // host allocations
   std::set<Event*> events;
+  std::set<std::unique_ptr<Pool>> pools;
   // A fault for what the program left behind; at the end of the process.
   void CheckEnd();
 

@@ -41,22 +41,26 @@ DeviceMemory::DeviceMemory(size_t total_bytes)
   alias_ = static_cast<uint8_t*>(alias);
 }
 
-uint64_t DeviceMemory::Allocate(size_t bytes) {
-  if (bytes > free_bytes()) return 0;
+bool DeviceMemory::Take(size_t bytes) {
+  if (bytes > free_bytes()) return false;
+  used_bytes_ += bytes;
+  return true;
+}
+
+uint64_t DeviceMemory::Place(size_t bytes) {
   const size_t span = (bytes + kGap + kAlign - 1) / kAlign * kAlign;
-  if (span > kReservedBytes - next_) return 0;
+  if (span > kReservedBytes - next_) Fault("the simulator runs out of addresses");
   const uint64_t address = base_ + next_;
   if (bytes <= kFillBytes) std::memset(alias_ + next_, 0xff, bytes);
   next_ += span;
-  used_bytes_ += bytes;
   live_[address] = bytes;
   return address;
 }
 
-bool DeviceMemory::Free(uint64_t address) {
+std::optional<size_t> DeviceMemory::Remove(uint64_t address) {
   const auto found = live_.find(address);
-  if (found == live_.end()) return false;
-  used_bytes_ -= found->second;
+  if (found == live_.end()) return std::nullopt;
+  const size_t bytes = found->second;
   // Whole pages go back to the host; the addresses do not come again.
   constexpr uint64_t kPage = 4096;
   const uint64_t begin = (address - base_ + kPage - 1) / kPage * kPage;
@@ -66,7 +70,7 @@ bool DeviceMemory::Free(uint64_t address) {
   live_.erase(found);
   last_begin_ = 1;
   last_end_ = 0;
-  return true;
+  return bytes;
 }
 
 uint8_t* DeviceMemory::At(uint64_t address, size_t bytes, size_t align, const char* what) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 
 namespace ptxsim {
 
@@ -13,10 +14,14 @@ class DeviceMemory {
  public:
   explicit DeviceMemory(size_t total_bytes);
 
-  // 256-byte aligned, filled with NaN patterns; 0 if there is not that much.
-  uint64_t Allocate(size_t bytes);
-  // False for anything but a live allocation.
-  bool Free(uint64_t address);
+  // What a program has of the memory; false if there is not that much.
+  bool Take(size_t bytes);
+  void Give(size_t bytes) { used_bytes_ -= bytes; }
+
+  // An address for bytes that are taken: 256-byte aligned, filled with NaN patterns.
+  uint64_t Place(size_t bytes);
+  // Its size; nothing for anything but a live allocation.
+  std::optional<size_t> Remove(uint64_t address);
 
   // Host alias of [address, address + bytes), which must lie inside one live allocation and
   // be aligned to `align`; else a fault that names `what`.
@@ -28,7 +33,7 @@ class DeviceMemory {
   size_t live() const { return live_.size(); }
 
  private:
-  static constexpr size_t kReservedBytes = size_t{64} << 30;
+  static constexpr size_t kReservedBytes = size_t{4} << 40;
 
   uint64_t base_ = 0;  // not accessible
   uint8_t* alias_ = nullptr;

@@ -271,6 +271,45 @@ int LimitProgram() {
   return 0;
 }
 
+// A pool that keeps its memory, and work that goes on with what is freed behind it.
+int PoolProgram() {
+  cudaStream_t stream;
+  cudaMemPool_t pool;
+  cudaMemPoolProps properties = {};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location = {cudaMemLocationTypeDevice, 0};
+  uint64_t keep = UINT64_MAX;
+  size_t before = 0, after = 0, total = 0;
+  constexpr size_t kBytes = 1 << 20;
+  void* much = nullptr;
+  int *x = nullptr, *y = nullptr, result = 0;
+  MUST(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  MUST(cudaMemGetInfo(&before, &total));
+  MUST(cudaMemPoolCreate(&pool, &properties));
+  MUST(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+  EXPECT(cudaMallocFromPoolAsync(&much, total + 1, pool, stream) == cudaErrorMemoryAllocation);
+  MUST(cudaMallocFromPoolAsync(&much, kBytes, pool, stream));
+  MUST(cudaFreeAsync(much, stream));
+  MUST(cudaMallocFromPoolAsync(reinterpret_cast<void**>(&x), sizeof(int), pool, stream));
+  MUST(cudaMemsetAsync(x, 0, sizeof(int), stream));
+  AddOne<<<1, 1, 0, stream>>>(x);
+  MUST(cudaMallocFromPoolAsync(reinterpret_cast<void**>(&y), sizeof(int), pool, stream));
+  MUST(cudaMemcpyAsync(y, x, sizeof(int), cudaMemcpyDeviceToDevice, stream));
+  MUST(cudaFreeAsync(x, stream));
+  Double<<<1, 1, 0, stream>>>(y);
+  MUST(cudaMemcpyAsync(&result, y, sizeof(int), cudaMemcpyDeviceToHost, stream));
+  MUST(cudaFreeAsync(y, stream));
+  MUST(cudaStreamSynchronize(stream));
+  EXPECT(result == 2);
+  MUST(cudaMemGetInfo(&after, &total));
+  EXPECT(after == before - kBytes);
+  MUST(cudaMemPoolDestroy(pool));
+  MUST(cudaMemGetInfo(&after, &total));
+  EXPECT(after == before);
+  MUST(cudaStreamDestroy(stream));
+  return 0;
+}
+
 // Exits 0 if every call works: the test injects faults.
 int PlainProgram() {
   int* x = nullptr;
@@ -288,5 +327,5 @@ int PlainProgram() {
 Programs CorrectPrograms() {
   return {{"integers", IntegerProgram}, {"bits", BitProgram},     {"floats", FloatProgram},
           {"warps", WarpProgram},       {"events", EventProgram}, {"limits", LimitProgram},
-          {"plain", PlainProgram}};
+          {"pools", PoolProgram},       {"plain", PlainProgram}};
 }

@@ -41,7 +41,8 @@ TEST_P(Correct, ProgramsEndWellInAnyOrder) {
 
 INSTANTIATE_TEST_SUITE_P(Ptxsim, Correct,
                          testing::Values("integers", "bits", "floats", "warps", "events", "limits",
-                                         "plain", "products", "packed", "matrices", "async"),
+                                         "pools", "plain", "products", "packed", "matrices",
+                                         "async"),
                          [](const auto& info) { return info.param; });
 
 struct Canary {
@@ -78,9 +79,11 @@ INSTANTIATE_TEST_SUITE_P(
         Canary{"shuffle-from-outside", "mask leaves out"},
         Canary{"shuffle-after-exit", "has exited"}, Canary{"shuffle-in-a-branch", "never come"},
         Canary{"unknown-opcode", "unknown opcode sad.s32 (kernel"},
-        Canary{"use-after-free", "use after free"}, Canary{"host-pointer", "no allocation"},
-        Canary{"leak", "leak"}, Canary{"double-free", "not allocated"},
-        Canary{"copy-past-the-end", "out of bounds"}, Canary{"nobody-waits", "nobody waited for"}),
+        Canary{"use-after-free", "use after free"}, Canary{"pool-out-of-bounds", "out of bounds"},
+        Canary{"pool-use-after-free", "use after free"}, Canary{"pool-leak", "leak"},
+        Canary{"host-pointer", "no allocation"}, Canary{"leak", "leak"},
+        Canary{"double-free", "not allocated"}, Canary{"copy-past-the-end", "out of bounds"},
+        Canary{"nobody-waits", "nobody waited for"}),
     [](const auto& info) {
       std::string name = info.param.name;
       std::replace(name.begin(), name.end(), '-', '_');

@@ -1,6 +1,8 @@
 // The CUDA runtime's entry points that nvcc-built programs and kernels/cuda use, on the
 // simulated device. Preloaded, they take the place of libcudart's; what is missing here
 // falls through to the real library, which finds no driver and says so.
+#include "tests/ptxsim/runtime.h"
+
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -14,20 +16,13 @@ using ptxsim::Event;
 using ptxsim::Fault;
 using ptxsim::KernelHandle;
 
+using ptxsim::Enqueue;
+using ptxsim::Report;
+using ptxsim::Usable;
+
 namespace {
 
 cudaError_t last_error = cudaSuccess;
-
-cudaError_t Report(int error) {
-  if (error != cudaSuccess) last_error = static_cast<cudaError_t>(error);
-  return static_cast<cudaError_t>(error);
-}
-
-// Every call fails on a machine without a device or after a sticky error.
-cudaError_t Usable() {
-  if (!Device::Get().present()) return Report(cudaErrorNoDevice);
-  return Report(Device::Get().sticky_error());
-}
 
 struct Configuration {
   dim3 grid, block;
@@ -57,10 +52,6 @@ void Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   std::memmove(Resolve(to, bytes, "cudaMemcpy to"), Resolve(from, bytes, "cudaMemcpy from"), bytes);
 }
 
-void Enqueue(cudaStream_t stream, std::function<void()> run) {
-  Device::Get().streams().Get(stream).queue.push_back({nullptr, std::move(run)});
-}
-
 // Runs after the program's own statics are gone: handlers of libraries come last.
 struct EndCheck {
   ~EndCheck() {
@@ -69,6 +60,20 @@ struct EndCheck {
 } end_check;
 
 }  // namespace
+
+cudaError_t ptxsim::Report(int error) {
+  if (error != cudaSuccess) last_error = static_cast<cudaError_t>(error);
+  return static_cast<cudaError_t>(error);
+}
+
+cudaError_t ptxsim::Usable() {
+  if (!Device::Get().present()) return Report(cudaErrorNoDevice);
+  return Report(Device::Get().sticky_error());
+}
+
+void ptxsim::Enqueue(cudaStream_t stream, std::function<void()> run) {
+  Device::Get().streams().Get(stream).queue.push_back({nullptr, std::move(run)});
+}
 
 extern "C" {
 
@@ -145,9 +150,9 @@ cudaError_t cudaMalloc(void** address, size_t bytes) {
 cudaError_t cudaFree(void* address) {
   if (address == nullptr) return cudaSuccess;
   Device::Get().streams().DrainAll();  // it waits for the device
-  if (!Device::Get().memory().Free(reinterpret_cast<uint64_t>(address))) {
-    Fault("cudaFree of what is not allocated");
-  }
+  const auto bytes = Device::Get().memory().Remove(reinterpret_cast<uint64_t>(address));
+  if (!bytes) Fault("cudaFree of what is not allocated");
+  Device::Get().memory().Give(*bytes);
   return Report(Device::Get().sticky_error());
 }
 

@@ -36,8 +36,8 @@ TEST(Config, HasDefaultsForAllButTheModel) {
 }
 
 TEST(Config, ServesGatewaysWhereItIsTold) {
-  const ServerConfig config = MustParse(
-      {"--model", "m", "--worker-listen", "0.0.0.0:50052,[::]:50053/fast+int8"});
+  const ServerConfig config =
+      MustParse({"--model", "m", "--worker-listen", "0.0.0.0:50052,[::]:50053/fast+int8"});
   ASSERT_EQ(config.workers.size(), 2u);
   EXPECT_EQ(config.workers[0].ToString(), "0.0.0.0:50052");
   EXPECT_EQ(config.workers[0].savings, "");
@@ -55,6 +55,17 @@ TEST(Config, ReadsSizesAndTimesWithUnits) {
   EXPECT_EQ(stores.scheduler.answer_store_bytes, int64_t{64} << 20);
   EXPECT_EQ(stores.limits.answer_store_bytes, int64_t{64} << 20);
   EXPECT_EQ(config.max_message_bytes, 1'000'000);
+}
+
+TEST(Config, ReadsTheMemoryOfADeviceAsBytesOrAShare) {
+  const auto memory = [](const char* text) {
+    return MustParse({"--model", "m", "--backend", "cuda", "--device-memory", text})
+        .engine.backend.device_memory;
+  };
+  EXPECT_EQ(memory("60GiB").bytes, int64_t{60} << 30);
+  EXPECT_EQ(memory("80%").bytes, 0);
+  EXPECT_DOUBLE_EQ(memory("80%").share, 0.8);
+  EXPECT_DOUBLE_EQ(MustParse({"--model", "m"}).engine.backend.device_memory.share, 0.9);
 }
 
 TEST(Config, ChoosesTheFormatOfTheKvCache) {
@@ -121,6 +132,10 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--metrics", "::1:90"}, "--metrics"},
       {{"--model", "m", "--isa", "mmx"}, "--isa"},
       {{"--model", "m", "--backend", "tpu"}, "--backend"},
+      {{"--model", "m", "--device-memory", "1GiB"}, "--device-memory: only the backend cuda"},
+      {{"--model", "m", "--backend", "cuda", "--device-memory", "101%"}, "a share as in"},
+      {{"--model", "m", "--backend", "cuda", "--device-memory", "0"}, "--device-memory"},
+      {{"--model", "m", "--backend", "cuda", "--device-memory", "lots"}, "--device-memory"},
       {{"--model", "m", "--weights", "int3"}, "--weights"},
       {{"--model", "m", "--weights", "bf16,int8,bf16"}, "bf16 is given twice"},
       {{"--model", "m", "--drafters", "oracle"}, "--drafters"},
