@@ -35,6 +35,17 @@ get_filename_component(toolkit ${SKIM_NVCC} REALPATH)
 get_filename_component(toolkit ${toolkit}/../.. ABSOLUTE)
 find_library(SKIM_CUDART cudart HINTS ${toolkit} PATH_SUFFIXES lib64 lib NO_DEFAULT_PATH REQUIRED)
 
+# Only the header: who asks for cuBLASLt has it loaded at run time.
+find_path(SKIM_CUBLAS_INCLUDE cublasLt.h HINTS ${toolkit} PATH_SUFFIXES include NO_DEFAULT_PATH)
+if(NOT SKIM_CUBLAS_INCLUDE)
+  if(SKIM_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "SKIM_CUDA=ON needs cublasLt.h, which ${toolkit} lacks")
+  endif()
+  return()
+endif()
+file(STRINGS ${SKIM_CUBLAS_INCLUDE}/cublas_api.h text REGEX "define CUBLAS_VER_MAJOR ")
+string(REGEX MATCH "[0-9]+" SKIM_CUBLAS_MAJOR "${text}")
+
 set(CMAKE_CUDA_COMPILER ${SKIM_NVCC})
 set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
 set(CMAKE_CUDA_ARCHITECTURES ${SKIM_CUDA_ARCHITECTURES})
@@ -54,6 +65,6 @@ endif()
 
 add_library(skim_cudart SHARED IMPORTED)
 set_target_properties(skim_cudart PROPERTIES IMPORTED_LOCATION ${SKIM_CUDART}
-                      INTERFACE_INCLUDE_DIRECTORIES ${toolkit}/include)
+                      INTERFACE_INCLUDE_DIRECTORIES "${toolkit}/include;${SKIM_CUBLAS_INCLUDE}")
 set(SKIM_CUDA_FOUND TRUE)
 message(STATUS "CUDA ${SKIM_CUDA_VERSION} from ${toolkit}")

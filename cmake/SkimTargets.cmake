@@ -93,13 +93,15 @@ function(skim_test_entry entry)
 endfunction()
 
 # skim_on_ptxsim(test SEEDS 1 2): runs a test again for each seed with the simulated CUDA
-# device preloaded (tests/ptxsim), the tests whose names contain "cuda" or "Cuda".
+# device and cuBLASLt preloaded (tests/ptxsim), the tests whose names contain "cuda" or "Cuda".
 function(skim_on_ptxsim name)
   cmake_parse_arguments(ARG "" "" "SEEDS" ${ARGN})
   foreach(seed ${ARG_SEEDS})
     skim_test_entry(${name}_cuda_${seed} COMMAND ${name} --gtest_filter=*cuda*:*Cuda*
                     TIMEOUT 600 LABELS cuda
-                    ENVIRONMENT "LD_PRELOAD=$<TARGET_FILE:ptxsim>;PTXSIM_SEED=${seed}")
+                    ENVIRONMENT
+                    "LD_PRELOAD=$<TARGET_FILE:ptxsim>:$<TARGET_FILE:cublas_lt_stand_in>"
+                    "PTXSIM_SEED=${seed}")
   endforeach()
-  add_dependencies(${name} ptxsim)
+  add_dependencies(${name} ptxsim cublas_lt_stand_in)
 endfunction()

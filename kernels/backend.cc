@@ -19,9 +19,13 @@ constexpr int kMaxThreads = 1024;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const BackendOptions& options) {
+  if (options.cuda_gemm != "own" && options.cuda_gemm != "cublaslt") {
+    return absl::InvalidArgumentError("cuda_gemm: must be own or cublaslt, not '" +
+                                      options.cuda_gemm + "'");
+  }
   if (options.backend == "cuda") {
 #ifdef SKIM_CUDA
-    return cuda::CudaOps::Create(options.device_memory);
+    return cuda::CudaOps::Create(options.device_memory, options.cuda_gemm == "cublaslt");
 #else
     return absl::FailedPreconditionError("backend: this build has no CUDA backend");
 #endif

@@ -49,7 +49,7 @@ struct RawFlags {
   uint64_t kv_cache_bytes = 0;
   uint64_t answer_store_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
-  std::string device_memory;
+  std::string device_memory, cuda_gemm;
   uint64_t max_message_bytes = 4 << 20;
   uint64_t drain_timeout_ms = 30'000;
   uint64_t slow_reader_ms = 30'000;
@@ -159,10 +159,12 @@ std::optional<DeviceMemory> ParseDeviceMemory(std::string text) {
     memory.share = percent / 100;
     return memory;
   }
-  static const CLI::AsSizeValue kSize(true);
-  if (!kSize(text).empty() || !absl::SimpleAtoi(text, &memory.bytes) || memory.bytes <= 0) {
+  try {
+    CLI::AsSizeValue(true)(text);  // replaces "60GiB" by digits
+  } catch (const CLI::ValidationError&) {
     return std::nullopt;
   }
+  if (!absl::SimpleAtoi(text, &memory.bytes) || memory.bytes <= 0) return std::nullopt;
   return memory;
 }
 
@@ -176,6 +178,13 @@ void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
                   "Memory that cuda takes of its device at the start, for weights, keys and values "
                   "and all else: as 60GiB, or as 80% of what is free; default 90%")
       ->type_name("SIZE|SHARE%")
+      ->group("Machine");
+  app->add_option("--cuda-gemm", raw->cuda_gemm,
+                  "Who multiplies many rows with bf16 weights: own, whose rows have the same bits "
+                  "whatever else is in the batch, or cublaslt, NVIDIA's library, which must be "
+                  "installed; default own")
+      ->check(Quiet(CLI::IsMember({"own", "cublaslt"})))
+      ->type_name("own|cublaslt")
       ->group("Machine");
   app->add_option("--isa", config->engine.backend.isa,
                   "Instructions to compute with on a CPU; auto = the best this machine has")
@@ -398,13 +407,16 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
     return Mistake("--kv-cache: more bytes than an address has");
   }
   config.engine.kv_cache_bytes = static_cast<int64_t>(raw.kv_cache_bytes);
+  const bool cuda = config.engine.backend.backend == "cuda";
   if (!raw.device_memory.empty()) {
-    if (config.engine.backend.backend != "cuda") {
-      return Mistake("--device-memory: only the backend cuda has a device");
-    }
+    if (!cuda) return Mistake("--device-memory: only the backend cuda has a device");
     const auto memory = ParseDeviceMemory(raw.device_memory);
     if (!memory) return Mistake("--device-memory: give bytes as in 60GiB, or a share as in 80%");
     config.engine.backend.device_memory = *memory;
+  }
+  if (!raw.cuda_gemm.empty()) {
+    if (!cuda) return Mistake("--cuda-gemm: only the backend cuda has it");
+    config.engine.backend.cuda_gemm = raw.cuda_gemm;
   }
   constexpr uint64_t kLeastStore = 1 << 20, kMostStore = uint64_t{1} << 40;
   if (raw.answer_store_bytes != 0 &&

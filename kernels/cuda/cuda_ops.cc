@@ -32,9 +32,13 @@ const WeightView& Own(const PackedWeight& weight) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const DeviceMemory& memory) {
+absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const DeviceMemory& memory, bool cublaslt) {
   SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, Runtime::Create(memory));
-  return std::unique_ptr<Ops>(new CudaOps(std::move(runtime)));
+  std::unique_ptr<CudaOps> ops(new CudaOps(std::move(runtime)));
+  if (cublaslt) {
+    SKIM_ASSIGN_OR_RETURN(ops->large_products_, LargeProducts::Create(ops->runtime_.get()));
+  }
+  return ops;
 }
 
 CudaOps::CudaOps(std::unique_ptr<Runtime> runtime)
@@ -115,6 +119,9 @@ LinearInput CudaOps::Input(Matrix<const Bf16> x, const WeightView& weight) {
 void CudaOps::Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                      bool accumulate, Matrix<float> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
+  if (large_products_ && large_products_->Has(x, Own(weight), y.data, y.stride * sizeof(float))) {
+    return large_products_->Linear(x, Own(weight), bias, accumulate, y);
+  }
   const LinearInput input = Input(x, Own(weight));
   if (!runtime_->ok()) return;
   LaunchLinear(runtime_->stream(), input, Own(weight), bias, accumulate, y);
@@ -124,6 +131,9 @@ void CudaOps::Linear(Matrix<const Bf16> x, const PackedWeight& weight, const flo
 void CudaOps::LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                            Matrix<Bf16> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
+  if (large_products_ && large_products_->Has(x, Own(weight), nullptr, 0)) {
+    return large_products_->LinearSwiGlu(x, Own(weight), bias, y);
+  }
   const LinearInput input = Input(x, Own(weight));
   if (!runtime_->ok()) return;
   LaunchLinearSwiGlu(runtime_->stream(), input, Own(weight), bias, y);

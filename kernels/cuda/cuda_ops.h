@@ -2,7 +2,7 @@
 // Calls enqueue; the only waits are Wait() and those of load time (PackWeight).
 //
 // Batch invariance holds here too, as long as the device's own arithmetic is deterministic:
-// every op computes a row the same way whatever else is in the batch.
+// every op computes a row the same way whatever else is in the batch. Not so with cuBLASLt.
 #pragma once
 
 #include <memory>
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/large_products.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/ops.h"
@@ -18,10 +19,12 @@ namespace skim::cuda {
 
 class CudaOps final : public Ops {
  public:
-  // As Runtime::Create.
-  static absl::StatusOr<std::unique_ptr<Ops>> Create(const DeviceMemory& memory);
+  // As Runtime::Create, and with `cublaslt` as LargeProducts::Create.
+  static absl::StatusOr<std::unique_ptr<Ops>> Create(const DeviceMemory& memory, bool cublaslt);
 
-  std::string Description() const override { return "cuda " + runtime_->device_name(); }
+  std::string Description() const override {
+    return "cuda " + runtime_->device_name() + (large_products_ ? ", cublaslt" : "");
+  }
   std::optional<size_t> FreeDeviceBytes() override { return runtime_->free_bytes(); }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
@@ -74,6 +77,7 @@ class CudaOps final : public Ops {
   AttentionTiles Tiles(const AttentionRows& rows, int sharing);
 
   std::unique_ptr<Runtime> runtime_;
+  std::unique_ptr<LargeProducts> large_products_;  // null: all products are by our own kernels
   Scratch input_codes_, input_scales_;
   Scratch places_scratch_, tiles_scratch_, attention_parts_;
   Scratch score_tasks_, scored_heads_, summed_scores_, forced_rows_;

@@ -115,6 +115,18 @@ void LaunchLinear(Stream stream, const LinearInput& x, const WeightView& weight,
 void LaunchLinearSwiGlu(Stream stream, const LinearInput& x, const WeightView& weight,
                         const float* bias, Matrix<Bf16> y);
 
+// What stands around a product that cuBLASLt computes (large_products.h). rows[r] = the inputs of
+// packed feature first + r, for `features` of them; bf16. `first` is a multiple of 8, inputs too,
+// and `rows` lies on 16 bytes.
+void LaunchUnpack(Stream stream, const WeightView& weight, int64_t first, int64_t features,
+                  Bf16* rows);
+// y[r] = bias, or y[r] += bias.
+void LaunchBias(Stream stream, const float* bias, bool add, Matrix<float> y);
+// Columns of y from `first` on, a multiple of 8, of the products of the packed features from
+// 2 first on.
+void LaunchSwiGlu(Stream stream, Matrix<const float> products, int64_t first, const float* bias,
+                  Matrix<Bf16> y);
+
 // The step's rows on the device; `rows.sequences` is not read.
 struct DeviceRows {
   int64_t count = 0;

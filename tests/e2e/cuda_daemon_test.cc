@@ -78,14 +78,65 @@ TEST(CudaDaemon, StreamsTheCpusTokensOfExactAndOfPrunedPrompts) {
   EXPECT_EQ(*host.daemon->Stop(kLong), 0);
 }
 
+// A daemon that guesses by itself, and takes what it can from cuBLASLt.
+TEST(CudaDaemon, StreamsTheCpusTokensWhateverTheyAreGuessedBy) {
+  const std::vector<std::string> formats = {"--weights", "bf16,int8",         "--lazy-boundaries",
+                                            "1,2",       "--lazy-min-tokens", "0"};
+  std::vector<std::string> cublaslt = formats;
+  cublaslt.insert(cublaslt.end(), {"--cuda-gemm", "cublaslt", "--device-memory", "50%"});
+  const Started device = Start("cuda", cublaslt);
+  if (device.daemon == nullptr) {
+    ASSERT_THAT(device.log, HasSubstr("no CUDA device")) << "the daemon did not start";
+    GTEST_SKIP() << device.log;
+  }
+  const Started host = Start("cpu", formats);
+  ASSERT_NE(host.daemon, nullptr) << host.log;
+  v1::GenerateRequest plain = Continue(std::string(70, 'a') + " bytes, bytes,", 6);
+  plain.mutable_prefill()->mutable_lazy()->add_keep_ratio(0.9);
+  plain.mutable_prefill()->mutable_lazy()->add_keep_ratio(0.8);
+  plain.mutable_prefill()->mutable_lazy()->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STATIC);
+  const Reply want = Generate(*Connect(*host.daemon), plain);
+  ASSERT_TRUE(want.status.ok()) << want.status.error_message();
+  std::vector<v1::Speculation> drafters(3);
+  drafters[0].mutable_lookup();
+  drafters[1].mutable_self()->set_exit_layer(1);
+  drafters[2].mutable_self()->set_exit_layer(1);
+  drafters[2].mutable_self()->set_weights(v1::WEIGHT_FORMAT_INT8);
+  const auto connection = Connect(*device.daemon);
+  for (const v1::Speculation& drafter : drafters) {
+    v1::GenerateRequest request = plain;
+    *request.mutable_speculation() = drafter;
+    const Reply got = Generate(*connection, request);
+    ASSERT_TRUE(got.status.ok()) << got.status.error_message();
+    EXPECT_EQ(got.token_ids, want.token_ids) << drafter.ShortDebugString();
+    EXPECT_EQ(got.text, want.text);
+    ASSERT_EQ(got.finals.size(), 1u);
+    EXPECT_EQ(got.finals[0].speculation().draft_rows() > 0, drafter.has_self());
+  }
+  EXPECT_EQ(*device.daemon->Stop(kLong), 0);
+  EXPECT_EQ(*host.daemon->Stop(kLong), 0);
+}
+
 TEST(CudaDaemon, RefusesInOneSentenceToStartWhereTheDevicesMemoryIsTooSmall) {
-  if (Start("cuda").daemon == nullptr) GTEST_SKIP() << "no CUDA device";
-  for (const char* size : {"64KiB", "2MiB", "4MiB"}) {
+  for (const char* size : {"64KiB", "4MiB"}) {
     const Started started = Start("cuda", {"--device-memory", size});
+    if (started.log.find("no CUDA device") != std::string::npos) GTEST_SKIP() << started.log;
     EXPECT_EQ(started.daemon, nullptr) << size;
     EXPECT_THAT(started.log, testing::StartsWith("skimd: device_memory: ")) << size;
     EXPECT_EQ(std::count(started.log.begin(), started.log.end(), '\n'), 1) << started.log;
   }
+}
+
+TEST(CudaDaemon, WithoutCublasLtSaysSoInOneSentenceToWhoAsksForIt) {
+  const char* set = std::getenv("LD_PRELOAD");
+  if (set == nullptr) GTEST_SKIP() << "no simulated device";
+  const std::string preloaded = set;
+  setenv("LD_PRELOAD", preloaded.substr(0, preloaded.find(':')).c_str(), 1);  // the device alone
+  const Started started = Start("cuda", {"--cuda-gemm", "cublaslt"});
+  setenv("LD_PRELOAD", preloaded.c_str(), 1);
+  if (started.daemon != nullptr) GTEST_SKIP() << "cuBLASLt is installed";
+  EXPECT_THAT(started.log, testing::StartsWith("skimd: cuda_gemm: cublaslt needs libcublasLt.so."));
+  EXPECT_EQ(std::count(started.log.begin(), started.log.end(), '\n'), 1) << started.log;
 }
 
 TEST(CudaDaemon, WithoutADeviceSaysSoInOneSentenceAndEnds) {

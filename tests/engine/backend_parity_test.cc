@@ -7,6 +7,7 @@
 
 #include "tests/engine/golden.h"
 #include "tests/engine/scheduled_engine.h"
+#include "tests/ptxsim/from_tests.h"
 
 namespace skim {
 namespace {
@@ -77,6 +78,31 @@ INSTANTIATE_TEST_SUITE_P(cuda, BackendParity,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// A prompt long enough for products of many rows, with and without biases.
+TEST(CudaGemm, GreedyTokensAreTheCpusWithCublasLtToo) {
+  auto* const products = ptxsim::Products();
+  for (const std::string model : {"tiny-llama2", "tiny-llama-bias"}) {
+    std::vector<std::vector<TokenId>> tokens;
+    std::vector<std::vector<float>> logits;
+    const size_t before = products == nullptr ? 0 : products();
+    for (const HarnessOptions& options :
+         {HarnessOptions{}, HarnessOptions{.backend = "cuda", .cuda_gemm = "cublaslt"}}) {
+      const auto harness = Load(model, options);
+      if (harness == nullptr) GTEST_SKIP() << "no CUDA device, or no cuBLASLt";
+      HarnessSequence a = harness->NewSequence(Prompt(70));
+      ASSERT_TRUE(harness->Step({{&a, 70}}).ok());
+      logits.push_back(harness->Logits(a.id, a.computed - 1));
+      for (int i = 0; i < 2; ++i) ASSERT_TRUE(harness->Step({{&a, 1}}).ok());
+      tokens.push_back(a.tokens);
+    }
+    EXPECT_EQ(tokens[0], tokens[1]);
+    ExpectNear(logits[0], logits[1]);
+    if (products != nullptr) {
+      EXPECT_GT(products(), before);
+    }
+  }
+}
 
 struct Formats {
   WeightFormat weights;

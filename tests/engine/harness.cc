@@ -20,9 +20,10 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   backend.isa = options.isa;
   backend.threads = options.threads;
   backend.pin_threads = false;
+  backend.cuda_gemm = options.cuda_gemm;
   SKIM_ASSIGN_OR_RETURN(h.ops_, MakeOps(backend));
-  SKIM_ASSIGN_OR_RETURN(h.weights_, Weights::Load(h.config_, checkpoint, options.formats,
-                                                 h.ops_.get(), {}));
+  SKIM_ASSIGN_OR_RETURN(h.weights_,
+                        Weights::Load(h.config_, checkpoint, options.formats, h.ops_.get(), {}));
   SKIM_ASSIGN_OR_RETURN(h.predictors_,
                         Predictors::Load(h.config_, checkpoint, options.boundaries, h.ops_.get()));
   ExecutorOptions executor;

@@ -31,6 +31,7 @@ struct HarnessOptions {
   ScoreHeads score_heads = {};
   std::string draft_model = {};  // a directory; empty: none
   WeightFormat draft_format = WeightFormat::kInt8;
+  std::string cuda_gemm = "own";
 };
 
 struct HarnessSequence {

@@ -32,11 +32,9 @@ TEST(Backend, CudaIsRefusedInOneSentence) {
 
 TEST(Backend, UnknownNamesAndThreadCountsAreInvalidAndNameTheField) {
   const std::vector<std::pair<BackendOptions, std::string>> cases = {
-      {{.backend = "tpu"}, "backend"},
-      {{.backend = ""}, "backend"},
-      {{.isa = "sse9"}, "isa"},
-      {{.threads = -1}, "threads"},
-      {{.threads = 1 << 30}, "threads"}};
+      {{.backend = "tpu"}, "backend"},   {{.backend = ""}, "backend"},
+      {{.isa = "sse9"}, "isa"},          {{.threads = -1}, "threads"},
+      {{.threads = 1 << 30}, "threads"}, {{.cuda_gemm = "mkl"}, "cuda_gemm"}};
   for (const auto& [options, field] : cases) {
     const absl::Status status = MakeOps(options).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);

@@ -1,4 +1,5 @@
-// What a test may ask of the simulated device that is preloaded under it.
+// What a test may ask of the simulated device, and of what stands in for cuBLASLt, that are
+// preloaded under it.
 #pragma once
 
 #include <dlfcn.h>
@@ -17,5 +18,7 @@ Function* Hook(const char* name) {
 inline auto* FailAllocation() { return Hook<void(long n)>("ptxsim_fail_allocation"); }
 // Allocations of device memory that have not been freed.
 inline auto* LiveAllocations() { return Hook<size_t()>("ptxsim_live_allocations"); }
+// Products that cuBLASLt has been asked for.
+inline auto* Products() { return Hook<size_t()>("ptxsim_products"); }
 
 }  // namespace ptxsim

@@ -4,6 +4,7 @@ int main(int argc, char** argv) {
   Programs programs = CorrectPrograms();
   programs.merge(ProductPrograms());
   programs.merge(TilePrograms());
+  programs.merge(MatmulPrograms());
   programs.merge(Canaries());
   const auto found = programs.find(argc > 1 ? argv[1] : "");
   if (found == programs.end()) {

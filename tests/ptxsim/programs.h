@@ -13,6 +13,7 @@ using Programs = std::map<std::string, Program>;
 Programs CorrectPrograms();  // exact.cu: they compare the device's results with the host's
 Programs ProductPrograms();  // exact_products.cu: the same
 Programs TilePrograms();     // exact_tiles.cu: the same
+Programs MatmulPrograms();   // matmul_programs.cc: right ones and canaries of cuBLASLt
 Programs Canaries();         // canaries.cu: each breaks one rule and must not get past it
 
 #define MUST(call)                                                              \

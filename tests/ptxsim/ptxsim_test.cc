@@ -41,8 +41,8 @@ TEST_P(Correct, ProgramsEndWellInAnyOrder) {
 
 INSTANTIATE_TEST_SUITE_P(Ptxsim, Correct,
                          testing::Values("integers", "bits", "floats", "warps", "events", "limits",
-                                         "pools", "plain", "products", "packed", "matrices",
-                                         "async"),
+                                         "pools", "plain", "products", "packed", "matmul",
+                                         "matrices", "async"),
                          [](const auto& info) { return info.param; });
 
 struct Canary {

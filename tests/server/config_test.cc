@@ -136,6 +136,8 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--backend", "cuda", "--device-memory", "101%"}, "a share as in"},
       {{"--model", "m", "--backend", "cuda", "--device-memory", "0"}, "--device-memory"},
       {{"--model", "m", "--backend", "cuda", "--device-memory", "lots"}, "--device-memory"},
+      {{"--model", "m", "--cuda-gemm", "own"}, "--cuda-gemm: only the backend cuda"},
+      {{"--model", "m", "--backend", "cuda", "--cuda-gemm", "mkl"}, "--cuda-gemm"},
       {{"--model", "m", "--weights", "int3"}, "--weights"},
       {{"--model", "m", "--weights", "bf16,int8,bf16"}, "bf16 is given twice"},
       {{"--model", "m", "--drafters", "oracle"}, "--drafters"},
