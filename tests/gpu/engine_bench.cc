@@ -1,0 +1,127 @@
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "tests/engine/harness.h"
+#include "tests/gpu/benches.h"
+#include "tests/gpu/random_model.h"
+
+namespace skim {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct Sizes {
+  int32_t prompt, beside, sequences, steps;
+};
+
+class EngineBench {
+ public:
+  EngineBench(bool tiny, Report* report)
+      : tiny_(tiny),
+        sizes_(tiny ? Sizes{40, 7, 3, 2} : Sizes{2048, 512, 32, 32}),
+        report_(*report) {}
+
+  void Run(const std::string& directory) {
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    const RandomShape& shape = tiny_ ? kTinyShape : kLlama1b;
+    if (const absl::Status status = WriteRandomModel(shape, directory); !status.ok()) {
+      return report_.Fail("engine", status);
+    }
+    const int32_t tokens = sizes_.prompt + sizes_.sequences * sizes_.beside +
+                           2 * (sizes_.sequences + 1) * (sizes_.steps + 64);
+    auto loaded =
+        EngineHarness::Load(directory, {.backend = "cuda",
+                                        .kv_pages = tokens / 32 * shape.layers,
+                                        .max_rows = std::max(sizes_.prompt, 64),
+                                        .formats = {WeightFormat::kBf16, WeightFormat::kInt8}});
+    std::filesystem::remove_all(directory, error);
+    if (!loaded.ok()) return report_.Fail("engine", loaded.status());
+    harness_ = *std::move(loaded);
+    harness_->executor().SetLogitsProbe({});  // it would bring every row's logits to the host
+    for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kInt8}) Serve(format);
+    harness_.reset();
+  }
+
+ private:
+  HarnessSequence Sequence(int32_t prompt, WeightFormat format) {
+    std::vector<TokenId> tokens;
+    for (int32_t i = 0; i < prompt; ++i) tokens.push_back((i * 53 + prompt) % 250);
+    HarnessSequence sequence = harness_->NewSequence(std::move(tokens));
+    sequence.format = format;
+    return sequence;
+  }
+
+  // Seconds of steps; nothing on a simulated device.
+  std::optional<double> Steps(const std::vector<EngineHarness::Work>& work, int32_t count) {
+    const double begin = Now();
+    for (int32_t i = 0; i < count; ++i) {
+      if (const absl::Status status = harness_->Step(work); !status.ok()) {
+        report_.Fail("engine", status);
+        return std::nullopt;
+      }
+    }
+    return report_.emulated() ? std::nullopt : std::optional(Now() - begin);
+  }
+
+  void Tell(const std::string& name, WeightFormat format, int32_t tokens,
+            std::optional<double> seconds, Json params) {
+    params["weights"] = std::string(WeightFormatName(format));
+    params["layers"] = harness_->config().layers;
+    params["hidden_size"] = harness_->config().hidden_size;
+    report_.Measured(name, seconds ? std::optional(tokens / *seconds) : std::nullopt, "token/s",
+                     std::move(params));
+  }
+
+  void Serve(WeightFormat format) {
+    // Once unmeasured: what is needed for the first time is made then.
+    for (const bool measured : {false, true}) {
+      if (tiny_ && !measured) continue;
+      HarnessSequence prompt = Sequence(sizes_.prompt, format);
+      const auto seconds = Steps({{&prompt, sizes_.prompt}}, 1);
+      if (measured) {
+        Tell("prefill", format, sizes_.prompt, seconds, {{"prompt_tokens", sizes_.prompt}});
+      }
+      harness_->Preempt(&prompt);
+    }
+    HarnessSequence alone = Sequence(sizes_.beside, format);
+    Steps({{&alone, sizes_.beside}}, 1);
+    Tell("decode", format, sizes_.steps, Steps({{&alone, 1}}, sizes_.steps),
+         {{"sequences", 1}, {"context", sizes_.beside}});
+    // The same one among others of other prompts.
+    std::vector<HarnessSequence> all;
+    for (int32_t i = 0; i < sizes_.sequences; ++i) {
+      all.push_back(Sequence(sizes_.beside - i % 5, format));
+    }
+    std::vector<EngineHarness::Work> decode;
+    for (HarnessSequence& sequence : all) {
+      Steps({{&sequence, sequence.prompt_tokens}}, 1);
+      decode.push_back({&sequence, 1});
+    }
+    Tell("decode", format, sizes_.steps * sizes_.sequences, Steps(decode, sizes_.steps),
+         {{"sequences", sizes_.sequences}, {"context", sizes_.beside}});
+    report_.Checked(
+        "tokens_do_not_depend_on_the_batch", alone.tokens == all[0].tokens,
+        {{"weights", std::string(WeightFormatName(format))}, {"sequences", sizes_.sequences}});
+    harness_->Preempt(&alone);
+    for (HarnessSequence& sequence : all) harness_->Preempt(&sequence);
+  }
+
+  const bool tiny_;
+  const Sizes sizes_;
+  Report& report_;
+  std::unique_ptr<EngineHarness> harness_;
+};
+
+}  // namespace
+
+void RunEngineBench(bool tiny, const std::string& directory, Report* report) {
+  EngineBench(tiny, report).Run(directory);
+}
+
+}  // namespace skim
