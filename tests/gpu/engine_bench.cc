@@ -37,7 +37,7 @@ class EngineBench {
                            2 * (sizes_.sequences + 1) * (sizes_.steps + 64);
     auto loaded =
         EngineHarness::Load(directory, {.backend = "cuda",
-                                        .kv_pages = tokens / 32 * shape.layers,
+                                        .kv_pages = tokens / 32,  // of all layers each
                                         .max_rows = std::max(sizes_.prompt, 64),
                                         .formats = {WeightFormat::kBf16, WeightFormat::kInt8}});
     std::filesystem::remove_all(directory, error);
