@@ -76,10 +76,11 @@ double Dot(const TestMatrix<Bf16>& x, int64_t r, const TestMatrix<Bf16>& w, int6
 TEST_F(CudaLargeProducts, LinearIsTheProductWhateverPartOfTheWeightsIsCopiedAtATime) {
   for (const int64_t features : {16, 37}) {  // one part; two and a piece that is no whole tile
     const int64_t stride = (features + 7) / 4 * 4;
-    const auto x = RandomBf16(1, kRows, kInputs, 1, 8), w = RandomBf16(2, features, kInputs);
+    // The second row begins on 16 bytes and no more.
+    const auto x = RandomBf16(1, 1 + kRows, kInputs, 1, 8), w = RandomBf16(2, features, kInputs);
     const auto bias = RandomFloats(3, features);
     const auto weight = Pack(w, WeightShape::kPlain);
-    const Matrix<Bf16> device_x = Up(x);
+    const Matrix<Bf16> device_x = Up(x).Rows(1, kRows);
     const Matrix<float> y = {Up(std::vector<float>(kRows * stride, 7)), kRows, features, stride};
     ASSERT_TRUE(products_->Has(device_x, weight->view(), y.data, stride * sizeof(float)));
     products_->Linear(device_x, weight->view(), Up(bias), false, y);
@@ -95,7 +96,7 @@ TEST_F(CudaLargeProducts, LinearIsTheProductWhateverPartOfTheWeightsIsCopiedAtAT
           ASSERT_EQ(thrice[at], 7);
           continue;
         }
-        const double product = Dot(x, r, w, n);
+        const double product = Dot(x, 1 + r, w, n);
         ASSERT_NEAR(once[at], product + bias[n], 1e-4) << "row " << r << " feature " << n;
         ASSERT_NEAR(twice[at], 2 * product + bias[n], 1e-4);
         ASSERT_NEAR(thrice[at], 3 * product + 2 * bias[n], 1e-4);
