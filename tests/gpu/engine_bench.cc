@@ -21,9 +21,10 @@ struct Sizes {
 
 class EngineBench {
  public:
-  EngineBench(bool tiny, Report* report)
+  EngineBench(bool tiny, std::optional<double> copy, Report* report)
       : tiny_(tiny),
         sizes_(tiny ? Sizes{40, 7, 3, 2} : Sizes{2048, 512, 32, 32}),
+        copy_(copy),
         report_(*report) {}
 
   void Run(const std::string& directory) {
@@ -78,6 +79,25 @@ class EngineBench {
                      std::move(params));
   }
 
+  // What a step reads of matrices, keys and values: the least it can take is their copy's time.
+  double BytesOfAStep(WeightFormat format, int32_t sequences) const {
+    const ModelConfig& c = harness_->config();
+    const double hidden = c.hidden_size;
+    const double layer = hidden * (c.qkv_width() + c.q_width() + 3.0 * c.intermediate_size);
+    const double weights = c.layers * layer + hidden * c.vocab_size;
+    const double kv = 2.0 * sequences * sizes_.beside * c.layers * c.kv_width() * sizeof(Bf16);
+    return weights * (format == WeightFormat::kInt8 ? 1 : 2) + kv;
+  }
+
+  void TellDecode(WeightFormat format, int32_t sequences, std::optional<double> seconds) {
+    const double bytes = BytesOfAStep(format, sequences);
+    Json params = {
+        {"sequences", sequences}, {"context", sizes_.beside}, {"bytes_of_a_step", bytes}};
+    params["share_of_copy"] = nullptr;
+    if (seconds && copy_) params["share_of_copy"] = bytes * sizes_.steps / *seconds / *copy_;
+    Tell("decode", format, sizes_.steps * sequences, seconds, std::move(params));
+  }
+
   void Serve(WeightFormat format) {
     // Once unmeasured: what is needed for the first time is made then.
     for (const bool measured : {false, true}) {
@@ -91,8 +111,7 @@ class EngineBench {
     }
     HarnessSequence alone = Sequence(sizes_.beside, format);
     Steps({{&alone, sizes_.beside}}, 1);
-    Tell("decode", format, sizes_.steps, Steps({{&alone, 1}}, sizes_.steps),
-         {{"sequences", 1}, {"context", sizes_.beside}});
+    TellDecode(format, 1, Steps({{&alone, 1}}, sizes_.steps));
     // The same one among others of other prompts.
     std::vector<HarnessSequence> all;
     for (int32_t i = 0; i < sizes_.sequences; ++i) {
@@ -103,8 +122,7 @@ class EngineBench {
       Steps({{&sequence, sequence.prompt_tokens}}, 1);
       decode.push_back({&sequence, 1});
     }
-    Tell("decode", format, sizes_.steps * sizes_.sequences, Steps(decode, sizes_.steps),
-         {{"sequences", sizes_.sequences}, {"context", sizes_.beside}});
+    TellDecode(format, sizes_.sequences, Steps(decode, sizes_.steps));
     report_.Checked(
         "tokens_do_not_depend_on_the_batch", alone.tokens == all[0].tokens,
         {{"weights", std::string(WeightFormatName(format))}, {"sequences", sizes_.sequences}});
@@ -114,14 +132,16 @@ class EngineBench {
 
   const bool tiny_;
   const Sizes sizes_;
+  const std::optional<double> copy_;
   Report& report_;
   std::unique_ptr<EngineHarness> harness_;
 };
 
 }  // namespace
 
-void RunEngineBench(bool tiny, const std::string& directory, Report* report) {
-  EngineBench(tiny, report).Run(directory);
+void RunEngineBench(bool tiny, const std::string& directory, std::optional<double> copy,
+                    Report* report) {
+  EngineBench(tiny, copy, report).Run(directory);
 }
 
 }  // namespace skim

@@ -46,8 +46,8 @@ int Bench(const std::string& directory, bool tiny) {
   cudaDeviceProp properties;
   if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess) return 1;
   Report report(properties.name, properties.name == std::string(kSimulator));
-  RunKernelBench(tiny, &report);
-  RunEngineBench(tiny, directory, &report);
+  const std::optional<double> copy = RunKernelBench(tiny, &report);
+  RunEngineBench(tiny, directory, copy, &report);
   return report.passed() ? 0 : 1;
 }
 
