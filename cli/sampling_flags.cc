@@ -52,7 +52,7 @@ void SamplingFlags::Register(CLI::App* command) {
   command->add_option("--request-id", request_id_, "Name of the request in the server's log");
   command->add_option("--prefill", prefill_,
                       "exact, or a profile by which the server prunes long prompts: safe, fast, "
-                      "aggressive, phantom, paper, or one of its own");
+                      "aggressive, phantom, scout-safe, scout-fast, paper, or one of its own");
   command->add_option("--keep-ratio", keep_ratio_,
                       "Share of the prompt that goes on above each of the model's boundaries, as "
                       "1,0.3,0.1,0.1; instead of the profile's")

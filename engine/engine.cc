@@ -80,6 +80,26 @@ absl::StatusOr<std::vector<WeightFormat>> ResidentFormats(const EngineOptions& o
   return options.weights;
 }
 
+// They need predictors, and as they run together, rows of a step.
+absl::Status CheckScouts(const LazyConfig& lazy, int32_t max_rows_per_step) {
+  for (size_t b = 0; b < lazy.scouts.size(); ++b) {
+    if (!lazy.scouts[b].any()) continue;
+    const int32_t boundary = lazy.boundaries[b], window = lazy.scouts[b].window;
+    if (std::ranges::count(lazy.predicted, boundary) == 0) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "skim_lazy.json: the scouts of boundary ", boundary, " need predictors: ", kPredictorFile,
+          " has none from that layer, or is not there; make it with "
+          "./run calibrate --predictors"));
+    }
+    if (window > max_rows_per_step / 2) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("skim_lazy.json: the scouts of boundary ", boundary, " are ", window,
+                       ", more than half of --max-rows-per-step, ", max_rows_per_step));
+    }
+  }
+  return absl::OkStatus();
+}
+
 struct LoadedDraftModel {
   ModelConfig config;
   Weights weights;
@@ -154,6 +174,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   SKIM_ASSIGN_OR_RETURN(impl->predictors, Predictors::Load(config, checkpoint, info.lazy.boundaries,
                                                            impl->ops.get()));
   info.lazy.predicted = impl->predictors.boundaries();
+  SKIM_RETURN_IF_ERROR(CheckScouts(info.lazy, options.max_rows_per_step));
   ExecutorOptions executor;
   executor.max_rows = options.max_rows_per_step;
   executor.kv_format = options.kv_format;
@@ -163,6 +184,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
     executor.max_rows = 2 * options.max_rows_per_step + options.max_revival_rows;
     executor.boundaries = info.lazy.boundaries;
     executor.score_heads = info.lazy.score_heads;
+    executor.scouts = info.lazy.scouts;
   }
   executor.max_context = options.max_context > 0
                              ? std::min(options.max_context, config.max_positions)

@@ -114,6 +114,9 @@ Executor::Executor(const ModelConfig& config, const Predictors& predictors, Ops*
   const std::vector<int32_t> predicted = predictors.boundaries();
   geometry_.phantom_cuts.assign(predicted.begin(), predicted.end());
   geometry_.phantoms_per_row = PhantomsPerRow(config);
+  for (const Scouts& scouts : options.scouts) {
+    geometry_.scouts.push_back({static_cast<int16_t>(scouts.end_layer()), scouts.window});
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& config,
@@ -142,6 +145,7 @@ absl::Status Executor::AddDraftModel(const ModelConfig& config, const DraftModel
   ExecutorOptions options = options_;
   options.boundaries = {};
   options.score_heads = {};
+  options.scouts = {};
   options.feature_places = 0;
   options.max_context = geometry_.draft_model.context;
   const auto segments =

@@ -26,6 +26,7 @@ struct DefaultProfile {
   std::vector<std::pair<double, float>> cuts;
   DecodeMode decode;
   int32_t revival_budget;
+  float scouted = 1;  // what goes on at the first boundary with scouts, below all of those
 };
 
 const std::vector<DefaultProfile>& DefaultProfiles() {
@@ -34,6 +35,8 @@ const std::vector<DefaultProfile>& DefaultProfiles() {
       {"fast", {{.60, .3f}, {.77, .1f}}, DecodeMode::kLazy, 8},
       {"aggressive", {{.60, .15f}, {.77, .05f}}, DecodeMode::kLazy, 32},
       {"phantom", {{.60, .3f}, {.77, .1f}}, DecodeMode::kPhantom, 0},
+      {kScoutProfiles[0], {{.60, .3f}, {.77, .1f}}, DecodeMode::kPhantom, 0, .65f},
+      {kScoutProfiles[1], {{.60, .25f}, {.77, .1f}}, DecodeMode::kPhantom, 0, .5f},
       // LazyLLM's layout: three cuts after equal parts of the layers, and its decoding.
       {"paper", {{.30, .5f}, {.60, .25f}, {.90, .125f}}, DecodeMode::kStrict, 64},
   };
@@ -59,12 +62,19 @@ std::vector<int32_t> DefaultBoundaries(int32_t layers) {
 }
 
 // The default profiles that these boundaries can serve: each cut needs one near its place.
-std::vector<PruneProfile> ProfilesFor(const std::vector<int32_t>& boundaries, int32_t layers) {
+std::vector<PruneProfile> ProfilesFor(const std::vector<int32_t>& boundaries,
+                                      const std::vector<Scouts>& scouts, int32_t layers) {
   std::vector<PruneProfile> profiles;
+  const auto scouted = std::ranges::find_if(scouts, &Scouts::any) - scouts.begin();
   for (const DefaultProfile& from : DefaultProfiles()) {
     PruneProfile profile{from.name, std::vector<float>(boundaries.size(), 1), from.decode,
                          from.revival_budget, 1};
     bool fits = !boundaries.empty();
+    if (from.scouted < 1) {
+      fits =
+          scouted < std::ssize(scouts) && boundaries[scouted] < LayerAt(from.cuts[0].first, layers);
+      if (fits) std::fill(profile.keep.begin() + scouted, profile.keep.end(), from.scouted);
+    }
     for (const auto& [depth, keep] : from.cuts) {
       const int32_t wanted = LayerAt(depth, layers);
       if (wanted <= 0 || wanted >= layers) continue;
@@ -124,6 +134,59 @@ absl::StatusOr<std::vector<int32_t>> ReadBoundaries(const JsonFields& fields, in
   return boundaries;
 }
 
+// [layer, head] pairs of layers [first, end), for `boundary`.
+absl::StatusOr<std::vector<ScoreHead>> ReadHeads(const JsonFields& fields, const char* name,
+                                                 const json& pairs, const ModelConfig& model,
+                                                 int32_t boundary, int32_t first, int32_t end) {
+  std::vector<ScoreHead> heads;
+  if (!pairs.is_array() || pairs.size() > kMaxHeads) {
+    return fields.Error(name, "holds something that is no list of heads");
+  }
+  for (const json& pair : pairs) {
+    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_integer() ||
+        !pair[1].is_number_integer()) {
+      return fields.Error(name, "holds something that is not [layer, head]");
+    }
+    const auto layer = pair[0].get<int64_t>(), head = pair[1].get<int64_t>();
+    if (layer < first || layer >= end) {
+      return fields.Error(name, absl::StrCat("names layer ", layer, " for boundary ", boundary,
+                                             ", not one of ", first, " to ", end - 1));
+    }
+    if (head < 0 || head >= model.heads) {
+      return fields.Error(name, absl::StrCat("names head ", head, " of ", model.heads));
+    }
+    heads.push_back({static_cast<int32_t>(layer), static_cast<int32_t>(head)});
+  }
+  return heads;
+}
+
+absl::StatusOr<std::vector<Scouts>> ReadScouts(const JsonFields& fields, const ModelConfig& model,
+                                               const std::vector<int32_t>& boundaries,
+                                               const std::string& path) {
+  std::vector<Scouts> all;
+  const json* list = fields.Get("scouts");
+  if (list == nullptr) return all;
+  if (!list->is_array() || list->size() != boundaries.size()) {
+    return fields.Error("scouts", "needs an object or null for each boundary");
+  }
+  for (size_t b = 0; b < boundaries.size(); ++b) {
+    Scouts& scouts = all.emplace_back();
+    const json& object = (*list)[b];
+    if (object.is_null()) continue;
+    if (!object.is_object()) return fields.Error("scouts", "holds something that is no object");
+    const std::string where = absl::StrCat(path, ": scouts of boundary ", boundaries[b]);
+    SKIM_RETURN_IF_ERROR(CheckKeys(object, {"window", "heads"}, where));
+    const JsonFields of(object, where);
+    SKIM_ASSIGN_OR_RETURN(const int64_t window, of.Int("window", 16, 1, kMaxWindow));
+    scouts.window = static_cast<int32_t>(window);
+    const json* heads = of.Get("heads");
+    if (heads == nullptr || heads->empty()) return of.Error("heads", "is missing or empty");
+    SKIM_ASSIGN_OR_RETURN(scouts.heads, ReadHeads(of, "heads", *heads, model, boundaries[b],
+                                                  boundaries[b], model.layers));
+  }
+  return all;
+}
+
 absl::StatusOr<ScoreHeads> ReadScoreHeads(const JsonFields& fields, const ModelConfig& model,
                                           const std::vector<int32_t>& boundaries) {
   ScoreHeads heads;
@@ -133,28 +196,9 @@ absl::StatusOr<ScoreHeads> ReadScoreHeads(const JsonFields& fields, const ModelC
     return fields.Error("score_heads", "needs a list for each boundary");
   }
   for (size_t b = 0; b < boundaries.size(); ++b) {
-    const json& pairs = (*list)[b];
     const int32_t below = b == 0 ? 0 : boundaries[b - 1];
-    std::vector<ScoreHead>& out = heads.emplace_back();
-    if (!pairs.is_array() || pairs.size() > kMaxHeads) {
-      return fields.Error("score_heads", "holds something that is no list of heads");
-    }
-    for (const json& pair : pairs) {
-      if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_integer() ||
-          !pair[1].is_number_integer()) {
-        return fields.Error("score_heads", "holds something that is not [layer, head]");
-      }
-      const auto layer = pair[0].get<int64_t>(), head = pair[1].get<int64_t>();
-      if (layer < below || layer >= boundaries[b]) {
-        return fields.Error("score_heads", absl::StrCat("names layer ", layer, " for boundary ",
-                                                        boundaries[b], ", not one of ", below,
-                                                        " to ", boundaries[b] - 1));
-      }
-      if (head < 0 || head >= model.heads) {
-        return fields.Error("score_heads", absl::StrCat("names head ", head, " of ", model.heads));
-      }
-      out.push_back({static_cast<int32_t>(layer), static_cast<int32_t>(head)});
-    }
+    SKIM_ASSIGN_OR_RETURN(heads.emplace_back(), ReadHeads(fields, "score_heads", (*list)[b], model,
+                                                          boundaries[b], below, boundaries[b]));
   }
   return heads;
 }
@@ -200,15 +244,16 @@ absl::StatusOr<PruneProfile> ReadProfile(const std::string& name, const json& ob
 
 absl::StatusOr<LazyConfig> ReadFile(const json& object, const std::string& path,
                                     const ModelConfig& model) {
-  SKIM_RETURN_IF_ERROR(
-      CheckKeys(object, {"version", "layers", "boundaries", "score_heads", "profiles"}, path));
+  SKIM_RETURN_IF_ERROR(CheckKeys(
+      object, {"version", "layers", "boundaries", "score_heads", "scouts", "profiles"}, path));
   const JsonFields fields(object, path);
   SKIM_RETURN_IF_ERROR(fields.Int("version", {}, 1, 1).status());
   SKIM_RETURN_IF_ERROR(fields.Int("layers", {}, model.layers, model.layers).status());
   LazyConfig config;
   SKIM_ASSIGN_OR_RETURN(config.boundaries, ReadBoundaries(fields, model.layers, path));
   SKIM_ASSIGN_OR_RETURN(config.score_heads, ReadScoreHeads(fields, model, config.boundaries));
-  config.profiles = ProfilesFor(config.boundaries, model.layers);
+  SKIM_ASSIGN_OR_RETURN(config.scouts, ReadScouts(fields, model, config.boundaries, path));
+  config.profiles = ProfilesFor(config.boundaries, config.scouts, model.layers);
   const json* profiles = fields.Get("profiles");
   if (profiles == nullptr) return config;
   if (!profiles->is_object()) return fields.Error("profiles", "is not an object");
@@ -236,7 +281,7 @@ absl::StatusOr<LazyConfig> LoadLazyConfig(const std::string& model_dir, const Mo
     if (!absl::IsNotFound(object.status())) return object.status();
     config.boundaries = DefaultBoundaries(model.layers);
   }
-  config.profiles = ProfilesFor(config.boundaries, model.layers);
+  config.profiles = ProfilesFor(config.boundaries, {}, model.layers);
   return config;
 }
 

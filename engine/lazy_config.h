@@ -7,6 +7,10 @@
 //    "score_heads": [[[17, 3]], []],        optional: per boundary [layer, query head] pairs,
 //                                           layers from the boundary below on; empty: the mean
 //                                           over all heads of the last layer
+//    "scouts": [{"window": 16,              optional: per boundary who runs ahead of its cuts and
+//                "heads": [[21, 4]]},       scores there, in layers from it on, in place of those;
+//                or
+//               null],                      null: nobody. Needs predictors (engine/predictors.h)
 //    "profiles": {                          optional: replaces profiles of these names
 //      "fast": {"keep": [0.3, 0.1],         share of the prompt above each boundary
 //               "decode": "lazy",           static, lazy, strict or phantom; default lazy
@@ -15,6 +19,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -27,6 +32,9 @@
 
 namespace skim {
 
+// Default profiles that cut at the first boundary with scouts.
+inline constexpr std::array kScoutProfiles = {"scout-safe", "scout-fast"};
+
 struct PruneProfile {
   std::string name;
   std::vector<float> keep;  // per boundary, (0, 1], not rising
@@ -38,6 +46,7 @@ struct PruneProfile {
 struct LazyConfig {
   std::vector<int32_t> boundaries;  // none: prompts cannot be pruned
   ScoreHeads score_heads;           // empty, or per boundary
+  std::vector<Scouts> scouts;       // the same
   std::vector<PruneProfile> profiles;
   // Boundaries from whose rows K/V above can be predicted (engine/predictors.h).
   std::vector<int32_t> predicted;
@@ -48,20 +57,24 @@ struct LazyConfig {
     }
     return nullptr;
   }
-  // The first boundary at which `keep` cuts and from which nothing can be predicted; 0: none.
-  int32_t FirstUnpredicted(const std::vector<float>& keep) const {
+  // The first boundary at which `keep` cuts and from which nothing can be predicted, though
+  // somebody sees who is cut there: those who decode in mode phantom, or scouts; 0: none.
+  int32_t FirstUnpredicted(const std::vector<float>& keep, DecodeMode decode) const {
+    int32_t first = 0;
     float before = 1;
     for (size_t b = 0; b < keep.size(); ++b) {
       const bool cuts = keep[b] < before;
       before = keep[b];
-      if (cuts && std::ranges::find(predicted, boundaries[b]) == predicted.end()) {
-        return boundaries[b];
-      }
+      if (!cuts) continue;
+      const bool can = std::ranges::find(predicted, boundaries[b]) != predicted.end();
+      if (first == 0 && !can) first = boundaries[b];
+      const bool seen = decode == DecodeMode::kPhantom || (!scouts.empty() && scouts[b].any());
+      if (first != 0 && seen) return first;
     }
     return 0;
   }
   bool Serves(const PruneProfile& profile) const {
-    return profile.decode != DecodeMode::kPhantom || FirstUnpredicted(profile.keep) == 0;
+    return FirstUnpredicted(profile.keep, profile.decode) == 0;
   }
 };
 

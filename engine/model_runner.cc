@@ -65,7 +65,7 @@ absl::Status ModelRunner::Allocate() {
   SKIM_ASSIGN_OR_RETURN(
       transformer_, Transformer::Create(config_, segments_, weights_, predictors_, memory, &ops_,
                                         options_.max_rows, options_.max_context));
-  pruner_ = std::make_unique<TokenPruner>(config_, segments_, options_.score_heads,
+  pruner_ = std::make_unique<TokenPruner>(segments_, options_.score_heads, options_.scouts,
                                           options_.max_context, &ops_);
   if (weights_.draft_head && options_.feature_places > 0) {
     SKIM_ASSIGN_OR_RETURN(draft_head_,
@@ -161,13 +161,16 @@ absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
 
   // The step stops where tokens are chosen: rows behind such a layer depend on the choice.
   std::vector<int32_t> stops = {segments_.layers()};
+  bool cuts = false;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    for (const PlanCut& cut : plan.sequences[i].cuts) stops.push_back(cut.layer);
+    for (const PlanCut& cut : plan.sequences[i].cuts) stops.push_back(cut.chosen_at());
     result->sequences[i].cuts.resize(plan.sequences[i].cuts.size());
+    cuts |= !plan.sequences[i].cuts.empty();
   }
   std::ranges::sort(stops);
   stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
-  visible_.assign(stops.size() > 1 ? plan.sequences.size() : 0, Visibility());
+  visible_.assign(cuts ? plan.sequences.size() : 0, Visibility());
+  SKIM_RETURN_IF_ERROR(pruner_->Begin(plan));
   layouts_.clear();
   std::optional<StepPlan> revived;
   if (ReservesRows(plan)) revived = plan;

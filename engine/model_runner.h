@@ -31,6 +31,7 @@ struct ExecutorOptions {
   KvFormat kv_format = KvFormat::kBf16;
   std::vector<int32_t> boundaries;  // segment cuts, ascending in (0, layers)
   ScoreHeads score_heads;           // empty, or per boundary
+  std::vector<Scouts> scouts;       // the same
   int32_t feature_places = 64;      // if the model has a draft head
 };
 

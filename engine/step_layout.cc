@@ -20,6 +20,11 @@ std::vector<int32_t> ActiveRows(const StepPlan& plan, const PlanSequence& sequen
   return rows;
 }
 
+void SortUnique(std::vector<int32_t>* values) {
+  std::ranges::sort(*values);
+  values->erase(std::unique(values->begin(), values->end()), values->end());
+}
+
 class Builder {
  public:
   Builder(const StepPlan& plan, const LayoutContext& context,
@@ -59,16 +64,22 @@ class Builder {
     out_.spans.push_back(std::move(span));
   }
 
-  // Segment after segment, and in each cut after cut: products of one map stand together.
+  // Stretch of layers after stretch, and in each cut after cut: products of one map stand together.
   void AddPhantoms() {
-    std::vector<int32_t> cuts;
-    for (const PlanSequence& sequence : plan_.sequences) {
-      for (const PlanPhantoms& phantoms : sequence.phantoms) cuts.push_back(phantoms.cut_layer);
-    }
-    std::ranges::sort(cuts);
-    cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+    std::vector<int32_t> cuts, stops = {context_.segments.layers()};
     for (const Segment& segment : context_.segments.segments()) {
-      for (const int32_t cut : cuts) AddPhantoms(segment, cut);
+      stops.push_back(segment.first_layer);
+    }
+    for (const PlanSequence& sequence : plan_.sequences) {
+      for (const PlanPhantoms& phantoms : sequence.phantoms) {
+        cuts.push_back(phantoms.cut_layer);
+        stops.push_back(phantoms.end_layer);
+      }
+    }
+    SortUnique(&cuts);
+    SortUnique(&stops);
+    for (size_t i = 0; i + 1 < stops.size(); ++i) {
+      for (const int32_t cut : cuts) AddPhantoms(stops[i], stops[i + 1], cut);
     }
   }
 
@@ -79,6 +90,7 @@ class Builder {
       for (int32_t row = sequence.row_begin; row < sequence.row_begin + sequence.row_count; ++row) {
         const int32_t enter = plan_.enter[row], leave = plan_.leave[row];
         if (enter >= leave) continue;  // reserved, and nobody's
+        if (!entering && sequence.scouts()) continue;
         const bool transfers =
             entering ? enter > 0 && enter >= out_.first_layer && enter < out_.end_layer
                      : leave < context_.segments.layers() && leave > out_.first_layer &&
@@ -119,20 +131,20 @@ class Builder {
     return context_.hidden.Row(sequence.deep_hidden_pages, (*deep)[position]);
   }
 
-  // Those of one cut in one segment, in spans of at most max_rows.
-  void AddPhantoms(const Segment& segment, int32_t cut) {
+  // Those of one cut in layers of one segment, in spans of at most max_rows.
+  void AddPhantoms(int32_t first_layer, int32_t end_layer, int32_t cut) {
     PhantomSpan span;
     std::vector<int32_t> positions, hidden, sequences;
     const auto close = [&] {
       if (positions.empty()) return;
       span.cut_layer = cut;
-      span.first_layer = segment.first_layer;
-      span.end_layer = segment.first_layer + segment.layers;
+      span.first_layer = first_layer;
+      span.end_layer = end_layer;
       span.rows = static_cast<int32_t>(positions.size());
       span.positions = Append(positions);
       span.hidden_rows = Append(hidden);
       span.blocks =
-          AppendBlocks(context_.segments.SegmentOf(segment.first_layer), sequences, span.sequences);
+          AppendBlocks(context_.segments.SegmentOf(first_layer), sequences, span.sequences);
       out_.phantoms.push_back(std::exchange(span, {}));
       positions.clear();
       hidden.clear();
@@ -142,9 +154,8 @@ class Builder {
       const PlanSequence& sequence = plan_.sequences[i];
       std::vector<int32_t> deep;
       for (const PlanPhantoms& phantoms : sequence.phantoms) {
-        const bool runs = phantoms.cut_layer == cut &&
-                          phantoms.first_layer <= segment.first_layer &&
-                          segment.first_layer < phantoms.end_layer;
+        const bool runs = phantoms.cut_layer == cut && phantoms.first_layer <= first_layer &&
+                          end_layer <= phantoms.end_layer;
         if (!runs) continue;
         for (const int32_t position : phantoms.positions) {
           if (std::ssize(positions) == context_.max_rows) close();
@@ -269,8 +280,7 @@ StepLayout StepLayout::Build(const StepPlan& plan, const LayoutContext& context,
     for (const int32_t layer : sequence.skipped) cuts.insert(cuts.end(), {layer, layer + 1});
   }
   std::erase_if(cuts, [&](int32_t cut) { return cut < first_layer || cut > end_layer; });
-  std::ranges::sort(cuts);
-  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+  SortUnique(&cuts);
   for (size_t i = 0; i + 1 < cuts.size(); ++i) builder.AddSpan(cuts[i], cuts[i + 1]);
   layout.enter = builder.Transfer(/*entering=*/true);
   layout.leave = builder.Transfer(/*entering=*/false);

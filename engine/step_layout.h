@@ -103,7 +103,8 @@ struct StepLayout {
   std::vector<PhantomSpan> phantoms;  // of the whole step, in the part that begins at layer 0
   std::vector<LayerSpan> spans;
   HiddenTransfer enter;  // rows with 0 < enter, in [first_layer, end_layer)
-  // Rows with leave < L, in (first_layer, end_layer]; of a draft pass, those that are kept.
+  // Rows with leave < L, in (first_layer, end_layer]; of a draft pass, those that are kept, and no
+  // scouts.
   HiddenTransfer leave;
 
   // INTERNAL if the plan contradicts itself or the geometry: a scheduler's mistake must not

@@ -71,7 +71,7 @@ std::string ToString(const StepPlan& plan) {
       out << " phantoms " << phantoms.positions.size() << " of cut " << phantoms.cut_layer;
     }
     for (const PlanCut& cut : sequence.cuts) {
-      out << " cut " << cut.layer << " choose " << cut.choose;
+      out << (cut.scouted() ? " scout cut " : " cut ") << cut.layer << " choose " << cut.choose;
       if (cut.revive > 0) out << " revive " << cut.revive;
     }
     if (sequence.logits == LogitsWanted::kAll) out << " score";

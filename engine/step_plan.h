@@ -64,24 +64,32 @@ struct PruneRules {
 // device know the counts beforehand; who is chosen is known on the device first.
 struct PlanCut {
   int16_t layer = 0;       // of a boundary: rows have run [0, layer)
+  // 0, or the rows are scouts, which run [layer, scout_end) ahead of the tokens that they are. What
+  // they score there chooses who goes on above `layer`; nothing else of them is kept. Their
+  // sequence has no other cut, and all slots of those layers are filled: by the scouts, and by
+  // phantoms of everybody else.
+  int16_t scout_end = 0;
   int32_t choose = 0;      // that many of the tokens that have K/V below the boundary
   int32_t score_rows = 1;  // of the sequence's rows, the last so many score
   // Of the chosen, those without K/V above the boundary go on in this step, at most so many,
   // the best first. So many rows of the sequence are reserved for them (kReservedPosition).
   int32_t revive = 0;
+
+  bool scouted() const { return scout_end > 0; }
+  int16_t chosen_at() const { return scouted() ? scout_end : layer; }  // once rows have come so far
 };
 
 // Hidden rows that are kept of a sequence for the draft head: those behind all draws of a step.
 inline constexpr int32_t kFeatureRows = 17;
 inline constexpr int32_t kNoFeatures = -1;
 
-// Prompt tokens that were cut and are seen above all the same (phantoms): in these layers a map
-// predicts K/V from the hidden rows with which they stopped, in earlier steps, and it is written to
-// their slots before any row of this step runs.
+// Prompt tokens that were cut, or have not gone on so far, and are seen above all the same
+// (phantoms): in these layers a map predicts K/V from the hidden rows with which they stopped, in
+// earlier steps, and it is written to their slots before any row of this step runs.
 struct PlanPhantoms {
   int16_t cut_layer = 0;           // where they stopped
   int16_t first_layer = 0;         // a boundary, >= cut_layer
-  int16_t end_layer = 0;           // a boundary, or the end of the stack
+  int16_t end_layer = 0;
   std::vector<int32_t> positions;  // ascending, before the sequence's last row, which runs them
 };
 
@@ -136,6 +144,8 @@ struct PlanSequence {
   std::span<const PageId> deep_hidden_pages;
   std::vector<PlanCut> cuts;          // ascending
   const PruneRules* rules = nullptr;  // set if there are cuts
+
+  bool scouts() const { return !cuts.empty() && cuts.front().scouted(); }
 
   // Known or drafted.
   TokenId TokenAt(int32_t position) const {
@@ -201,6 +211,14 @@ struct DraftModelGeometry {
   bool any() const { return layers > 0; }
 };
 
+// Who scores for the cuts at a boundary in place of the rows below it.
+struct ScoutGeometry {
+  int16_t end_layer = 0;  // scouts run so far; 0: there are none
+  int32_t window = 0;     // that many of the last tokens, who score
+
+  bool any() const { return end_layer > 0; }
+};
+
 // KV geometry as the scheduler needs to know it: counts, never bytes.
 struct KvGeometry {
   int32_t page_tokens = 32;
@@ -214,6 +232,7 @@ struct KvGeometry {
   int32_t hidden_rows_per_page = 0;  // divides page_tokens; 0: hidden rows cannot be kept
   int32_t feature_places = 0;  // sequences that the draft head can draft for; 0: there is none
   std::vector<int16_t> phantom_cuts = {};  // boundaries from whose rows K/V above can be predicted
+  std::vector<ScoutGeometry> scouts = {};  // empty, or per boundary
   // Predicting so many tokens' K/V of a layer takes as much as a row that runs it.
   int32_t phantoms_per_row = 1;
   DraftModelGeometry draft_model = {};

@@ -39,6 +39,7 @@ class SequenceCheck {
     return absl::InternalError(absl::StrCat("step plan: ", what, " (sequence ", sequence_.id, ")"));
   }
 
+  int32_t layers() const { return context_.segments.layers(); }
   int32_t end_row() const { return sequence_.row_begin + sequence_.row_count; }
 
   absl::Status CheckCuts() {
@@ -51,6 +52,10 @@ class SequenceCheck {
       }
       if (cut.choose < 1 || cut.revive < 0 || cut.score_rows < 1)
         return Broken("a cut chooses nobody");
+      if (cut.scouted() && (cut.scout_end <= cut.layer || cut.scout_end > layers() ||
+                            cut.revive > 0 || sequence_.cuts.size() > 1)) {
+        return Broken("scouts with another cut, with revived tokens or without layers to run");
+      }
       const int32_t above = context_.segments.SegmentOf(cut.layer);
       if (cut.revive > 0 && above < sequence_.dense_segments) {
         return Broken("tokens are revived into a dense segment");
@@ -79,11 +84,15 @@ class SequenceCheck {
       }
       if (ByHead(row)) continue;
       if (plan_.enter[row] < 0 || plan_.enter[row] >= plan_.leave[row] ||
-          plan_.leave[row] > context_.segments.layers()) {
+          plan_.leave[row] > layers()) {
         return Broken("a row's layers are no interval");
       }
       const int32_t position = plan_.positions[row];
-      const bool kept = plan_.leave[row] < context_.segments.layers() && !sequence_.draft;
+      if (sequence_.scouts() && (plan_.enter[row] != sequence_.cuts[0].layer ||
+                                 plan_.leave[row] != sequence_.cuts[0].scout_end)) {
+        return Broken("a scout runs other layers");
+      }
+      const bool kept = plan_.leave[row] < layers() && !sequence_.draft && !sequence_.scouts();
       if ((plan_.enter[row] > 0 && !HasHiddenRow(position, plan_.enter[row])) ||
           (kept && !HasHiddenRow(position, plan_.leave[row]))) {
         return Broken("a row has no hidden row");
@@ -121,7 +130,7 @@ class SequenceCheck {
       if (static_cast<size_t>(plan_.positions[row]) >= known) {
         return Broken("a draw follows no token");
       }
-      if (plan_.leave[row] < context_.segments.layers() && !sequence_.draft) {
+      if ((plan_.leave[row] < layers() && !sequence_.draft) || sequence_.scouts()) {
         return Broken("a row is drawn from below the last layer");
       }
     }
@@ -189,10 +198,11 @@ class SequenceCheck {
   absl::Status CheckPhantoms() {
     for (const PlanPhantoms& phantoms : sequence_.phantoms) {
       const int32_t last = end_row() - 1;
-      const bool boundaries = context_.segments.IsBoundary(phantoms.cut_layer) &&
-                              context_.segments.IsBoundary(phantoms.first_layer) &&
-                              (phantoms.end_layer == context_.segments.layers() ||
-                               context_.segments.IsBoundary(phantoms.end_layer));
+      const int32_t end = sequence_.scouts() ? sequence_.cuts[0].scout_end : layers();
+      const bool boundaries =
+          context_.segments.IsBoundary(phantoms.cut_layer) &&
+          context_.segments.IsBoundary(phantoms.first_layer) &&
+          (phantoms.end_layer == end || context_.segments.IsBoundary(phantoms.end_layer));
       if (!boundaries || phantoms.cut_layer > phantoms.first_layer ||
           phantoms.first_layer >= phantoms.end_layer || plan_.enter[last] > phantoms.first_layer ||
           plan_.leave[last] < phantoms.end_layer) {

@@ -27,13 +27,37 @@ bool Contains(const std::vector<int32_t>& sorted, int32_t value) {
 
 }  // namespace
 
-TokenPruner::TokenPruner(const ModelConfig& config, const LayerSegments& segments,
-                         const ScoreHeads& heads, int32_t max_context, Ops* ops)
-    : config_(config),
-      segments_(segments),
-      heads_(heads),
-      max_context_(max_context),
-      ops_(*ops) {}
+TokenPruner::TokenPruner(const LayerSegments& segments, const ScoreHeads& heads,
+                         const std::vector<Scouts>& scouts, int32_t max_context, Ops* ops)
+    : segments_(segments), max_context_(max_context), ops_(*ops) {
+  for (size_t b = 0; b + 1 < segments.segments().size(); ++b) {
+    const int32_t boundary = segments.segments()[b + 1].first_layer;
+    if (heads.empty() || heads[b].empty()) {
+      scorers_.push_back({{{boundary - 1, {}, 0}}, 1, /*normalize=*/false});
+    } else {
+      scorers_.push_back(ScorerOf(heads[b], /*windows=*/1));
+    }
+    scouts_.push_back(scouts.empty() ? Scorer() : ScorerOf(scouts[b].heads, /*windows=*/2));
+  }
+}
+
+TokenPruner::Scorer TokenPruner::ScorerOf(const std::vector<ScoreHead>& heads, int32_t windows) {
+  Scorer scorer;
+  scorer.normalize = true;
+  for (const ScoreHead& head : heads) {
+    auto found = std::ranges::find(scorer.layers, head.layer, &Scorer::Layer::layer);
+    if (found == scorer.layers.end()) {
+      scorer.layers.push_back({head.layer, {}, 0});
+      found = scorer.layers.end() - 1;
+    }
+    found->heads.push_back(head.head);
+  }
+  for (Scorer::Layer& layer : scorer.layers) {
+    layer.first_array = scorer.arrays;
+    scorer.arrays += windows * static_cast<int32_t>(layer.heads.size());
+  }
+  return scorer;
+}
 
 absl::Status TokenPruner::Allocate() {
   const auto positions = static_cast<size_t>(max_context_);
@@ -45,84 +69,82 @@ absl::Status TokenPruner::Allocate() {
 
 int32_t TokenPruner::BoundaryIndex(int32_t layer) const { return segments_.SegmentOf(layer) - 1; }
 
+absl::Status TokenPruner::Begin(const StepPlan& plan) {
+  scored_.clear();
+  size_t floats = 0;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlanSequence& sequence = plan.sequences[i];
+    // No two slots hold one position.
+    const int64_t slots = plan.positions[sequence.row_begin + sequence.row_count - 1] + 1;
+    for (size_t c = 0; c < sequence.cuts.size(); ++c) {
+      const PlanCut& cut = sequence.cuts[c];
+      const auto& scorers = cut.scouted() ? scouts_ : scorers_;
+      const Scorer& scorer = scorers[BoundaryIndex(cut.layer)];
+      scored_.push_back({static_cast<int32_t>(i), static_cast<int32_t>(c), &scorer, slots, floats});
+      floats += static_cast<size_t>(scorer.arrays * slots);
+    }
+  }
+  if (floats > 0 && (!scores_ || scores_->size() < floats * sizeof(float))) {
+    SKIM_ASSIGN_OR_RETURN(scores_, ops_.Allocate(2 * floats * sizeof(float)));
+  }
+  return absl::OkStatus();
+}
+
+TokenPruner::InSpan TokenPruner::Find(const StepLayout& layout, int32_t layer, int32_t sequence) {
+  for (const LayerSpan& span : layout.spans) {
+    if (layer < span.first_layer || layer >= span.end_layer) continue;
+    const auto at = std::ranges::find(span.plan_sequences, sequence);
+    if (at == span.plan_sequences.end()) break;
+    return {&span, static_cast<int32_t>(at - span.plan_sequences.begin())};
+  }
+  return {};
+}
+
 absl::StatusOr<std::span<const ScoreRequest>> TokenPruner::Requests(const StepPlan& plan,
                                                                     const StepLayout& layout) {
   requests_.clear();
-  scored_.clear();
-  const int32_t boundary = layout.end_layer;
-  if (boundary == segments_.layers() || layout.spans.empty()) return requests_;
-
-  // A request per layer that scores for this boundary, and its heads.
-  const bool by_head = !heads_.empty() && !heads_[BoundaryIndex(boundary)].empty();
-  if (by_head) {
-    for (const ScoreHead& head : heads_[BoundaryIndex(boundary)]) {
-      const auto found = std::ranges::find(requests_, head.layer, &ScoreRequest::layer);
-      ScoreRequest& request = found != requests_.end() ? *found : requests_.emplace_back();
-      request.layer = head.layer;
-      request.heads.push_back(head.head);
-    }
-  } else {
-    requests_.push_back({boundary - 1, {}, {}});
-  }
-  int32_t arrays = 0;
-  for (const ScoreRequest& request : requests_) {
-    arrays += std::max<int32_t>(1, static_cast<int32_t>(request.heads.size()));
-  }
-
-  // The segment's slots are the same at each of its layers, so the last span tells them.
-  const LayerSpan& span = layout.spans.back();
-  size_t floats = 0;
-  for (size_t index = 0; index < plan.sequences.size(); ++index) {
-    const std::vector<PlanCut>& cuts = plan.sequences[index].cuts;
-    const auto cut = std::ranges::find(cuts, boundary, [](const PlanCut& c) { return c.layer; });
-    if (cut == cuts.end()) continue;
-    const auto in_span = std::ranges::find(span.plan_sequences, static_cast<int32_t>(index));
-    if (span.end_layer != boundary || in_span == span.plan_sequences.end()) {
-      return TooFewRows(plan.sequences[index]);
-    }
-    const int64_t slots = span.sequences[in_span - span.plan_sequences.begin()].slots;
-    scored_.push_back({static_cast<int32_t>(index), static_cast<int32_t>(cut - cuts.begin()),
-                       arrays, slots, nullptr, floats});
-    floats += static_cast<size_t>(arrays * slots);
-  }
-  if (scored_.empty()) {
-    requests_.clear();
-    return requests_;
-  }
-  if (!scores_ || scores_->size() < floats * sizeof(float)) {
-    SKIM_ASSIGN_OR_RETURN(scores_, ops_.Allocate(2 * floats * sizeof(float)));
-  }
-
-  for (const Scored& scored : scored_) {
+  std::vector<std::pair<const Scorer::Layer*, ScoreRequest>> requests;
+  for (Scored& scored : scored_) {
     const PlanSequence& sequence = plan.sequences[scored.sequence];
-    float* scores = scores_->As<float>() + scored.scores;
-    for (ScoreRequest& request : requests_) {
-      const auto at = std::ranges::find_if(layout.spans, [&](const LayerSpan& s) {
-        return s.first_layer <= request.layer && request.layer < s.end_layer;
-      });
-      const auto in_span = std::ranges::find(at->plan_sequences, scored.sequence);
-      const auto i = static_cast<int32_t>(in_span - at->plan_sequences.begin());
-      if (in_span == at->plan_sequences.end() || at->sequences[i].slots != scored.slots ||
-          at->sequences[i].row_count < sequence.cuts[scored.cut].score_rows) {
+    const PlanCut& cut = sequence.cuts[scored.cut];
+    for (const Scorer::Layer& of : scored.scorer->layers) {
+      if (of.layer < layout.first_layer || of.layer >= layout.end_layer) continue;
+      const InSpan in = Find(layout, of.layer, scored.sequence);
+      if (in.span == nullptr || in.rows().row_count < cut.score_rows ||
+          in.rows().slots > scored.most_slots ||
+          (scored.slots > 0 && in.rows().slots != scored.slots)) {
         return TooFewRows(sequence);
       }
-      request.targets.push_back({i, sequence.cuts[scored.cut].score_rows, scores});
-      scores += scored.slots * std::max<int64_t>(1, static_cast<int64_t>(request.heads.size()));
+      scored.slots = in.rows().slots;
+      auto at = std::ranges::find(requests, &of, [](const auto& r) { return r.first; });
+      if (at == requests.end()) {
+        requests.push_back({&of, {of.layer, of.heads, {}}});
+        at = requests.end() - 1;
+      }
+      std::vector<KeyScoreTarget>& targets = at->second.targets;
+      float* scores = scores_->As<float>() + scored.scores + of.first_array * scored.slots;
+      if (cut.scouted()) {
+        targets.push_back({in.index, 1, scores});
+        scores += std::ssize(of.heads) * scored.slots;
+      }
+      targets.push_back({in.index, cut.score_rows, scores});
     }
   }
+  for (auto& [of, request] : requests) requests_.push_back(std::move(request));
+  std::ranges::stable_sort(requests_, {}, &ScoreRequest::layer);
   return requests_;
 }
 
 absl::Status TokenPruner::Choose(const StepLayout& layout, const int32_t* index,
                                  const StepPlan& plan, StepPlan* revived,
                                  std::vector<Visibility>* visible, StepResult* result) {
-  if (scored_.empty()) return absl::OkStatus();
-  const LayerSpan& span = layout.spans.back();
   for (Scored& scored : scored_) {
-    const auto at = std::ranges::find(span.plan_sequences, scored.sequence);
-    const SequenceRows& rows = span.sequences[at - span.plan_sequences.begin()];
-    if (rows.positions_begin != SequenceRows::kInOrder) {
-      scored.slot_positions = index + span.slot_positions + rows.positions_begin;
+    const PlanSequence& sequence = plan.sequences[scored.sequence];
+    if (sequence.cuts[scored.cut].chosen_at() != layout.end_layer) continue;
+    const InSpan in = Find(layout, layout.end_layer - 1, scored.sequence);
+    if (in.span == nullptr || in.rows().slots != scored.slots) return TooFewRows(sequence);
+    if (in.rows().positions_begin != SequenceRows::kInOrder) {
+      scored.slot_positions = index + in.span->slot_positions + in.rows().positions_begin;
     }
     SKIM_RETURN_IF_ERROR(ChooseOne(scored, plan, revived, visible,
                                    &result->sequences[scored.sequence].cuts[scored.cut]));
@@ -171,8 +193,8 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, const StepPlan& plan, 
   const int32_t last_row = sequence.row_begin + sequence.row_count - 1;
   const int32_t length = plan.positions[last_row] + 1;
   ops_.PoolScores({.scores = scores_->As<float>() + scored.scores,
-                   .arrays = scored.arrays,
-                   .normalize = !heads_.empty() && !heads_[BoundaryIndex(cut.layer)].empty(),
+                   .arrays = scored.scorer->arrays,
+                   .normalize = scored.scorer->normalize,
                    .slots = scored.slots,
                    .slot_positions = scored.slot_positions,
                    .radius = sequence.rules->pool_radius,

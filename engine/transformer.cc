@@ -50,8 +50,11 @@ absl::Status Transformer::AllocateActivations(int32_t max_rows, int32_t max_posi
 }
 
 KvLayer Transformer::LayerKv(int32_t layer) const {
-  const int32_t segment_first = segments_.segments()[segments_.SegmentOf(layer)].first_layer;
-  return {memory_.kv_pool, memory_.kv_layout, (layer - segment_first) % segments_.unit_layers()};
+  return {memory_.kv_pool, memory_.kv_layout, InSegment(layer) % segments_.unit_layers()};
+}
+
+int32_t Transformer::InSegment(int32_t layer) const {
+  return layer - segments_.segments()[segments_.SegmentOf(layer)].first_layer;
 }
 
 RopeWriteArgs Transformer::RopeArgs(Matrix<const float> qkv, int heads, Matrix<Bf16> q) const {
@@ -103,8 +106,7 @@ void Transformer::Predict(const PhantomSpan& span, const int32_t* index) {
   rows.sequences = span.sequences;
   rows.positions = rows.slots = index + span.positions;
   for (int32_t layer = span.first_layer; layer < span.end_layer; ++layer) {
-    const int32_t unit = (layer - span.first_layer) / segments_.unit_layers();
-    rows.blocks = index + span.blocks + int64_t{unit} * span.blocks_per_unit;
+    rows.blocks = index + span.blocks + int64_t{UnitOf(layer)} * span.blocks_per_unit;
     const Predictors::Map& map = predictors_.At(span.cut_layer, layer);
     ops_.Linear(normed, *map.weight, map.bias->As<float>(), /*accumulate=*/false, kv);
     ops_.RopeAndWriteKv(RopeArgs(kv, /*heads=*/0, {}), rows, LayerKv(layer));
@@ -113,24 +115,21 @@ void Transformer::Predict(const PhantomSpan& span, const int32_t* index) {
 
 void Transformer::RunSpan(const LayerSpan& span, const int32_t* index,
                           std::span<const ScoreRequest> scores, Matrix<float> x) {
-  const int32_t segment_first =
-      segments_.segments()[segments_.SegmentOf(span.first_layer)].first_layer;
   AttentionRows rows;
   rows.sequences = span.sequences;
   rows.positions = index + span.positions;
   rows.slots = index + span.slots;
   rows.slot_positions = index + span.slot_positions;
   for (int32_t layer = span.first_layer; layer < span.end_layer; ++layer) {
-    const int32_t unit = (layer - segment_first) / segments_.unit_layers();
-    rows.blocks = index + span.blocks + int64_t{unit} * span.blocks_per_unit;
-    const auto request = std::ranges::find(scores, layer, &ScoreRequest::layer);
-    RunLayer(layer, rows, span.formats, request == scores.end() ? nullptr : &*request, x);
+    rows.blocks = index + span.blocks + int64_t{UnitOf(layer)} * span.blocks_per_unit;
+    const auto here = std::ranges::equal_range(scores, layer, {}, &ScoreRequest::layer);
+    RunLayer(layer, rows, span.formats, here, x);
   }
 }
 
 void Transformer::RunLayer(int32_t layer, const AttentionRows& rows,
-                           std::span<const FormatRows> formats, const ScoreRequest* scores,
-                           Matrix<float> x) {
+                           std::span<const FormatRows> formats,
+                           std::span<const ScoreRequest> scores, Matrix<float> x) {
   const LayerWeights& w = weights_.layers[layer];
   const float eps = config_.norm_eps;
   const KvLayer kv = LayerKv(layer);
@@ -145,16 +144,16 @@ void Transformer::RunLayer(int32_t layer, const AttentionRows& rows,
   rope.k_norm = Floats(w.k_norm);
   ops_.RopeAndWriteKv(rope, rows, kv);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-  float* lse = scores != nullptr ? lse_.data : nullptr;
+  float* lse = scores.empty() ? nullptr : lse_.data;
   ops_.Attention({.q = q, .heads = config_.heads, .scale = scale, .out = attention, .lse = lse},
                  rows, kv);
-  if (scores != nullptr) {
+  for (const ScoreRequest& request : scores) {
     ops_.KeyScores({.q = q,
                     .lse = lse,
                     .heads = config_.heads,
                     .scale = scale,
-                    .scored_heads = scores->heads,
-                    .targets = scores->targets},
+                    .scored_heads = request.heads,
+                    .targets = request.targets},
                    rows, kv);
   }
   LinearByFormat(ops_, formats, attention, w.output, Floats(w.output_bias), /*accumulate=*/true,

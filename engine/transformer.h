@@ -41,8 +41,8 @@ class Transformer {
 
   // Writes the K/V of the phantoms of `layout` and enqueues the rows of the step through its
   // layers; the parts of one step come in order. `index` is the uploaded copy of layout.index.
-  // Scores what `scores` asks for on the way. Afterwards Hidden() holds each row's residual stream
-  // as it left.
+  // Scores what `scores`, in ascending layers, asks for on the way. Afterwards Hidden() holds each
+  // row's residual stream as it left.
   void Run(const StepLayout& layout, const int32_t* index, std::span<const ScoreRequest> scores);
   Matrix<float> Hidden(int64_t rows) const { return residual_.Rows(0, rows); }
 
@@ -62,9 +62,11 @@ class Transformer {
   void Predict(const PhantomSpan& span, const int32_t* index);
   void RunSpan(const LayerSpan& span, const int32_t* index, std::span<const ScoreRequest> scores,
                Matrix<float> x);
-  // `scores` may be null.
+  // `scores` are this layer's.
   void RunLayer(int32_t layer, const AttentionRows& rows, std::span<const FormatRows> formats,
-                const ScoreRequest* scores, Matrix<float> x);
+                std::span<const ScoreRequest> scores, Matrix<float> x);
+  int32_t InSegment(int32_t layer) const;  // how far above the segment's first layer
+  int32_t UnitOf(int32_t layer) const { return InSegment(layer) / segments_.unit_layers(); }
   KvLayer LayerKv(int32_t layer) const;
   // Of `qkv`, with `heads` query heads; what depends on the layer is left to the caller.
   RopeWriteArgs RopeArgs(Matrix<const float> qkv, int heads, Matrix<Bf16> q) const;

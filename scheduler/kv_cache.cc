@@ -136,6 +136,17 @@ void KvCache::Grow(const KvExtent& extent, KvHoldings* kv) {
   kv->blocks = static_cast<int32_t>(kv->segments[0].pages.size()) / geometry_.segment_units[0];
 }
 
+void KvCache::Trim(const KvExtent& extent, KvHoldings* kv) {
+  for (size_t s = kv->shared.segments; s < kv->segments.size(); ++s) {
+    std::vector<PageId>& pages = kv->segments[s].pages;
+    const int64_t wanted = BlocksFor(extent.slots[s]) * geometry_.segment_units[s];
+    while (std::ssize(pages) > wanted) {
+      ledger_.Release(pages.back());
+      pages.pop_back();
+    }
+  }
+}
+
 std::span<PageId> KvCache::HiddenOf(KvHoldings* kv, int32_t block) const {
   const size_t first = size_t{1} * block * hidden_pages_per_block_;
   return std::span(kv->hidden)

@@ -105,6 +105,8 @@ class KvCache {
   // Extends the holdings, evicting the oldest unused content for it. Requires Available() to
   // suffice.
   void Grow(const KvExtent& extent, KvHoldings* kv);
+  // Gives back what the sequence holds alone of the segments' pages beyond the extent.
+  void Trim(const KvExtent& extent, KvHoldings* kv);
   // Gives pages of the HiddenStore back: those of whole blocks, and single ones of deeper rows.
   void ReleaseHidden(std::span<const int32_t> blocks, std::span<const int32_t> deep_pages,
                      KvHoldings* kv);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <ranges>
 
 #include "absl/strings/str_cat.h"
@@ -47,6 +48,12 @@ LazyProgress::LazyProgress(const KvGeometry& geometry, const PrefillPolicy& poli
     const int32_t share = std::max(
         {policy.min_keep, ShareOf(stage.keep, prompt_tokens), policy.rules.Forced(prompt_tokens)});
     stage.run_tokens = std::min(below.run_tokens, share);
+    stage.scouts = geometry.scouts.empty() ? ScoutGeometry() : geometry.scouts[b];
+    stage.scout_end_segment =
+        1 + static_cast<int32_t>(std::ranges::count_if(geometry.boundaries, [&](int16_t boundary) {
+          return boundary < stage.scouts.end_layer;
+        }));
+    if (stage.scouts.any()) choosing_from_ = static_cast<int32_t>(stages_.size()) + 1;
   }
   stages_.push_back(stage);
   SKIM_CHECK(stages() > 1);
@@ -91,6 +98,7 @@ int32_t LazyProgress::RowsOfTile(int32_t most, int32_t cached) const {
 }
 
 int32_t LazyProgress::TileRows(int32_t most, int64_t budget, int32_t cached) const {
+  if (scouting()) return ScoutRows() <= most && budget > 0 ? ScoutRows() : 0;
   const Stage& stage = stages_[stage_];
   most =
       static_cast<int32_t>(std::min<int64_t>(most, budget / (stage.end_layer - stage.first_layer)));
@@ -114,12 +122,31 @@ int32_t LazyProgress::Reach(int32_t tokens) const {
 
 int64_t LazyProgress::TileCost(int32_t rows) const {
   const Stage& stage = stages_[stage_];
-  int64_t worth = rows;  // of rows
-  if (phantoms() && stage_ > 0) {
-    const int64_t cut = Reach(done_ + rows) - Reach(done_) - rows;
-    worth += (cut + geometry_.phantoms_per_row - 1) / geometry_.phantoms_per_row;
+  int64_t cut = 0;
+  int32_t end_layer = stage.end_layer;
+  if (scouting()) {
+    cut = prompt_tokens_ - rows;
+    end_layer = stage.scouts.end_layer;
+  } else if (phantoms() && stage_ > 0) {
+    cut = Reach(done_ + rows) - Reach(done_) - rows;
   }
-  return worth * (stage.end_layer - stage.first_layer);
+  const int64_t worth = (cut + geometry_.phantoms_per_row - 1) / geometry_.phantoms_per_row;
+  return (rows + worth) * (end_layer - stage.first_layer);
+}
+
+int32_t LazyProgress::ScoutSinks() const {
+  const int32_t tokens = stages_[stage_ - 1].run_tokens;
+  return std::min(policy_.rules.sinks, tokens - std::min(tokens, stages_[stage_].scouts.window));
+}
+
+int32_t LazyProgress::ScoutRows() const {
+  return ScoutSinks() + std::min(stages_[stage_ - 1].run_tokens, stages_[stage_].scouts.window);
+}
+
+void LazyProgress::AddScouts(int32_t stage, KvExtent* extent) const {
+  for (int32_t s = stages_[stage].first_segment; s < stages_[stage].scout_end_segment; ++s) {
+    extent->slots[s] = std::max(extent->slots[s], prompt_tokens_);
+  }
 }
 
 KvExtent LazyProgress::Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows,
@@ -137,13 +164,14 @@ KvExtent LazyProgress::Extent(const std::vector<int32_t>& stage_slots, int32_t h
 KvExtent LazyProgress::AfterTile(int32_t rows, int32_t cached) const {
   std::vector<int32_t> slots(stages_.size(), 0);
   for (int32_t s = 0; s < stage_; ++s) slots[s] = stages_[s].run_tokens;
-  slots[stage_] = std::max(done_, cached) + rows;
-  if (!phantoms()) return Extent(slots, slots[0], slots[1]);
+  if (!scouting()) slots[stage_] = std::max(done_, cached) + rows;
   const int32_t deep_rows = slots[1];
-  for (int32_t s = 1; s <= stage_; ++s) {
+  for (int32_t s = 1; s <= stage_ && phantoms(); ++s) {
     slots[s] = s < stage_ ? prompt_tokens_ : Reach(slots[s]);
   }
-  return Extent(slots, slots[0], deep_rows);
+  KvExtent extent = Extent(slots, slots[0], deep_rows);
+  if (scouting() && rows > 0) AddScouts(stage_, &extent);
+  return extent;
 }
 
 void LazyProgress::FillEntry(PlanSequence* entry) const {
@@ -155,15 +183,13 @@ void LazyProgress::FillEntry(PlanSequence* entry) const {
   entry->rules = &policy_.rules;
 }
 
-// Those before the tile's last token that no tile before it has brought: everybody whose depth is
-// that of the cut, unless he runs this stage.
-void LazyProgress::AddPhantoms(int32_t rows, PlanSequence* entry) const {
-  const Stage& stage = stages_[stage_];
-  const std::vector<int32_t>& run = kept_[stage_];
+// Where each has stopped its depth tells.
+void LazyProgress::AddPhantoms(int32_t begin, int32_t end, std::span<const int32_t> run,
+                               int16_t end_layer, PlanSequence* entry) const {
   std::vector<std::vector<int32_t>> cut_at(static_cast<size_t>(stage_) + 1);
-  int32_t next = done_;
-  for (int32_t position = Reach(done_); position < Reach(done_ + rows); ++position) {
-    if (position == run[next]) {
+  auto next = run.begin();
+  for (int32_t position = begin; position < end; ++position) {
+    if (next != run.end() && position == *next) {
       ++next;
     } else {
       cut_at[depth_[position]].push_back(position);
@@ -172,44 +198,73 @@ void LazyProgress::AddPhantoms(int32_t rows, PlanSequence* entry) const {
   for (int32_t s = 1; s <= stage_; ++s) {
     if (cut_at[s].empty()) continue;
     entry->phantoms.push_back(
-        {stages_[s].first_layer, stage.first_layer, stage.end_layer, std::move(cut_at[s])});
+        {stages_[s].first_layer, stages_[stage_].first_layer, end_layer, std::move(cut_at[s])});
   }
+}
+
+void LazyProgress::AddScoutTile(PlanSequence* entry, StepPlan* plan) const {
+  const Stage& stage = stages_[stage_];
+  const int32_t tokens = stages_[stage_ - 1].run_tokens, sinks = ScoutSinks();
+  const int32_t window = ScoutRows() - sinks;
+  std::vector<int32_t> run;
+  for (int32_t i = 0; i < sinks; ++i) run.push_back(Token(stage_ - 1, i));
+  for (int32_t i = tokens - window; i < tokens; ++i) run.push_back(Token(stage_ - 1, i));
+  for (const int32_t position : run) {
+    plan->AddRow(entry->TokenAt(position), position, stage.first_layer, stage.scouts.end_layer);
+  }
+  entry->dense_segments = PlanSequence::kAllDense;
+  AddPhantoms(0, prompt_tokens_, run, stage.scouts.end_layer, entry);
+  entry->cuts.push_back({.layer = stage.first_layer,
+                         .scout_end = stage.scouts.end_layer,
+                         .choose = stage.run_tokens,
+                         .score_rows = window});
 }
 
 void LazyProgress::AddTile(int32_t rows, PlanSequence* entry, StepPlan* plan) const {
   FillEntry(entry);
+  if (scouting()) return AddScoutTile(entry, plan);
   const Stage& stage = stages_[stage_];
   for (int32_t i = done_; i < done_ + rows; ++i) {
-    const int32_t position = stage_ == 0 ? i : kept_[stage_][i];
-    plan->tokens.push_back(entry->TokenAt(position));
-    plan->positions.push_back(position);
-    plan->enter.push_back(stage.first_layer);
-    plan->leave.push_back(stage.end_layer);
+    const int32_t position = Token(stage_, i);
+    plan->AddRow(entry->TokenAt(position), position, stage.first_layer, stage.end_layer);
   }
-  if (phantoms() && stage_ > 0) AddPhantoms(rows, entry);
+  if (phantoms() && stage_ > 0) {
+    // Those before the tile's last token that no tile before it has brought.
+    AddPhantoms(Reach(done_), Reach(done_ + rows), std::span(kept_[stage_]).subspan(done_, rows),
+                stage.end_layer, entry);
+  }
   const bool ends_stage = done_ + rows == stage.run_tokens;
-  if (ends_stage && stage_ + 1 < stages() && kept_[stage_ + 1].empty()) {
+  if (!ends_stage || stage_ + 1 == stages()) return;
+  const Stage& above = stages_[stage_ + 1];
+  if (kept_[stage_ + 1].empty() && !above.scouts.any()) {
     entry->cuts.push_back(
-        {stage.end_layer, stages_[stage_ + 1].run_tokens, policy_.rules.window, /*revive=*/0});
+        {.layer = stage.end_layer, .choose = above.run_tokens, .score_rows = policy_.rules.window});
   }
 }
 
-absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> cuts) {
-  const Stage& stage = stages_[stage_];
-  if (!cuts.empty()) {
-    const std::vector<int32_t>& chosen = cuts[0].chosen;
-    const std::vector<int32_t>& among = kept_[stage_];
-    if (static_cast<int32_t>(chosen.size()) != stages_[stage_ + 1].run_tokens) {
-      return WrongChoice("another number of tokens goes on");
-    }
-    if (!Ascends(chosen) || chosen.front() < 0 || chosen.back() >= prompt_tokens_ ||
-        (stage_ > 0 && !std::ranges::includes(among, chosen))) {
-      return WrongChoice("tokens go on that are not there");
-    }
-    kept_[stage_ + 1] = chosen;
+absl::Status LazyProgress::TakeChoice(int32_t stage, const CutResult& cut) {
+  const std::vector<int32_t>& chosen = cut.chosen;
+  if (static_cast<int32_t>(chosen.size()) != stages_[stage].run_tokens) {
+    return WrongChoice("another number of tokens goes on");
   }
+  if (!Ascends(chosen) || chosen.front() < 0 || chosen.back() >= prompt_tokens_ ||
+      (stage > 1 && !std::ranges::includes(kept_[stage - 1], chosen))) {
+    return WrongChoice("tokens go on that are not there");
+  }
+  kept_[stage] = chosen;
+  return absl::OkStatus();
+}
+
+absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> cuts) {
+  if (scouting()) {
+    const Stage& ahead = stages_[stage_];
+    scout_token_layers_ += int64_t{rows} * (ahead.scouts.end_layer - ahead.first_layer);
+    return TakeChoice(stage_, cuts[0]);
+  }
+  const Stage& stage = stages_[stage_];
+  if (!cuts.empty()) SKIM_RETURN_IF_ERROR(TakeChoice(stage_ + 1, cuts[0]));
   for (int32_t i = done_; i < done_ + rows; ++i) {
-    const int32_t position = stage_ == 0 ? i : kept_[stage_][i];
+    const int32_t position = Token(stage_, i);
     if (stage_ == 0) {
       ++in_order_;
     } else {
@@ -223,13 +278,19 @@ absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> c
   done_ = 0;
   if (!prompt_done()) return absl::OkStatus();
   const bool dropped = dropped_at_ >= 0 && dropped_at_ <= prompt_tokens_;
-  if (!Revives(policy_.decode) || dropped) ForgetHidden();
+  if (!MayRevive() || dropped) {
+    ForgetHidden();
+  } else {
+    ForgetUnrevivable();
+  }
   return absl::OkStatus();
 }
 
 // --- decoding ---
 
-bool LazyProgress::Chooses() const { return policy_.decode == DecodeMode::kStrict || revives(); }
+bool LazyProgress::Chooses() const {
+  return choosing_from_ < stages() && (policy_.decode == DecodeMode::kStrict || revives());
+}
 
 int32_t LazyProgress::Choice(int32_t stage, int32_t length) const {
   return std::max(
@@ -241,7 +302,7 @@ int32_t LazyProgress::Choice(int32_t stage, int32_t length) const {
 std::vector<int32_t> LazyProgress::Reserves() const {
   std::vector<int32_t> reserves(stages_.size(), 0);
   if (!revives()) return reserves;
-  for (int32_t s = 1; s < stages(); ++s) {
+  for (int32_t s = choosing_from_; s < stages(); ++s) {
     reserves[s] = std::min(policy_.revival_budget, at_depth_[s] + reserves[s - 1]);
   }
   return reserves;
@@ -267,9 +328,10 @@ void LazyProgress::AddDecode(int32_t position, int32_t rows, PlanSequence* entry
   FillEntry(entry);
   if (Chooses()) {
     const std::vector<int32_t> reserves = Reserves();
-    for (int32_t s = 1; s < stages(); ++s) {
+    for (int32_t s = choosing_from_; s < stages(); ++s) {
       const int16_t layer = stages_[s].first_layer;
-      entry->cuts.push_back({layer, Choice(s, position + 1), /*score_rows=*/1, reserves[s]});
+      entry->cuts.push_back(
+          {.layer = layer, .choose = Choice(s, position + 1), .revive = reserves[s]});
       plan->tokens.insert(plan->tokens.end(), static_cast<size_t>(reserves[s]), 0);
       plan->positions.insert(plan->positions.end(), static_cast<size_t>(reserves[s]),
                              kReservedPosition);
@@ -289,7 +351,7 @@ absl::Status LazyProgress::CommitDecode(int32_t position, int32_t rows,
                                         std::span<const CutResult> cuts) {
   const std::vector<int32_t> reserves = Reserves();
   for (size_t c = 0; c < cuts.size(); ++c) {
-    const auto stage = static_cast<int32_t>(c) + 1;
+    const int32_t stage = static_cast<int32_t>(c) + choosing_from_;
     const std::vector<int32_t>& revived = cuts[c].revived;
     if (static_cast<int32_t>(revived.size()) > reserves[stage] || !Ascends(revived)) {
       return WrongChoice("too many tokens are revived, or one twice");
@@ -316,20 +378,25 @@ absl::Status LazyProgress::CommitDecode(int32_t position, int32_t rows,
 KvExtent LazyProgress::CaughtUp(int32_t total, int32_t computed) const {
   std::vector<int32_t> slots(stages_.size());
   slots[0] = total;
-  const bool may_revive = Revives(policy_.decode) && dropped_at_ < 0;
+  const bool may_revive = MayRevive() && dropped_at_ < 0;
   for (int32_t s = 1; s < stages(); ++s) {
     slots[s] = prompt_done() ? static_cast<int32_t>(slots_[s].size()) + total - computed
                              : stages_[s].run_tokens + total - prompt_tokens_;
     slots[s] = std::max(slots[s], slots_before_[s] + 1);
     // The first step after that must find its room too.
-    if (may_revive) slots[s] += policy_.revival_budget;
+    if (may_revive && s >= choosing_from_) slots[s] += policy_.revival_budget;
     if (phantoms()) slots[s] = total;
   }
   if (prompt_done() && !revives()) return Extent(slots, 0, 0);
   const int32_t deep_rows =
       std::max(prompt_done() ? deep_rows_ : stages_[1].run_tokens, deep_rows_before_) +
       (may_revive ? policy_.revival_budget : 0);
-  return Extent(slots, prompt_done() ? 0 : prompt_tokens_, std::min(deep_rows, prompt_tokens_));
+  KvExtent extent =
+      Extent(slots, prompt_done() ? 0 : prompt_tokens_, std::min(deep_rows, prompt_tokens_));
+  for (int32_t s = 1; s < stages(); ++s) {
+    if (stages_[s].scouts.any() && kept_[s].empty()) AddScouts(s, &extent);
+  }
+  return extent;
 }
 
 void LazyProgress::Deepen(int32_t position) {
@@ -348,13 +415,28 @@ void LazyProgress::Deepen(int32_t position) {
   if (depth < stages()) return;
   const int32_t page = deep_index_[position] / rows;
   if (--deep_live_[page] == 0) useless_.deep_pages.push_back(page);
-  if (at_depth_.back() == prompt_tokens_) useless_.all = true;  // nobody will take the rest
+  if (at_depth_[0] == 0 && hidden_rows() == 0) useless_.all = true;  // nobody will take the rest
 }
 
 void LazyProgress::ForgetHidden() {
   if (!hidden_kept_) return;
   hidden_kept_ = false;
   useless_ = {.all = true, .blocks = {}, .deep_pages = {}};
+}
+
+// Those of tokens that were cut where nobody who decodes chooses.
+void LazyProgress::ForgetUnrevivable() {
+  if (choosing_from_ == 1) return;
+  for (size_t block = 0; block < hidden_live_.size(); ++block) {
+    const bool known = std::exchange(hidden_live_[block], 0) == 0;
+    if (!known) useless_.blocks.push_back(static_cast<int32_t>(block));
+  }
+  for (int32_t position = 0; position < prompt_tokens_; ++position) {
+    if (depth_[position] < 2 || depth_[position] >= choosing_from_) continue;
+    const int32_t page = deep_index_[position] / geometry_.hidden_rows_per_page;
+    if (--deep_live_[page] == 0) useless_.deep_pages.push_back(page);
+  }
+  useless_.all = hidden_rows() == 0;
 }
 
 void LazyProgress::DropHidden(int32_t position) {
@@ -377,7 +459,9 @@ std::vector<int32_t> LazyProgress::SegmentTokens() const {
 int32_t LazyProgress::kept() const { return stages_.back().run_tokens; }
 
 int32_t LazyProgress::hidden_rows() const {
-  return hidden_kept_ ? prompt_tokens_ - at_depth_.back() - at_depth_[0] : 0;
+  if (!hidden_kept_) return 0;
+  const auto first = at_depth_.begin() + (prompt_done() ? choosing_from_ : 1);
+  return std::reduce(first, at_depth_.end() - 1);
 }
 
 int64_t LazyProgress::token_layers() const {

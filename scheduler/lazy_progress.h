@@ -17,6 +17,11 @@
 // from the hidden rows with which they stopped. Depth and all that follows from it is that of
 // computed K/V; the hidden rows are kept until the prompt is done.
 //
+// At a boundary that has scouts, the choice is made between two stages: the last tokens of the
+// stage below run ahead, alone, over predicted K/V of all others in slots that are given back after
+// the step. Then everybody who is chosen, they too, runs the stage above as after any cut. Decoding
+// chooses at the cuts above those alone, as nobody scores there.
+//
 // After a preemption the same tokens take the same slots: the kept sets are saved, and what
 // decoding revives is a function of the sequence alone. Loop thread only.
 #pragma once
@@ -42,7 +47,9 @@ class LazyProgress {
 
   int32_t stages() const { return static_cast<int32_t>(stages_.size()); }
   bool prompt_done() const { return stage_ == stages(); }
-  bool revives() const { return hidden_kept_ && Revives(policy_.decode); }
+  bool revives() const { return hidden_kept_ && MayRevive(); }
+  // The next tile is that of scouts.
+  bool scouting() const { return stage_ > 0 && !prompt_done() && kept_[stage_].empty(); }
 
   // --- prefix cache ---
   // What of the blocks is shared, and the layer below which their K/V is.
@@ -57,13 +64,14 @@ class LazyProgress {
 
   // --- prefill: the next tile, `cached` tokens being about to be taken from the cache ---
   // Rows of it, at most `most` and of at most `budget` token-layers; 0 if so few make no tile (the
-  // rows that score stay together). Phantoms count only as far as a smaller tile has fewer.
+  // rows that score stay together). Phantoms count only as far as a smaller tile has fewer, and a
+  // tile of scouts whatever it costs: nobody may wait for ever for a step that is idle enough.
   int32_t TileRows(int32_t most, int64_t budget, int32_t cached = 0) const;
   // Token-layers that rows cost, phantoms among them included.
   int64_t TileCost(int32_t rows) const;
   KvExtent AfterTile(int32_t rows, int32_t cached = 0) const;
   bool EndsPrompt(int32_t rows) const {
-    return stage_ + 1 == stages() && done_ + rows == stages_[stage_].run_tokens;
+    return stage_ + 1 == stages() && !scouting() && done_ + rows == stages_[stage_].run_tokens;
   }
   // Fills in what `rows` rows are; appends them to the plan.
   void AddTile(int32_t rows, PlanSequence* entry, StepPlan* plan) const;
@@ -99,6 +107,8 @@ class LazyProgress {
   void Restart();
 
   // --- report ---
+  // The first stage that decoding chooses for: who is cut below it stays cut.
+  int32_t choosing_from() const { return choosing_from_; }
   int32_t depth(int32_t position) const { return depth_[position]; }
   std::span<const int32_t> slots(int32_t stage) const { return slots_[stage]; }
   // Prompt tokens that were computed in each segment of the model.
@@ -109,6 +119,7 @@ class LazyProgress {
   int32_t revived() const { return revived_; }  // stages that revived tokens ran
   int32_t hidden_rows() const;
   int64_t token_layers() const;  // of the prompt, whose K/V exist
+  int64_t scout_token_layers() const { return scout_token_layers_; }  // run ahead, beside those
   bool dropped_hidden() const { return dropped_at_ >= 0; }
 
  private:
@@ -117,12 +128,22 @@ class LazyProgress {
     int32_t first_segment, end_segment;
     float keep;          // share of the tokens that run it
     int32_t run_tokens;  // of the prompt
+    ScoutGeometry scouts = {};      // who choose those, if any do
+    int32_t scout_end_segment = 0;  // they run segments below this one
   };
 
+  bool MayRevive() const { return Revives(policy_.decode) && choosing_from_ < stages(); }
   bool Chooses() const;
   bool phantoms() const { return policy_.decode == DecodeMode::kPhantom; }
   // As TileRows, by the rows alone.
   int32_t RowsOfTile(int32_t most, int32_t cached) const;
+  // Prompt tokens that run stage `stage`, in order.
+  int32_t Token(int32_t stage, int32_t i) const { return stage == 0 ? i : kept_[stage][i]; }
+  // The first tokens run ahead with the scouts, as they see nobody else and nothing predicts them.
+  int32_t ScoutSinks() const;
+  int32_t ScoutRows() const;
+  // Raises `extent` to what the scouts of this stage need.
+  void AddScouts(int32_t stage, KvExtent* extent) const;
   // Of this stage: positions up to that of its so many-th token, 0 for none.
   int32_t Reach(int32_t tokens) const;
   // Tokens to choose of `length` for stage `stage`.
@@ -133,14 +154,20 @@ class LazyProgress {
                   int32_t deep_rows) const;
   bool HasDeepRows() const { return stages() > 2; }
   void FillEntry(PlanSequence* entry) const;
-  void AddPhantoms(int32_t rows, PlanSequence* entry) const;
+  // Of the positions [begin, end) but `run`, in layers from this stage's first to end_layer.
+  void AddPhantoms(int32_t begin, int32_t end, std::span<const int32_t> run, int16_t end_layer,
+                   PlanSequence* entry) const;
+  void AddScoutTile(PlanSequence* entry, StepPlan* plan) const;
+  absl::Status TakeChoice(int32_t stage, const CutResult& cut);
   void Deepen(int32_t position);
   void ForgetHidden();
+  void ForgetUnrevivable();
 
   const KvGeometry& geometry_;
   const PrefillPolicy& policy_;
   const int32_t prompt_tokens_;
   std::vector<Stage> stages_;
+  int32_t choosing_from_ = 1;  // the first stage above all that scouts choose for
 
   int32_t stage_ = 0;                        // of the prefill
   int32_t done_ = 0;                         // tokens that have run it
@@ -160,6 +187,7 @@ class LazyProgress {
   int32_t dropped_at_ = -1;            // position from which on nothing is revived
   std::vector<int32_t> slots_before_;  // [stages] when it was preempted
   int32_t revived_ = 0;
+  int64_t scout_token_layers_ = 0;
 };
 
 }  // namespace skim

@@ -76,7 +76,8 @@ void FillReport(const LazyProgress& lazy, int32_t layers, Finish* finish) {
   if (!lazy.prompt_done()) return;
   report.kept_tokens = lazy.kept();
   report.predicted_tokens = lazy.predicted();
-  report.token_layers_saved = int64_t{finish->prompt_tokens} * layers - lazy.token_layers();
+  report.token_layers_saved =
+      int64_t{finish->prompt_tokens} * layers - lazy.token_layers() - lazy.scout_token_layers();
 }
 
 }  // namespace
@@ -360,7 +361,9 @@ absl::Status Scheduler::CommitPruned(Sequence& sequence, int32_t rows,
     SKIM_RETURN_IF_ERROR(lazy.CommitDecode(sequence.computed, rows, result.cuts));
     sequence.computed += rows;
   } else {
+    const bool scouted = lazy.scouting();
     SKIM_RETURN_IF_ERROR(lazy.CommitTile(rows, result.cuts));
+    if (scouted) cache_.Trim(lazy.AfterTile(/*rows=*/0), &sequence.kv);
     if (lazy.prompt_done()) sequence.computed = sequence.prompt_tokens();
   }
   ReleaseUselessHidden(sequence);

@@ -87,16 +87,20 @@ class ServingLoop::Impl {
     }
     float before = 1;
     int64_t cuts = 0;
+    bool unpredicted = false;
     for (size_t b = 0; b < prefill.keep.size(); ++b) {
       const float keep = prefill.keep[b];
       if (!(keep > 0 && keep <= before))
         return invalid(".keep_ratio: must be in (0, 1] and not rise");
-      cuts += keep < before;
-      if (prefill.decode == DecodeMode::kPhantom && keep < before &&
-          std::ranges::count(geometry_.phantom_cuts, geometry_.boundaries[b]) == 0) {
-        return invalid(".decode_mode: nothing predicts keys and values above one of the cuts");
-      }
+      if (keep == before) continue;
       before = keep;
+      ++cuts;
+      unpredicted |= std::ranges::count(geometry_.phantom_cuts, geometry_.boundaries[b]) == 0;
+      const bool scouted = !geometry_.scouts.empty() && geometry_.scouts[b].any();
+      if (unpredicted && (scouted || prefill.decode == DecodeMode::kPhantom)) {
+        return invalid(scouted ? ".keep_ratio: scouts need predicted keys and values of all cuts"
+                               : ".decode_mode: nothing predicts keys and values above a cut");
+      }
     }
     if (prefill.rules.window < 1 || prefill.rules.window > config_.max_rows_per_step / 2) {
       return invalid(".score_window: must be at least 1 and at most half a step's rows");

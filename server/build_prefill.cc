@@ -30,6 +30,11 @@ absl::Status FillFromProfile(const v1::PrefillPolicy::Lazy& lazy, const LazyConf
                         "give a profile or keep_ratio; the profiles are " + ProfileNames(config));
   }
   const PruneProfile* profile = config.Find(lazy.profile());
+  if (profile == nullptr && std::ranges::count(kScoutProfiles, lazy.profile()) > 0) {
+    return FieldError(absl::StatusCode::kFailedPrecondition, "prefill.lazy.profile",
+                      "needs scouts at an early boundary, and this model has none (skim_lazy.json; "
+                      "made by ./run calibrate --predictors and ./run calibrate --scouts)");
+  }
   if (profile == nullptr) {
     return InvalidField("prefill.lazy.profile",
                         "is not served for this model; the profiles are " + ProfileNames(config));
@@ -106,17 +111,20 @@ absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits
   return absl::OkStatus();
 }
 
-// A model without predictors can do without phantoms only.
+// A model without predictors can do without phantoms only, whoever sees them.
 absl::Status CheckPredicted(const v1::PrefillPolicy::Lazy& lazy, const LazyConfig& config,
                             const PrefillPolicy& policy) {
-  if (policy.decode != DecodeMode::kPhantom) return absl::OkStatus();
-  const int32_t boundary = config.FirstUnpredicted(policy.keep);
+  const int32_t boundary = config.FirstUnpredicted(policy.keep, policy.decode);
   if (boundary == 0) return absl::OkStatus();
+  const bool phantom = policy.decode == DecodeMode::kPhantom;
   const bool by_name = lazy.decode_mode() == v1::PrefillPolicy::DECODE_MODE_UNSPECIFIED;
-  return FieldError(absl::StatusCode::kFailedPrecondition,
-                    by_name ? "prefill.lazy.profile" : "prefill.lazy.decode_mode",
-                    "phantoms need predicted keys and values, and this model has no predictors "
-                    "above layer " +
+  const char* field = phantom && !by_name         ? "prefill.lazy.decode_mode"
+                      : lazy.keep_ratio().empty() ? "prefill.lazy.profile"
+                                                  : "prefill.lazy.keep_ratio";
+  return FieldError(absl::StatusCode::kFailedPrecondition, field,
+                    std::string(phantom ? "phantoms" : "scouts") +
+                        " need predicted keys and values, and this model has no predictors "
+                        "above layer " +
                         std::to_string(boundary) +
                         " (skim_predictors.safetensors, made by ./run calibrate --predictors)");
 }

@@ -77,6 +77,10 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   for (const int32_t boundary : info.lazy.predicted) {
     response->add_prefill_predicted_boundaries(static_cast<uint32_t>(boundary));
   }
+  for (size_t b = 0; b < info.lazy.scouts.size(); ++b) {
+    if (!info.lazy.scouts[b].any()) continue;
+    response->add_prefill_scouted_boundaries(static_cast<uint32_t>(info.lazy.boundaries[b]));
+  }
   for (const PruneProfile& profile : info.lazy.profiles) {
     if (!info.lazy.Serves(profile)) continue;
     response->add_prefill_profiles(profile.name);

@@ -1,5 +1,5 @@
 """LazyLLM from its formulas (Fu et al. 2024, arXiv 2407.14057), on a tiny Llama in NumPy: the
-oracle of the tests of prompt pruning, phantoms included. One token at a time has a set of layers whose keys and
+oracle of the tests of prompt pruning, phantoms and scouts included. One token at a time has a set of layers whose keys and
 values exist; nothing here is paged, tiled or batched.
 
 Sums are float64; values are rounded to bfloat16 where the engine stores bfloat16, so that both
@@ -35,6 +35,16 @@ class Policy:
     decode: str = "lazy"  # static, lazy, strict, phantom
     budget: int = 8
     heads: list[list[tuple[int, int]]] | None = None  # per boundary (layer, head); None: the mean
+    # Per boundary the last tokens that run ahead, and where they score; None: nobody does.
+    scouts: list[tuple[int, list[tuple[int, int]]] | None] | None = None
+
+    def scouted(self, cut: int) -> bool:
+        return self.scouts is not None and self.scouts[cut] is not None
+
+    def decoding_chooses(self, cut: int) -> bool:
+        """Above all scouts."""
+        above = any(self.scouted(c) for c in range(cut, len(self.boundaries)))
+        return self.decode in ("lazy", "strict") and not above
 
 
 @dataclass
@@ -195,25 +205,48 @@ class Sequence:
                 step.logits = self.model.logits(x[-1])
                 break
             count = min(len(rows), self.count(s, self.prompt))
-            pooled = self.pooled(scores)
+            pooled = self.pooled(self.scout(s, rows) if self.policy.scouted(s) else scores)
             # Phantoms are scored as well, and may lift their neighbours, but do not come back.
             kept = self.best({t: pooled[t] for t in rows}, count, self.forced(self.prompt))
             if self.policy.decode == "phantom":
-                self.predict(s, [t for t in rows if t not in set(kept)])
+                cut = [t for t in rows if t not in set(kept)]
+                self.predict(cut, self.stages[s][1], self.model.layers)
             rows = kept
             step.chosen.append(rows)
             x = np.stack([self.hidden[t] for t in rows])
         return step
 
-    def predict(self, s: int, cut: list[int]) -> None:
-        boundary = self.stages[s][1]
-        if not cut:
-            return
-        x = np.stack([self.hidden[t] for t in cut])
-        for l in range(boundary, self.model.layers):
-            keys, values = self.model.predicted(boundary, l, x, np.array(cut))
-            for i, t in enumerate(cut):
-                self.keys[l][t], self.values[l][t] = keys[i], values[i]
+    def predict(self, tokens: list[int], first: int, end: int) -> None:
+        """Keys and values of layers [first, end) from where each token has stopped."""
+        for t in tokens:
+            boundary = self.stages[self.depth[t] - 1][1]
+            for l in range(first, end):
+                keys, values = self.model.predicted(
+                    boundary, l, self.hidden[t][None], np.array([t])
+                )
+                self.keys[l][t], self.values[l][t] = keys[0], values[0]
+
+    def scout(self, s: int, rows: list[int]) -> dict[int, float]:
+        """Scores of those who run ahead of cut s, over predictions of everybody else."""
+        window, heads = self.policy.scouts[s]
+        window = min(window, len(rows))
+        ahead = [*rows[: min(self.policy.sinks, len(rows) - window)], *rows[-window:]]
+        saved = self.keys, self.values
+        self.keys = [{} for _ in range(self.model.layers)]
+        self.values = [{} for _ in range(self.model.layers)]
+        first, end = self.stages[s][1], 1 + max(layer for layer, _ in heads)
+        self.predict([t for t in range(self.prompt) if t not in set(ahead)], first, end)
+        x = np.stack([self.hidden[t] for t in ahead])
+        total: dict[int, float] = dict.fromkeys(range(self.prompt), 0.0)
+        for l in range(first, end):
+            x, probabilities, cached = self.layer(l, x, ahead, None)
+            for _, head in [h for h in heads if h[0] == l]:
+                seen = probabilities[-window:, head]
+                for scores in (seen[-1], seen.mean(0)):
+                    for t, score in zip(cached, scores / scores.max()):
+                        total[t] += score
+        self.keys, self.values = saved
+        return total
 
     def decode(self, token: int) -> Step:
         step = Step()
@@ -232,7 +265,7 @@ class Sequence:
                 step.logits = self.model.logits(x[-1])
                 break
             revived = []
-            if self.policy.decode in ("lazy", "strict"):
+            if self.policy.decoding_chooses(s):
                 pooled = self.pooled(scores)
                 count = min(len(pooled), self.count(s, position + 1))
                 chosen = self.best(pooled, count, self.forced(position + 1))

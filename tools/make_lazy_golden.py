@@ -8,6 +8,7 @@ import json
 import numpy as np
 
 from calibrate import predictor_file
+from calibrate.fingerprint import made_for
 from calibrate.predictors import Map, Maps, Products, inputs_of
 from golden_checkpoints import GOLDEN
 from hf_directory import run_main
@@ -34,6 +35,23 @@ CASES = {
         16,
         Policy([1, 2], [0.4, 0.25], decode="phantom", heads=[[(0, 1)], [(1, 0), (1, 1)]]),
     ),
+    "scouts": (1, Policy([1, 2], [0.5, 0.25], decode="static", scouts=[(4, [(1, 0), (2, 1)]), None])),
+    "scouts, revival above": (
+        5,
+        Policy([1, 2], [0.6, 0.3], decode="lazy", budget=2, scouts=[(3, [(2, 0), (1, 1)]), None]),
+    ),
+    "scouts and phantoms": (
+        0,
+        Policy([1, 2], [0.6, 0.3], decode="phantom", scouts=[(3, [(1, 1)]), (2, [(2, 0), (2, 1)])]),
+    ),
+    "scouts above a cut": (
+        4,
+        Policy([1, 2], [0.6, 0.3], decode="static", window=2, scouts=[None, (5, [(2, 1)])]),
+    ),
+    "scouts to the middle of a segment": (
+        8,
+        Policy([1], [0.4], decode="strict", scouts=[(16, [(1, 0), (1, 1)])]),
+    ),
 }
 BOUNDARIES = (1, 2)
 FITTED_TOKENS = 400
@@ -42,7 +60,7 @@ FITTED_TOKENS = 400
 def main() -> None:
     directory = GOLDEN / NAME
     maps = fit(Model(directory))
-    predictor_file.write(directory / PREDICTORS, maps, predictor_file.fingerprint(directory))
+    predictor_file.write(directory / PREDICTORS, maps, made_for(directory))
     model = Model(directory)
     cases = [run(model, name, seed, policy) for name, (seed, policy) in CASES.items()]
     (GOLDEN / f"{NAME}.lazy.json").write_text(json.dumps({"cases": cases}) + "\n")
@@ -91,6 +109,9 @@ def run(model: Model, name: str, seed: int, policy: Policy) -> dict:
         "decode": policy.decode,
         "budget": policy.budget,
         "heads": policy.heads or [],
+        "scouts": [
+            {"window": s[0], "heads": s[1]} if s else None for s in policy.scouts or []
+        ],
         "prompt": sequence.tokens[:PROMPT_TOKENS],
         "steps": [describe(step) for step in steps],
     }

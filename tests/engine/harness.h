@@ -29,6 +29,7 @@ struct HarnessOptions {
   std::vector<int32_t> boundaries = {};
   std::vector<WeightFormat> formats = {WeightFormat::kBf16};  // resident
   ScoreHeads score_heads = {};
+  std::vector<Scouts> scouts = {};
   std::string draft_model = {};  // a directory; empty: none
   WeightFormat draft_format = WeightFormat::kInt8;
   std::string cuda_gemm = "own";

@@ -97,6 +97,40 @@ TEST_F(LazyConfigFile, IsReadFieldByField) {
   EXPECT_EQ(config->Find("own")->decode, DecodeMode::kLazy);
 }
 
+TEST_F(LazyConfigFile, ScoutsBelongToABoundaryAndToProfilesThatCutThere) {
+  const std::string begin = R"({"version": 1, "layers": 30, "boundaries": [6, 18, 23])";
+  const auto none = Load(begin + "}");
+  ASSERT_TRUE(none.ok()) << none.status();
+  for (const char* name : kScoutProfiles) EXPECT_EQ(none->Find(name), nullptr);
+  const auto config =
+      Load(begin + R"(, "scouts": [{"window": 12, "heads": [[21, 0], [17, 3]]}, null, null]})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->scouts.size(), 3u);
+  EXPECT_EQ(config->scouts[0].window, 12);
+  EXPECT_EQ(config->scouts[0].heads[1].layer, 17);
+  EXPECT_EQ(config->scouts[0].end_layer(), 22);
+  EXPECT_FALSE(config->scouts[1].any());
+  EXPECT_THAT(config->Find("scout-safe")->keep, ElementsAre(0.65f, 0.3f, 0.1f));
+  EXPECT_EQ(config->Find("scout-safe")->decode, DecodeMode::kPhantom);
+  EXPECT_THAT(config->Find("fast")->keep, ElementsAre(1, 0.3f, 0.1f)) << "nobody cuts there else";
+}
+
+// Who is cut is seen above, by those who decode in mode phantom, by scouts, or by nobody.
+TEST_F(LazyConfigFile, PredictorsAreNeededOfCutsThatSomebodySees) {
+  auto config = *Load(R"({"version": 1, "layers": 30, "boundaries": [6, 12, 18],
+      "scouts": [null, {"heads": [[17, 3]]}, null]})");
+  const std::vector<float> low = {0.6f, 0.6f, 0.3f}, scouted = {1, 0.6f, 0.3f},
+                           all = {0.8f, 0.6f, 0.3f}, late = {1, 1, 0.3f};
+  EXPECT_EQ(config.FirstUnpredicted(low, DecodeMode::kLazy), 0);
+  EXPECT_EQ(config.FirstUnpredicted(low, DecodeMode::kPhantom), 6);
+  EXPECT_EQ(config.FirstUnpredicted(scouted, DecodeMode::kLazy), 12);
+  config.predicted = {12};
+  EXPECT_EQ(config.FirstUnpredicted(scouted, DecodeMode::kLazy), 0);
+  EXPECT_EQ(config.FirstUnpredicted(scouted, DecodeMode::kPhantom), 18);
+  EXPECT_EQ(config.FirstUnpredicted(all, DecodeMode::kStatic), 6);
+  EXPECT_EQ(config.FirstUnpredicted(late, DecodeMode::kStatic), 0);
+}
+
 TEST_F(LazyConfigFile, RefusesWhatIsWrongByItsName) {
   const std::pair<const char*, const char*> cases[] = {
       {"not JSON", "{"},
@@ -110,9 +144,20 @@ TEST_F(LazyConfigFile, RefusesWhatIsWrongByItsName) {
       {"boundaries", R"({"version": 1, "layers": 30, "boundaries": ["18"]})"},
       {"\"heads\" is unknown", R"({"version": 1, "layers": 30, "boundaries": [18], "heads": 1})"},
       {"score_heads", R"({"version": 1, "layers": 30, "boundaries": [18], "score_heads": []})"},
-      {"layer 18", R"({"version": 1, "layers": 30, "boundaries": [18], "score_heads": [[[18, 0]]]})"},
+      {"layer 18",
+       R"({"version": 1, "layers": 30, "boundaries": [18], "score_heads": [[[18, 0]]]})"},
       {"head 9", R"({"version": 1, "layers": 30, "boundaries": [18], "score_heads": [[[17, 9]]]})"},
       {"score_heads", R"({"version": 1, "layers": 30, "boundaries": [18], "score_heads": [[17]]})"},
+      {"scouts", R"({"version": 1, "layers": 30, "boundaries": [6, 18], "scouts": [null]})"},
+      {"scouts", R"({"version": 1, "layers": 30, "boundaries": [18], "scouts": [[[20, 1]]]})"},
+      {"scouts of boundary 18: heads",
+       R"({"version": 1, "layers": 30, "boundaries": [18], "scouts": [{"heads": []}]})"},
+      {"names layer 17 for boundary 18, not one of 18 to 29",
+       R"({"version": 1, "layers": 30, "boundaries": [18], "scouts": [{"heads": [[17, 1]]}]})"},
+      {"window", R"({"version": 1, "layers": 30, "boundaries": [18],
+                     "scouts": [{"window": 65, "heads": [[18, 1]]}]})"},
+      {"\"rows\" is unknown", R"({"version": 1, "layers": 30, "boundaries": [18],
+                                  "scouts": [{"rows": 1, "heads": [[18, 1]]}]})"},
       {"keep", R"({"version": 1, "layers": 30, "boundaries": [18], "profiles": {"a": {}}})"},
       {"keep",
        R"({"version": 1, "layers": 30, "boundaries": [18], "profiles": {"a": {"keep": [0]}}})"},

@@ -40,25 +40,26 @@ DecodeMode ModeOf(const std::string& name) {
   return kModes[static_cast<size_t>(std::ranges::find(kNames, name) - kNames.begin())];
 }
 
-class LazyOn : public ::testing::TestWithParam<std::string> {
- protected:
-  HarnessOptions Options(HarnessOptions options = {}) const {
-    options.isa = GetParam();
-    if (options.boundaries.empty()) options.boundaries = {1, 2};
-    return options;
-  }
-};
+class ReferenceOn : public ::testing::TestWithParam<std::string> {};
 
-TEST_P(LazyOn, ChoosesTheTokensOfTheReferenceAndHasItsLogits) {
+TEST_P(ReferenceOn, ChoosesTheSameTokensAndHasItsLogits) {
   const auto golden = ReadJsonObject(GoldenPath(kModel) + ".lazy.json", 16 << 20);
   ASSERT_TRUE(golden.ok()) << golden.status();
   for (const nlohmann::json& expected : (*golden)["cases"]) {
     SCOPED_TRACE(expected["name"].get<std::string>());
-    HarnessOptions options = Options();
+    HarnessOptions options{.isa = GetParam()};
     options.boundaries = expected["boundaries"].get<std::vector<int32_t>>();
     for (const nlohmann::json& boundary : expected["heads"]) {
       std::vector<ScoreHead>& heads = options.score_heads.emplace_back();
       for (const nlohmann::json& head : boundary) heads.push_back({head[0], head[1]});
+    }
+    for (const nlohmann::json& boundary : expected["scouts"]) {
+      Scouts& scouts = options.scouts.emplace_back();
+      if (boundary.is_null()) continue;
+      scouts.window = boundary["window"];
+      for (const nlohmann::json& head : boundary["heads"]) {
+        scouts.heads.push_back({head[0], head[1]});
+      }
     }
     PrefillPolicy policy;
     policy.keep = expected["keep"].get<std::vector<float>>();
@@ -110,6 +111,27 @@ TEST_P(LazyOn, ChoosesTheTokensOfTheReferenceAndHasItsLogits) {
     }
   }
 }
+
+// With and without scouts at the first boundary.
+struct Pruning {
+  std::string isa;
+  bool scouts;
+
+  std::string Name() const { return isa + (scouts ? "WithScouts" : ""); }
+  friend void PrintTo(const Pruning& pruning, std::ostream* out) { *out << pruning.Name(); }
+};
+
+constexpr int32_t kScouts = 5;
+
+class LazyOn : public ::testing::TestWithParam<Pruning> {
+ protected:
+  HarnessOptions Options(HarnessOptions options = {}) const {
+    options.isa = GetParam().isa;
+    options.boundaries = {1, 2};
+    if (GetParam().scouts) options.scouts = {{.window = kScouts, .heads = {{2, 1}, {1, 0}}}, {}};
+    return options;
+  }
+};
 
 // What a request was told and the bits behind it.
 struct Trace {
@@ -308,7 +330,39 @@ TEST_P(LazyOn, PreemptionDoesNotMatter) {
       EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
       preempted += finish.preemptions > 0;
     }
-    EXPECT_GT(preempted, 0);
+    // Who has found room for scouts has room to grow later.
+    EXPECT_EQ(preempted > 0, !GetParam().scouts || mode == DecodeMode::kPhantom);
+  }
+}
+
+// Right after its first cut somebody comes who takes all memory: the choice is kept, and whoever
+// made it, rows of the stage below or scouts, does not score again.
+TEST_P(LazyOn, WhoIsPreemptedAfterACutGoesOnWithTheTokensThatWereChosen) {
+  for (const DecodeMode mode : kModes) {
+    SCOPED_TRACE(static_cast<int>(mode));
+    const PrefillPolicy policy = Policy(mode);
+    const Trace reference = Alone(Options(), {}, policy);
+    const auto harness = Load(Options({.page_tokens = 16, .kv_pages = 140}));
+    ScheduledEngine engine(harness.get(), {.max_rows_per_step = 3, .prefix_cache = false});
+    const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy);
+    while (engine.client(id).cuts.empty()) ASSERT_TRUE(engine.Step());
+    const KvCache& cache = engine.scheduler().cache();
+    const Sequence& sequence = *engine.scheduler().running().at(0);
+    const int64_t missing =
+        cache.Missing(sequence.lazy->CaughtUp(sequence.total(), 0), sequence.kv);
+    Request all;
+    const int64_t blocks = (cache.Available() - missing) / cache.pages_per_block();
+    all.prompt = RandomPrompt(static_cast<int32_t>(blocks) * 16 - 1, 7);
+    all.sampling.max_tokens = 60;
+    all.priority = 1;
+    engine.Submit(std::move(all));
+    engine.RunToEnd();
+    const Finish& finish = *engine.client(id).finish;
+    ASSERT_TRUE(finish.status.ok()) << finish.status;
+    EXPECT_EQ(finish.preemptions, 1);
+    ExpectSameBits(reference, Collect(engine, id, kPrompt), "after preemption");
+    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+    EXPECT_EQ(engine.scout_rows(), GetParam().scouts ? policy.rules.sinks + kScouts : 0);
   }
 }
 
@@ -378,14 +432,52 @@ TEST_P(LazyOn, PoliciesWithTheSameFirstCutShareAndOthersDoNot) {
   EXPECT_EQ(cached(lazy, {}), 0);
 }
 
+// They choose otherwise than the rows below the cut, once in the life of a request, and the K/V of
+// their step is gone before the next.
+TEST_P(LazyOn, ScoutsChooseOnceAndLeaveNothingButTheChoice) {
+  const PrefillPolicy policy = Policy(DecodeMode::kStatic);
+  const auto harness = Load(Options({.page_tokens = 16}));
+  ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64, .prefix_cache = false});
+  const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy);
+  const KvCache& cache = engine.scheduler().cache();
+  while (engine.client(id).cuts.empty()) ASSERT_TRUE(engine.Step());
+  // The first stage's K/V and hidden rows; above, nothing has run so far.
+  KvExtent below;
+  below.slots = {kPrompt, 0, 0};
+  below.hidden_pages = static_cast<int32_t>((kPrompt + cache.geometry().hidden_rows_per_page - 1) /
+                                            cache.geometry().hidden_rows_per_page);
+  EXPECT_EQ(cache.ledger().owned(), cache.PagesFor(below));
+  engine.RunToEnd();
+  EXPECT_EQ(engine.scout_rows(), GetParam().scouts ? policy.rules.sinks + kScouts : 0);
+  EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+
+  HarnessOptions otherwise = Options();
+  if (GetParam().scouts) {
+    otherwise.scouts = {};
+  } else {
+    otherwise.scouts = {{.window = kScouts, .heads = {{1, 0}}}, {}};
+  }
+  EXPECT_NE(Alone(otherwise, {}, policy).logits, Collect(engine, id, kPrompt).logits);
+}
+
 std::vector<std::string> Isas() {
   std::vector<std::string> names;
   for (Isa isa : SupportedIsas()) names.emplace_back(IsaName(isa));
   return names;
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, LazyOn, ::testing::ValuesIn(Isas()),
+std::vector<Pruning> Prunings() {
+  std::vector<Pruning> all;
+  for (const std::string& isa : Isas()) {
+    for (const bool scouts : {false, true}) all.push_back({isa, scouts});
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, ReferenceOn, ::testing::ValuesIn(Isas()),
                          [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Paths, LazyOn, ::testing::ValuesIn(Prunings()),
+                         [](const auto& info) { return info.param.Name(); });
 
 }  // namespace
 }  // namespace skim

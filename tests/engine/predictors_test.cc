@@ -85,6 +85,25 @@ TEST_F(PredictorsFile, OfOtherWeightsIsRefusedByName) {
   EXPECT_THAT(Engine::Load(options, {}).status().message(), HasSubstr(kPredictorFile));
 }
 
+TEST_F(PredictorsFile, WithoutItAModelWithScoutsIsNotServed) {
+  std::ofstream(directory_ + "/skim_lazy.json") << R"({"version": 1, "layers": 3, "boundaries": [1],
+             "scouts": [{"window": 4, "heads": [[2, 0]]}]})";
+  EngineOptions options;
+  options.model_dir = directory_;
+  options.backend = {.threads = 1, .pin_threads = false};
+  const auto engine = Engine::Load(options, {});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  EXPECT_EQ((*engine)->executor().kv_geometry().scouts[0].end_layer, 3);
+  options.max_rows_per_step = 7;
+  EXPECT_THAT(Engine::Load(options, {}).status().message(), HasSubstr("--max-rows-per-step"));
+  options.max_rows_per_step = 8;
+  std::filesystem::remove(directory_ + "/" + kPredictorFile);
+  const absl::Status status = Engine::Load(options, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr("scouts of boundary 1"));
+  EXPECT_THAT(status.message(), HasSubstr("./run calibrate --predictors"));
+}
+
 TEST_F(PredictorsFile, ThatIsBrokenIsRefusedByName) {
   using Damage = std::pair<const char*, const char*>;
   const std::pair<Damage, const char*> cases[] = {

@@ -86,6 +86,10 @@ void ScheduledEngine::Count(const StepPlan& plan, const StepResult& result) {
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const PlanSequence& sequence = plan.sequences[i];
     if (sequence.cut_segment == PlanSequence::kAllDense) continue;
+    if (sequence.scouts()) {
+      scout_rows_ += sequence.row_count;
+      continue;
+    }
     const auto run = [&](int32_t position, int32_t enter, int32_t leave) {
       for (int32_t layer = enter; layer < leave; ++layer) {
         most_runs_ = std::max(most_runs_, ++runs_[{sequence.id, position, layer}]);

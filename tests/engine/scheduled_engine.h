@@ -46,7 +46,9 @@ class ScheduledEngine {
     return harness_.Logits(id, position);
   }
   const Scheduler& scheduler() const { return *scheduler_; }
-  // Rows times layers that pruned sequences ran, by (sequence, position, layer).
+  int64_t scout_rows() const { return scout_rows_; }
+  // Rows times layers that pruned sequences ran, by (sequence, position, layer). Scouts
+  // are not among them: they run ahead of tokens that run the same layers later.
   int64_t most_runs_of_a_token_layer() const { return most_runs_; }
   // How many tokens of a pruned sequence have run this layer since it last began.
   int64_t TokensRun(SeqId id, int32_t layer) const;
@@ -72,6 +74,7 @@ class ScheduledEngine {
   std::map<std::tuple<SeqId, int32_t, int32_t>, int64_t> runs_;
   std::map<SeqId, int32_t> preemptions_;
   int64_t most_runs_ = 0;
+  int64_t scout_rows_ = 0;
 };
 
 }  // namespace skim

@@ -420,6 +420,75 @@ TEST(StepLayout, RefusesPhantomsThatCannotBe) {
   }
 }
 
+// They run ahead to the middle of a segment, and so far K/V is predicted; no hidden row is kept.
+struct ScoutFixture : PhantomFixture {
+  ScoutFixture() {
+    PlanSequence& a = plan.sequences[0];
+    plan.leave = {5, 5, 5, 5, 6};
+    a.rules = &rules;
+    a.cuts = {{.layer = 4, .scout_end = 5, .choose = 9, .score_rows = 2}};
+    a.phantoms[0].end_layer = 5;
+  }
+  const PruneRules rules;
+};
+
+TEST(StepLayout, ScoutsLeaveNoHiddenRow) {
+  ScoutFixture f;
+  const StepLayout layout = Build(f.plan);
+  EXPECT_EQ(layout.enter.rows, 4);
+  EXPECT_EQ(layout.leave.rows, 0);
+  ASSERT_EQ(layout.phantoms.size(), 1u);
+  EXPECT_EQ(layout.phantoms[0].first_layer, 4);
+  EXPECT_EQ(layout.phantoms[0].end_layer, 5);
+  ASSERT_EQ(layout.spans.size(), 3u);
+  EXPECT_EQ(layout.spans[1].end_layer, 5);
+  EXPECT_EQ(layout.spans[1].rows, 5);
+  EXPECT_EQ(layout.spans[2].rows, 1);
+}
+
+TEST(StepLayout, PhantomsOfScoutsAndOfOthersShareTheLayersThatBothNeed) {
+  ScoutFixture f;
+  const std::vector<PageId> hidden(3, 8);
+  PlanSequence& b = f.plan.sequences[1];
+  b.cut_segment = 1;
+  b.slot_positions = {{}, {}};
+  b.hidden_pages = hidden;
+  b.prompt_tokens = 6;
+  b.phantoms = {{.cut_layer = 4, .first_layer = 4, .end_layer = 6, .positions = {1, 2}}};
+  f.plan.enter[4] = 4;
+  const StepLayout layout = Build(f.plan);
+  ASSERT_EQ(layout.phantoms.size(), 2u);
+  EXPECT_EQ(layout.phantoms[0].end_layer, 5);
+  EXPECT_EQ(layout.phantoms[0].rows, 5);
+  EXPECT_EQ(layout.phantoms[1].first_layer, 5);
+  EXPECT_EQ(layout.phantoms[1].rows, 2);
+}
+
+TEST(StepLayout, RefusesScoutsThatCannotBe) {
+  using Damage = void (*)(StepPlan&, PlanSequence&);
+  const std::pair<const char*, Damage> cases[] = {
+      {"without layers", [](StepPlan&, PlanSequence& s) { s.cuts[0].scout_end = 4; }},
+      {"without layers", [](StepPlan&, PlanSequence& s) { s.cuts[0].scout_end = 7; }},
+      {"revived", [](StepPlan&, PlanSequence& s) { s.cuts[0].revive = 1; }},
+      {"other layers", [](StepPlan& p, PlanSequence&) { p.leave[2] = 6; }},
+      {"other layers", [](StepPlan& p, PlanSequence&) { p.enter[2] = 0; }},
+      {"other layers", [](StepPlan&, PlanSequence& s) { s.phantoms[0].end_layer = 6; }},
+      {"drawn from",
+       [](StepPlan&, PlanSequence& s) {
+         static const std::vector<TokenId> kTokens(34, 1);
+         s.tokens = kTokens;
+         s.draws = 1;
+         s.logits = LogitsWanted::kLast;
+       }},
+  };
+  for (const auto& [message, damage] : cases) {
+    ScoutFixture f;
+    ASSERT_TRUE(StepLayout::Check(f.plan, kContext).ok());
+    damage(f.plan, f.plan.sequences[0]);
+    EXPECT_THAT(std::string(StepLayout::Check(f.plan, kContext).message()), HasSubstr(message));
+  }
+}
+
 TEST(PruneRules, CountsForcedPositionsOnce) {
   PruneRules rules;
   rules.sinks = 4;

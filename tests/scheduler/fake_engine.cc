@@ -73,7 +73,8 @@ bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, 
   const auto known = std::ssize(sequence.tokens);
   const auto last = plan.positions[end - 1];
   const bool at_end = last + 1 == known + std::ssize(sequence.drafts) &&
-                      (plan.leave[end - 1] == geometry_.layers || sequence.draft);
+                      (plan.leave[end - 1] == geometry_.layers || sequence.draft) &&
+                      !sequence.scouts();
   const auto draws = !at_end ? 0 : sequence.draft ? 1 : 1 + std::ssize(sequence.drafts);
   if (sequence.draws != draws) Complain(sequence, "draws at the wrong rows");
   if (draws > end - begin) Complain(sequence, "a draft is not verified");
@@ -187,8 +188,9 @@ void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* ru
               [](Slot& held, const Slot& right) { held = right; });
     // Rows of rejected drafts run again with what is there instead.
     const bool pruned = sequence.cut_segment != PlanSequence::kAllDense;
-    if (pruned && sequence.drafts.empty()) CountOnce(sequence, s, row.position);
-    if (row.leave == to && to < geometry_.layers) {
+    if (pruned && sequence.drafts.empty() && !sequence.scouts())
+      CountOnce(sequence, s, row.position);
+    if (row.leave == to && to < geometry_.layers && !sequence.scouts()) {
       if (sequence.draft && sequence.hidden_pages.empty()) continue;
       Slot* held = HiddenSlot(sequence, *running, s + 1, row.position);
       if (held == nullptr) continue;
@@ -205,7 +207,9 @@ void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* 
   while (FirstLayer(below + 1) != cut.layer) ++below;
   const int32_t length = running->rows.back().position + 1;
   int32_t scoring = 0;
-  for (const Row& row : running->rows) scoring += row.enter < cut.layer && row.leave >= cut.layer;
+  for (const Row& row : running->rows) {
+    scoring += row.enter < cut.chosen_at() && row.leave >= cut.chosen_at();
+  }
   if (scoring < cut.score_rows) Complain(sequence, "too few rows score");
   const uint64_t seed = Hash(static_cast<uint64_t>(cut.layer), sequence.tokens.first(length));
   std::vector<int32_t> present = running->slots[below];
@@ -246,8 +250,12 @@ void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* 
   std::ranges::sort(running->rows, {}, &Row::position);
 }
 
+FakeEngine::Phantoms& FakeEngine::PhantomsOf(const PlanSequence& sequence, Running* running) {
+  return sequence.scouts() ? running->of_scouts : phantoms_[sequence.id];
+}
+
 // Before any row runs.
-void FakeEngine::Predict(const PlanSequence& sequence, const Running& running) {
+void FakeEngine::Predict(const PlanSequence& sequence, Running* running) {
   for (const PlanPhantoms& phantoms : sequence.phantoms) {
     if (std::ranges::count(geometry_.phantom_cuts, phantoms.cut_layer) == 0) {
       Complain(sequence, "phantoms of a cut from which nothing is predicted");
@@ -255,16 +263,17 @@ void FakeEngine::Predict(const PlanSequence& sequence, const Running& running) {
     for (const int32_t position : phantoms.positions) {
       for (int32_t s = 0; s < Segments(); ++s) {
         if (FirstLayer(s) == phantoms.cut_layer) {
-          const Slot* held = HiddenSlot(sequence, running, s, position);
+          const Slot* held = HiddenSlot(sequence, *running, s, position);
           Slot right = RightSlot(sequence, position, kHidden, 0);
           right.unit = phantoms.cut_layer;
           if (held != nullptr && *held != right) Complain(sequence, "a phantom of another row");
         }
         if (FirstLayer(s) < phantoms.first_layer || FirstLayer(s) >= phantoms.end_layer) continue;
-        Slot right = RightSlot(sequence, position, s, EndLayer(s));
+        Slot right =
+            RightSlot(sequence, position, s, std::min<int32_t>(EndLayer(s), phantoms.end_layer));
         right.cut = phantoms.cut_layer;
-        CountOnce(sequence, s, position);
-        phantoms_[sequence.id][{s, position}] = phantoms.cut_layer;
+        if (!sequence.scouts()) CountOnce(sequence, s, position);
+        PhantomsOf(sequence, running)[{s, position}] = phantoms.cut_layer;
         VisitSlot(sequence, position, right, [](Slot& to, const Slot& from) { to = from; });
       }
     }
@@ -272,7 +281,9 @@ void FakeEngine::Predict(const PlanSequence& sequence, const Running& running) {
 }
 
 // Every slot of a segment that ran holds what it should.
-void FakeEngine::CheckSlots(const PlanSequence& sequence, const Running& running) {
+void FakeEngine::CheckSlots(const PlanSequence& sequence, Running* of) {
+  const Running& running = *of;
+  const Phantoms& phantoms = PhantomsOf(sequence, of);
   for (int32_t s = 0; s < Segments(); ++s) {
     if (running.dense[s] == 0) continue;
     const bool sparse = s >= sequence.dense_segments;
@@ -280,11 +291,12 @@ void FakeEngine::CheckSlots(const PlanSequence& sequence, const Running& running
     for (int32_t slot = 0; slot < slots; ++slot) {
       const int32_t position = sparse ? running.slots[s][slot] : slot;
       const bool drafted = sequence.draft && position + 1 >= std::ssize(sequence.tokens);
-      const int32_t until =
-          drafted ? std::min(running.rows.back().leave, EndLayer(s)) : EndLayer(s);
+      const int32_t until = drafted || sequence.scouts()
+                                ? std::min(running.rows.back().leave, EndLayer(s))
+                                : EndLayer(s);
       Slot right = RightSlot(sequence, position, s, until);
-      const auto phantom = phantoms_[sequence.id].find({s, position});
-      if (phantom != phantoms_[sequence.id].end()) right.cut = phantom->second;
+      const auto phantom = phantoms.find({s, position});
+      if (phantom != phantoms.end()) right.cut = phantom->second;
       Expect(sequence, slot, right);
     }
   }
@@ -444,7 +456,7 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
   result->sequences.assign(plan.sequences.size(), SequenceResult());
   for (size_t i = 0; i < running.size(); ++i) {
     const PlanSequence& sequence = plan.sequences[i];
-    Predict(sequence, running[i]);
+    Predict(sequence, &running[i]);
     if (sequence.model == PlanModel::kServed) continue;
     const int32_t first = plan.positions[sequence.row_begin];
     VisitDraftModelSlots(sequence, first, first + sequence.row_count,
@@ -474,7 +486,7 @@ absl::Status FakeEngine::Execute(const StepPlan& plan, StepResult* result) {
     }
     const int32_t begin = plan.positions[sequence.row_begin];
     const int32_t end = begin + sequence.row_count;
-    CheckSlots(sequence, running[i]);
+    CheckSlots(sequence, &running[i]);
     KeepFeatures(plan, sequence);
     if (broken.contains(sequence.id)) {
       out.status = absl::InternalError("broken on purpose");

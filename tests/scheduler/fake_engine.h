@@ -74,11 +74,13 @@ class FakeEngine : public StepExecutor {
     int32_t position;
     int32_t enter, leave;
   };
+  using Phantoms = std::map<std::pair<int32_t, int32_t>, int32_t>;  // (segment, position): cut
   // A sequence in this step: its rows, and its slots per segment as they grow.
   struct Running {
     std::vector<Row> rows;
     std::vector<std::vector<int32_t>> slots;  // above the first cut: who came, in order
     std::vector<int32_t> dense;               // dense segments: slots in use after the step
+    Phantoms of_scouts;
   };
 
   void Complain(const PlanSequence& sequence, const std::string& what);
@@ -102,8 +104,10 @@ class FakeEngine : public StepExecutor {
   void CountOnce(const PlanSequence& sequence, int32_t segment, int32_t position);
   void RunSegment(const PlanSequence& sequence, int32_t segment, Running* running);
   void Cut(const PlanSequence& sequence, const PlanCut& cut, Running* running, CutResult* result);
-  void Predict(const PlanSequence& sequence, const Running& running);
-  void CheckSlots(const PlanSequence& sequence, const Running& running);
+  // What scouts see is of their step alone.
+  Phantoms& PhantomsOf(const PlanSequence& sequence, Running* running);
+  void Predict(const PlanSequence& sequence, Running* running);
+  void CheckSlots(const PlanSequence& sequence, Running* of);
   void Draw(const PlanSequence& sequence, const Running& running, SequenceResult* result);
   // The draft model has K/V of its own, of every token before those that it runs.
   bool CheckDraftModelRows(const StepPlan& plan, const PlanSequence& sequence);
@@ -120,7 +124,7 @@ class FakeEngine : public StepExecutor {
   // [segment] positions that a pruned sequence has computed since it last began.
   std::map<SeqId, std::vector<std::set<int32_t>>> computed_;
   // By segment and position: the cut from whose hidden rows a position's K/V was predicted.
-  std::map<SeqId, std::map<std::pair<int32_t, int32_t>, int32_t>> phantoms_;
+  std::map<SeqId, Phantoms> phantoms_;
   std::map<SeqId, WeightFormat> formats_;  // of the requests, whatever they draft in
   // [place, row]: the tokens up to the one whose hidden row is kept there.
   std::map<std::pair<int32_t, int32_t>, std::vector<TokenId>> features_;

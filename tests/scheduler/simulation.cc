@@ -52,6 +52,14 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   if (Chance(40)) config_.max_decode_slowdown = Pick(11, 40) / 10.0;
   config_.max_revival_rows = Pick(8, 20);
   if (Chance(50)) geometry_.max_rows = 2 * config_.max_rows_per_step + config_.max_revival_rows;
+  for (const int16_t boundary : geometry_.boundaries) {
+    // With the first two tokens, no more than rows of a step.
+    const bool any = config_.max_rows_per_step > 3 && Chance(40);
+    geometry_.scouts.push_back({});
+    if (!any) continue;
+    geometry_.scouts.back() = {static_cast<int16_t>(Pick(boundary + 1, geometry_.layers)),
+                               Pick(1, std::min(8, config_.max_rows_per_step - 2))};
+  }
   config_.max_running = Pick(1, 8);
   geometry_.feature_places = Chance(80) ? config_.max_running : Pick(0, 2);
   if (Chance(85)) {
@@ -260,6 +268,7 @@ void Simulation::Step() {
   now_ += Pick(1, 9);
   scheduler_->Commit(executed, std::move(result), now_);
   CheckPages();
+  if (!draft) CheckPrompts();  // else the next step's pages have been taken already
 }
 
 void Simulation::CountEvictions() {
@@ -326,7 +335,7 @@ FinishReason Simulation::AlonePruned(const Request& request, std::vector<TokenId
   KvGeometry geometry = geometry_;
   geometry.total_pages = 1000;
   SchedulerConfig config = config_;
-  config.max_rows_per_step = std::max(Pick(1, 40), 3 * request.prefill.rules.window);
+  config.max_rows_per_step = std::max(Pick(10, 40), 3 * request.prefill.rules.window);
   config.prefix_cache = false;
   config.channel_tokens = 1000;
   config.max_waiting_tokens = 1000;

@@ -36,6 +36,8 @@ struct SimulationCounts {
   int64_t pruned_cached_tokens = 0;
   int64_t predicted = 0;
   int64_t predicted_preempted = 0;
+  int64_t scouted = 0;            // cuts
+  int64_t scouted_preempted = 0;  // of those, of sequences that have been preempted before
   int64_t revived = 0;
   int64_t hidden_dropped = 0;
   int64_t slow_readers = 0;
@@ -76,6 +78,7 @@ class Simulation {
   void TellOfPreemptions();
 
   void CheckPages();
+  void CheckPrompts();
   void CheckPlan(const StepPlan& plan);
   void CheckProgress(const StepPlan& plan);
   void CheckFinished(SeqId id, Client& client);

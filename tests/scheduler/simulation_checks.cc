@@ -81,7 +81,8 @@ void Simulation::CheckPruned(const Sequence& sequence) {
   int32_t hidden = 0;
   for (int32_t t = 0; t < sequence.prompt_tokens(); ++t) {
     for (int32_t d = 0; d < lazy.depth(t); ++d) ++deeper[d];
-    hidden += lazy.depth(t) > 0 && lazy.depth(t) < lazy.stages();
+    const int32_t first = lazy.prompt_done() ? lazy.choosing_from() : 1;
+    hidden += lazy.depth(t) >= first && lazy.depth(t) < lazy.stages();
   }
   for (int32_t s = 1; s < lazy.stages(); ++s) {
     const auto slots = lazy.slots(s);
@@ -100,15 +101,29 @@ void Simulation::CheckPruned(const Sequence& sequence) {
   CheckHidden(sequence);
 }
 
+// After a step prompts hold what they have computed: nothing is left of scouts.
+void Simulation::CheckPrompts() {
+  for (const auto& sequence : scheduler_->running()) {
+    if (!sequence->lazy || sequence->lazy->prompt_done()) continue;
+    const KvExtent extent = sequence->lazy->AfterTile(/*rows=*/0);
+    for (size_t s = 1; s < sequence->kv.segments.size(); ++s) {
+      ASSERT_EQ(std::ssize(sequence->kv.segments[s].pages),
+                scheduler_->cache().BlocksFor(extent.slots[s]) * geometry_.segment_units[s]);
+    }
+  }
+}
+
 // Hidden pages are held exactly while a row in them may be needed.
 void Simulation::CheckHidden(const Sequence& sequence) {
   const LazyProgress& lazy = *sequence.lazy;
   const KvHoldings& kv = sequence.kv;
   const bool kept = lazy.hidden_rows() > 0;
+  // Who has decoded may revive those above all scouts.
+  const int32_t first = lazy.prompt_done() ? lazy.choosing_from() : 0;
   // Those of depth 0 or 1, for whole blocks.
   std::set<int32_t> needed;
   for (int32_t t = 0; t < sequence.prompt_tokens(); ++t) {
-    if (lazy.depth(t) < 2) needed.insert(t / geometry_.page_tokens);
+    if (lazy.depth(t) < 2 && lazy.depth(t) >= first) needed.insert(t / geometry_.page_tokens);
   }
   for (size_t page = 0; page < kv.hidden.size(); ++page) {
     const int32_t block = static_cast<int32_t>(page) / geometry_.HiddenPagesPerBlock();
@@ -127,7 +142,8 @@ void Simulation::CheckHidden(const Sequence& sequence) {
       break;
     }
     ++rows[page];
-    if (lazy.depth(position) < lazy.stages()) deep_needed[page] = true;
+    const int32_t depth = lazy.depth(position);
+    if (depth >= first && depth < lazy.stages()) deep_needed[page] = true;
   }
   for (size_t page = 0; page < kv.deep_hidden.size(); ++page) {
     if (!kept && lazy.prompt_done()) {
@@ -174,8 +190,17 @@ void Simulation::CheckWrites(const StepPlan& plan, const PlanSequence& entry) {
 }
 
 // Phantoms take budget, too: who has so many that he exceeds it runs the smallest tile there is.
+// That of scouts has one size.
 void Simulation::CheckPhantoms(const StepPlan& plan, const PlanSequence& entry) {
   if (entry.phantoms.empty()) return;
+  if (entry.scouts()) {
+    const ScoutGeometry& scouts =
+        geometry_.scouts[std::ranges::find(geometry_.boundaries, entry.cuts[0].layer) -
+                         geometry_.boundaries.begin()];
+    ASSERT_LE(entry.row_count, entry.rules->sinks + scouts.window);
+    ASSERT_EQ(entry.cuts[0].scout_end, scouts.end_layer);
+    return;
+  }
   int64_t count = 0;
   for (const PlanPhantoms& phantoms : entry.phantoms) count += std::ssize(phantoms.positions);
   const int64_t layers = plan.leave[entry.row_begin] - plan.enter[entry.row_begin];
@@ -188,7 +213,7 @@ void Simulation::CheckPhantoms(const StepPlan& plan, const PlanSequence& entry) 
 void Simulation::CheckPlan(const StepPlan& plan) {
   // Draft passes are charged nothing: those of the draft model take no more rows than a step.
   const bool pass = !plan.empty() && plan.sequences[0].draft;
-  int64_t token_layers = 0, reserved = 0, of_passes = 0;
+  int64_t token_layers = 0, reserved = 0, of_passes = 0, of_scouts = 0;
   for (const PlanSequence& entry : plan.sequences) {
     if (entry.model == PlanModel::kDraft) {
       token_layers += pass ? 0 : int64_t{entry.row_count} * geometry_.draft_model.row_layers;
@@ -199,10 +224,17 @@ void Simulation::CheckPlan(const StepPlan& plan) {
       token_layers += plan.leave[row] - plan.enter[row];
       reserved += plan.positions[row] == kReservedPosition;
     }
+    if (!entry.scouts()) continue;
+    // They run whatever they cost, if anything was left.
+    const PlanCut& cut = entry.cuts[0];
+    of_scouts =
+        std::max<int64_t>(of_scouts, int64_t{entry.row_count} * (cut.scout_end - cut.layer));
+    counts_->scouted += 1;
+    counts_->scouted_preempted += clients_.at(entry.id).preemptions > 0;
   }
   const int64_t most_rows =
       std::max(config_.max_rows_per_step, geometry_.max_rows - config_.max_revival_rows);
-  ASSERT_LE(token_layers, int64_t{config_.max_rows_per_step} * geometry_.layers);
+  ASSERT_LE(token_layers - of_scouts, int64_t{config_.max_rows_per_step} * geometry_.layers);
   ASSERT_LE(reserved, config_.max_revival_rows);
   ASSERT_LE(plan.rows() - reserved - of_passes, most_rows);
   ASSERT_LE(of_passes, most_rows);

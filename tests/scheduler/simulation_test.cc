@@ -53,6 +53,8 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
               counts.pruned_cached_tokens);
   std::printf("predicted tokens %ld, of sequences that were preempted %ld\n", counts.predicted,
               counts.predicted_preempted);
+  std::printf("cuts that scouts made %ld, after a preemption %ld\n", counts.scouted,
+              counts.scouted_preempted);
   for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead,
                                  DrafterKind::kDraftModel, DrafterKind::kAuto}) {
     const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];
@@ -77,9 +79,11 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.pruned_preempted, seeds.count / 10);
   EXPECT_GT(counts.pruned_cached_tokens, seeds.count);
   EXPECT_GT(counts.predicted, seeds.count);
+  EXPECT_GT(counts.scouted, seeds.count / 2);
+  EXPECT_GT(counts.scouted_preempted, seeds.count / 1000);
   EXPECT_GT(counts.predicted_preempted, seeds.count / 10);
   EXPECT_GT(counts.revived, seeds.count);
-  EXPECT_GT(counts.hidden_dropped, seeds.count / 10);
+  EXPECT_GT(counts.hidden_dropped, seeds.count / 20);
   for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead,
                                  DrafterKind::kDraftModel, DrafterKind::kAuto}) {
     const SpeculationCounts& drafts = counts.drafts[static_cast<size_t>(kind)];

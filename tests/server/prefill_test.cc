@@ -138,6 +138,32 @@ TEST(Prefill, PhantomsWithoutPredictorsAreRefused) {
   EXPECT_TRUE(server.Generate(request).status.ok());
 }
 
+TEST(Prefill, ProfilesWithScoutsAreRefusedWithWhatToRunWhereThereAreNone) {
+  TestServer server(Pruning());
+  for (const char* profile : kScoutProfiles) {
+    const Outcome outcome = server.Generate(Ask(200, profile));
+    EXPECT_EQ(outcome.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+    EXPECT_THAT(outcome.status.error_message(), HasSubstr("prefill.lazy.profile"));
+    EXPECT_THAT(outcome.status.error_message(), HasSubstr("./run calibrate --scouts"));
+  }
+}
+
+TEST(Prefill, ScoutsNeedPredictorsWhateverTheDecoding) {
+  TestServerOptions options = Pruning();
+  options.scouts = true;
+  TestServer without(options);
+  const Outcome refused = without.Generate(Ask(200, "fast"));
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(refused.status.error_message(), HasSubstr("scouts need predicted"));
+  options.predicts = true;
+  TestServer server(options);
+  EXPECT_TRUE(server.Generate(Ask(200, "fast")).status.ok());
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_THAT(model.prefill_scouted_boundaries(), ElementsAre(1u));
+}
+
 TEST(Prefill, RefusalsNameTheField) {
   TestServer server(Pruning());
   using Lazy = v1::PrefillPolicy::Lazy;

@@ -87,6 +87,7 @@ TestServer::TestServer(TestServerOptions options)
     info_.lazy.profiles = {{"fast", {0.5f}, DecodeMode::kLazy, 4, 1},
                            {"phantom", {0.5f}, DecodeMode::kPhantom, 0, 1}};
     if (options_.predicts) info_.lazy.predicted = {1};
+    if (options_.scouts) info_.lazy.scouts = {{.window = 2, .heads = {{1, 0}}}};
     info_.kv_page_bytes = 1024;
   }
   ServingStack::Options stack = options_.stack;

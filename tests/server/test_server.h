@@ -53,6 +53,7 @@ struct TestServerOptions {
   std::string savings;  // of a second port for gateways; empty = there is none
   bool prunes = false;  // one boundary, and the profiles "fast" and "phantom" that keep half
   bool predicts = false;  // the latter is served
+  bool scouts = false;    // at the boundary
   bool draft_head = false;
   bool draft_model = false;
   bool serve = true;  // else it stays as while loading

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from calibrate import lazy_file, predictor_command
+from calibrate import lazy_file, predictor_command, scout_command
 from calibrate.choose import (
     Cuts,
     Scores,
@@ -32,7 +32,12 @@ FEWEST_ITEMS = 8
 def main() -> int:
     args = parse_args()
     try:
-        (calibrate if args.predictors is None else predictor_command.run)(args)
+        if args.predictors is not None:
+            predictor_command.run(args)
+        elif args.scouts is not None:
+            scout_command.run(args)
+        else:
+            calibrate(args)
     except EvalError as error:
         say(str(error))
         return 1
@@ -67,11 +72,23 @@ def parse_args() -> argparse.Namespace:
         f"those of {lazy_file.NAME} or the daemon's own, for prompts pruned with decode mode "
         "`phantom`; written to skim_predictors.safetensors",
     )
+    add(
+        "--scouts",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="LAYER",
+        help="instead: choose the heads by which scouts, rows that run ahead, choose for an early cut "
+        "after so many layers, by default a fifth; needs predictors from there, and is added to "
+        f"{lazy_file.NAME}",
+    )
     add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts")
     add("--seed", type=int, default=1, help="of the items (default 1)")
     args = parser.parse_args()
     if args.items < FEWEST_ITEMS:
         parser.error(f"--items must be at least {FEWEST_ITEMS}")
+    if args.scouts is not None and (args.scouts < 0 or args.predictors is not None):
+        parser.error("--scouts is a layer, and not combined with --predictors")
     return args
 
 

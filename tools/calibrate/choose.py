@@ -23,17 +23,22 @@ MARGIN = 2
 
 
 class Scores:
-    """Of some samples: what each head gives to a score, and sums of that."""
+    """Of some samples: what each head gives to a score, and sums of that. `prepare` makes it of the
+    samples' attention."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = samples
-        self._by_head = [normalised(sample.attention) for sample in samples]
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        prepare: Callable[[np.ndarray], np.ndarray] = normalised,
+    ) -> None:
+        self._samples, self._prepare = samples, prepare
+        self._by_head = [prepare(sample.attention) for sample in samples]
 
     def folds(self) -> list["Scores"]:
         """Two halves, drawn, so that no pattern in the order of the samples parts them."""
         order = np.random.default_rng(0).permutation(len(self._samples))
         halves = np.array_split(order, 2)
-        return [Scores([self._samples[i] for i in half]) for half in halves]
+        return [Scores([self._samples[i] for i in half], self._prepare) for half in halves]
 
     def ratios(self, heads: Sequence[Head]) -> np.ndarray:
         """The least keep ratio of each sample."""
@@ -64,11 +69,13 @@ def badness(ratios: np.ndarray) -> float:
     return float(np.log(ratios).mean())
 
 
-def choose_heads(scores: Scores, candidates: Sequence[Head]) -> list[Head]:
+def choose_heads(
+    scores: Scores, candidates: Sequence[Head], most: int = MOST_HEADS
+) -> list[Head]:
     """One after the other, the one that helps most, until none does."""
     chosen: list[Head] = []
     best = np.inf
-    while len(chosen) < MOST_HEADS:
+    while len(chosen) < most:
         left = [head for head in candidates if head not in chosen]
         tried = [(badness(scores.ratios([*chosen, head])), head) for head in left]
         if not tried or min(tried)[0] >= best:

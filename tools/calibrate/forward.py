@@ -73,18 +73,27 @@ Visit = Callable[[int, Inside], None]
 Tensors = Callable[[str], Array | None]
 
 
-def run(shape: Shape, tensors: Tensors, prompts: Sequence[Sequence[int]], visit: Visit) -> None:
-    """Through all layers but for the last one's output, which nobody looks at."""
+def run(
+    shape: Shape,
+    tensors: Tensors,
+    prompts: Sequence[Sequence[int]],
+    visit: Visit,
+    end: int | None = None,
+) -> None:
+    """Through layers [0, end), by default all, but for the last one's output, which nobody looks
+    at."""
+    end = shape.layers if end is None else end
     embedding = tensors("model.embed_tokens.weight")
     states = [embedding[list(prompt)] for prompt in prompts]
     del embedding
-    for number in range(shape.layers):
+    for number in range(end):
         layer = Layer(shape, number, tensors)
         for i, state in enumerate(states):
             inside = layer.project(state)
             visit(i, inside)
-            if number + 1 < shape.layers:
-                states[i] = layer.finish(inside)
+            if number + 1 < end:
+                attended = attend(inside.queries, inside.keys, inside.values)
+                states[i] = layer.finish(inside, attended)
 
 
 class Layer:
@@ -105,8 +114,10 @@ class Layer:
         self._q_norm = tensors(f"{prefix}self_attn.q_norm.weight")
         self._k_norm = tensors(f"{prefix}self_attn.k_norm.weight")
 
-    def project(self, hidden: Array) -> Inside:
+    def project(self, hidden: Array, positions: Array | None = None) -> Inside:
+        """Of tokens at these positions, by default one after the other."""
         shape = self._shape
+        positions = np.arange(len(hidden)) if positions is None else positions
         normed = rms_norm(hidden, self._attention_norm, shape.norm_eps)
         q = split(apply(normed, self._q), shape.heads)
         k = split(apply(normed, self._k), shape.kv_heads)
@@ -114,12 +125,12 @@ class Layer:
             q = rms_norm(q, self._q_norm, shape.norm_eps)
             k = rms_norm(k, self._k_norm, shape.norm_eps)
         values = split(apply(normed, self._v), shape.kv_heads)
-        theta = shape.rope_theta
-        return Inside(self._number, hidden, rotate(q, theta), rotate(k, theta), k, values, shape)
+        rotated = (rotate(x, shape.rope_theta, positions) for x in (q, k))
+        return Inside(self._number, hidden, *rotated, k, values, shape)
 
-    def finish(self, inside: Inside) -> Array:
+    def finish(self, inside: Inside, attended: Array) -> Array:
+        """What leaves the layer, from what attention gave its rows: [heads, n, head_dim]"""
         shape = self._shape
-        attended = attend(inside.queries, inside.keys, inside.values)
         joined = attended.transpose(1, 0, 2).reshape(len(inside.hidden), -1)
         x = inside.hidden + apply(joined, self._o)
         normed = rms_norm(x, self._mlp_norm, shape.norm_eps)
@@ -142,11 +153,11 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
-def rotate(x: Array, theta: float) -> Array:
-    """RoPE on the halves of each head; token i is at position i."""
+def rotate(x: Array, theta: float, positions: Array) -> Array:
+    """RoPE on the halves of each head."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-np.arange(half) / half)
-    angles = np.arange(x.shape[-2])[:, None] * frequencies
+    angles = positions[:, None] * frequencies
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     low, high = x[..., :half], x[..., half:]
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)

@@ -20,6 +20,8 @@ class Profile:
 
 # Prompts hold more than the one thing that is asked for, so even `aggressive` keeps more than 90 %
 # of the items need; ./run eval lazy tells what is lost all the same.
+# Name -> what scouts keep; above them these profiles cut as `fast` does.
+SCOUT_PROFILES = {"scout-safe": 0.65, "scout-fast": 0.5}
 PROFILES = {"safe": Profile(4, 8), "fast": Profile(2, 8), "aggressive": Profile(1.25, 32)}
 
 
@@ -47,6 +49,51 @@ def contents(layers: int, cuts: Cuts, also: Sequence[int] = ()) -> dict:
             for name, profile in PROFILES.items()
         },
     }
+
+
+def with_scouts(
+    before: dict, boundary: int, window: int, heads: Sequence[tuple[int, int]]
+) -> dict:
+    """The same settings with scouts at `boundary`, which becomes one if it is none. Profiles go on
+    cutting where they did; two new ones cut there."""
+    value = dict(before)
+    old = before["boundaries"]
+    value["boundaries"] = boundaries = sorted({*old, boundary})
+
+    def moved(values: list, new: object) -> list:
+        return [values[old.index(b)] if b in old else new for b in boundaries]
+
+    if "score_heads" in before:
+        # Those of the boundary above are in its segment, which begins here now.
+        value["score_heads"] = [
+            [head for head in of if b <= boundary or head[0] >= boundary]
+            for b, of in zip(boundaries, moved(before["score_heads"], []), strict=True)
+        ]
+    value["scouts"] = moved(before.get("scouts", [None] * len(old)), None)
+    value["scouts"][boundaries.index(boundary)] = {
+        "window": window,
+        "heads": [list(head) for head in heads],
+    }
+    if "profiles" in before:
+        below = [i for i, b in enumerate(old) if b < boundary]
+        value["profiles"] = {
+            name: profile
+            | {"keep": moved(profile["keep"], profile["keep"][below[-1]] if below else 1.0)}
+            for name, profile in before["profiles"].items()
+            if name not in SCOUT_PROFILES
+        }
+        above = value["profiles"].get("fast", {"keep": [1.0] * len(boundaries)})["keep"]
+        value["profiles"] |= {
+            name: {
+                "keep": [
+                    min(share, most) if b >= boundary else 1.0
+                    for b, share in zip(boundaries, above, strict=True)
+                ],
+                "decode": "phantom",
+            }
+            for name, most in SCOUT_PROFILES.items()
+        }
+    return value
 
 
 def spread(boundaries: list[int], cuts: list[int], keep: list[float]) -> list[float]:

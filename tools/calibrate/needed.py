@@ -18,19 +18,19 @@ LONG_ANSWER = 3
 REVIVED = 8
 
 Head = tuple[int, int]  # layer, query head
+Places = tuple[tuple[int, ...], ...]  # where an answer stands: the position of each of its tokens
 
 
 @dataclass(frozen=True)
 class Sample:
     """One item, as rows see it whose next token is the answer's first, second, ..: the last row of
-    the prompt, and those of the answer so far."""
+    the prompt, and those of the answer so far. Or as one row does that looks for all of it."""
 
     attention: np.ndarray  # [rows, layers, heads, tokens and rows behind], probabilities
-    # Places where the answer stands, a position for each of those rows; one has to survive.
-    needed: tuple[tuple[int, ...], ...]
+    needed: Places  # one has to survive
 
 
-def places_of(item: Item) -> tuple[tuple[int, ...], ...]:
+def places_of(item: Item) -> Places:
     """Positions of the answer's tokens, wherever it stands in the context."""
     lead = () if len(item.answer) >= LONG_ANSWER else item.prompt[-2:]
     wanted: Ids = lead + item.answer
@@ -58,7 +58,7 @@ def pooled(scores: np.ndarray) -> np.ndarray:
 def keep_ratio(scores: np.ndarray, places: Sequence[Sequence[int]], revived: int = REVIVED) -> float:
     """The least share of the prompt's tokens, at a cut and by the choice of every step, that keeps
     one of the places whole. `scores`: [rows, tokens], pooled; row i looks for the i-th position of a
-    place. It finds it if the first row kept it, or if it is among so many of the best that were not
+    place, the last for those behind it, too. It finds it if the first row kept it, or if it is among so many of the best that were not
     kept: those are revived, if they are within the share of the row itself."""
     scores = scores.copy()
     scores[:, :SINKS] = np.inf
@@ -73,7 +73,8 @@ def keep_ratio(scores: np.ndarray, places: Sequence[Sequence[int]], revived: int
         found = max(crowd, int(better.sum()) + 1) if row > 0 else int(kept[position])
         return min(int(kept[position]), found)
 
-    needs = (max(least(row, at) for row, at in enumerate(place)) for place in places)
+    last = len(scores) - 1
+    needs = (max(least(min(row, last), at) for row, at in enumerate(place)) for place in places)
     return min(needs) / scores.shape[1]
 
 
