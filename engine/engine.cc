@@ -91,10 +91,11 @@ absl::Status CheckScouts(const LazyConfig& lazy, int32_t max_rows_per_step) {
           " has none from that layer, or is not there; make it with "
           "./run calibrate --predictors"));
     }
-    if (window > max_rows_per_step / 2) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("skim_lazy.json: the scouts of boundary ", boundary, " are ", window,
-                       ", more than half of --max-rows-per-step, ", max_rows_per_step));
+    const int32_t rows = window + PruneRules().sinks;
+    if (rows > max_rows_per_step) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "skim_lazy.json: the scouts of boundary ", boundary, " are, with the first tokens, ",
+          rows, " rows, which --max-rows-per-step must not be below; it is ", max_rows_per_step));
     }
   }
   return absl::OkStatus();
