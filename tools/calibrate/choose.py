@@ -115,15 +115,23 @@ def best_cuts(
     """Of all pairs of boundaries at least `nearest` layers apart. `step` is called for each first
     boundary, of which there are first_boundaries(). Heads lie above the boundaries in `also`."""
     best: Cuts | None = None
+    known: dict[tuple[int, int], Cut] = {}
+
+    def cut(boundary: int, others: Sequence[int]) -> Cut:
+        """Most second boundaries have the same heads to choose from, whatever the first is."""
+        key = (window_below(segment_below(boundary, others), boundary), boundary)
+        if key not in known:
+            known[key] = cut_at(scores, key[0], boundary, heads)
+        return known[key]
+
     for first_boundary in first_boundaries(layers, nearest):
-        first = cut_at(scores, segment_below(first_boundary, also), first_boundary, heads)
+        first = cut(first_boundary, also)
         for second_boundary in range(first_boundary + nearest, layers):
             # Even a cut that keeps nothing would not do.
             floor = Cuts(first, Cut(second_boundary, (), 0.0)).cost(layers)
             if best is not None and floor >= best.cost(layers):
                 break
-            below = segment_below(second_boundary, [first_boundary, *also])
-            second = cut_at(scores, below, second_boundary, heads)
+            second = cut(second_boundary, [first_boundary, *also])
             cuts = Cuts(first, second)
             if second.ratio <= first.ratio and (best is None or cuts.cost(layers) < best.cost(layers)):
                 best = cuts
@@ -145,9 +153,14 @@ def segment_below(boundary: int, others: Sequence[int]) -> int:
     return max((other for other in others if other < boundary), default=0)
 
 
+def window_below(begin: int, boundary: int) -> int:
+    """The first layer of those whose heads may score."""
+    return max(begin, boundary - WINDOW_LAYERS)
+
+
 def cut_at(scores: Scores, begin: int, boundary: int, heads: int) -> Cut:
     """By the heads of layers [begin, boundary) near the boundary."""
-    from_layer = max(begin, boundary - WINDOW_LAYERS)
+    from_layer = window_below(begin, boundary)
     candidates = [(layer, h) for layer in range(from_layer, boundary) for h in range(heads)]
     one, other = scores.folds()
     unseen = [
