@@ -142,6 +142,14 @@ class Running(unittest.TestCase):
         self.assertEqual(result.lost.value, 50)
         self.assertEqual(self.verdicts[EXACT].overall.loss.value, 0)
 
+    def test_losses_are_told_by_length_too(self) -> None:
+        self.items += [item("needles", i, 2048) for i in range(20, 23)]
+        client, settings = FakeClient(), list(self.settings.values())
+        values = lazy.run_items(client, self.items, settings, 1, self.store, "d")
+        verdict = verdicts.judge(self.items, values[EXACT], values["fast"])
+        losses = {length: of.loss.value for length, of in verdict.by_length.items()}
+        self.assertEqual(losses, {1024: 50, 2048: 100 / 3})
+
     def test_gains_are_per_length(self) -> None:
         gains = self.verdicts["fast"].gains
         self.assertEqual({n: gain.value for n, gain in gains.items()}, {1024: 2, 2048: 2})
@@ -156,6 +164,7 @@ class Running(unittest.TestCase):
         facts["timed"] = 12
         text = lazy_report.section(self.verdicts, {"needles": 10}, {**facts, "remark": ""})
         self.assertIn("| fast | 100 | 50.0 [", text)
+        self.assertIn("| setting | 1024 |\n|---|---:|\n| fast | 50.0 [", text)
         self.assertIn("| needles | 100.0 [100.0, 100.0] | 50.0 [", text)
         self.assertIn("NLL difference", text)
 
@@ -167,6 +176,7 @@ class Running(unittest.TestCase):
         self.assertEqual(gain["params"]["weights"], "bf16")
         loss = [row for row in rows if row["name"] == "loss_points"]
         self.assertEqual({row["params"]["task"] for row in loss}, {"needles", "all"})
+        self.assertEqual([row["params"].get("prompt_tokens") for row in loss], [None, None, 1024])
 
 
 class Counting(unittest.TestCase):

@@ -25,6 +25,9 @@ def rows(verdicts: Verdicts, settings: dict[str, Setting]) -> Iterator[dict]:
             continue
         share = {"suite": SUITE, "name": "pruned_items", "value": round(verdict.pruned, 2)}
         yield {**share, "unit": "%", "params": own}
+        for length, result in verdict.by_length.items():
+            more = {**own, "task": "all", "prompt_tokens": length}
+            yield _row("loss_points", "points", result.loss, more)
         for length, gain in verdict.gains.items():
             yield _row("ttft_gain", "x", gain, {**own, "prompt_tokens": length})
         if verdict.fidelity is not None:
@@ -69,6 +72,13 @@ def section(verdicts: Verdicts, counts: dict[str, int], facts: dict) -> str:
         lost = result.lost.text(1) if result and result.lost else "-"
         gains = " | ".join(verdict.gains[n].text(2) for n in lengths)
         lines.append(f"| {name} | {verdict.pruned:.0f} | {loss} | {lost} | {gains} |")
+    if exact.by_length:
+        lines += ["", "Loss by length of the prompt, points:", ""]
+        lines += ["| setting | " + " | ".join(map(str, exact.by_length)) + " |"]
+        lines += ["|---|" + "---:|" * len(exact.by_length)]
+        for name, verdict in others.items():
+            losses = " | ".join(of.loss.text(1) for of in verdict.by_length.values())
+            lines.append(f"| {name} | {losses} |")
     lines += ["", "Right replies, %:", ""]
     lines += ["| task | exact | " + " | ".join(others) + " |", "|---|---:|" + "---:|" * len(others)]
     for task, result in exact.tasks.items():

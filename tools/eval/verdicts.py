@@ -40,6 +40,7 @@ class Fidelity:
 class Verdict:
     tasks: dict[str, TaskVerdict] = field(default_factory=dict)
     overall: TaskVerdict | None = None  # over the items of all tasks that count
+    by_length: dict[int, TaskVerdict] = field(default_factory=dict)  # of those items
     gains: dict[int, Estimate] = field(default_factory=dict)  # length -> TTFT exact / setting
     fidelity: Fidelity | None = None
     pruned: float = 0  # items whose prompt was pruned, percent; the others were too short
@@ -47,7 +48,7 @@ class Verdict:
 
 def judge(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]) -> Verdict:
     verdict = Verdict(pruned=100 * float(np.mean([was_pruned(value) for value in values])))
-    counted: list[tuple[np.ndarray, np.ndarray]] = []
+    counted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for task in dict.fromkeys(item.task for item in items):
         chosen = [i for i, item in enumerate(items) if item.task == task]
         if task == CONTINUATION:
@@ -57,10 +58,13 @@ def judge(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]
         after = np.array([items[i].is_right(values[i]["tokens"]) for i in chosen], dtype=float)
         verdict.tasks[task] = of_task(before, after)
         if verdict.tasks[task].counts:
-            counted.append((before, after))
+            counted.append((before, after, np.array([items[i].length for i in chosen])))
     if counted:
-        before, after = (np.concatenate(parts) for parts in zip(*counted, strict=True))
+        before, after, lengths = (np.concatenate(parts) for parts in zip(*counted, strict=True))
         verdict.overall = of_task(before, after)
+        for length in np.unique(lengths):
+            of_length = lengths == length
+            verdict.by_length[int(length)] = of_task(before[of_length], after[of_length])
     return verdict
 
 
