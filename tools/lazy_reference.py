@@ -1,6 +1,6 @@
 """LazyLLM from its formulas (Fu et al. 2024, arXiv 2407.14057), on a tiny Llama in NumPy: the
-oracle of the tests of prompt pruning, phantoms and scouts included. One token at a time has a set of layers whose keys and
-values exist; nothing here is paged, tiled or batched.
+oracle of the tests of prompt pruning, phantoms and scouts included. One token at a time has a set
+of layers whose keys and values exist; nothing here is paged, tiled or batched.
 
 Sums are float64; values are rounded to bfloat16 where the engine stores bfloat16, so that both
 choose the same tokens unless two scores are almost equal. `margin` says how near to that a run

@@ -352,6 +352,16 @@ struct PhantomFixture : PrunedFixture {
     plan.enter = {4, 4, 4, 4, 0};
     a.phantoms = {{.cut_layer = 4, .first_layer = 4, .end_layer = 6, .positions = {10, 12, 29}}};
   }
+  void AddPhantomsOfTheSecond() {
+    PlanSequence& b = plan.sequences[1];
+    b.cut_segment = 1;
+    b.slot_positions = {{}, {}};
+    b.hidden_pages = hidden_b;
+    b.prompt_tokens = 6;
+    b.phantoms = {{.cut_layer = 4, .first_layer = 4, .end_layer = 6, .positions = {1, 2}}};
+    plan.enter[4] = 4;
+  }
+  const std::vector<PageId> hidden_b = std::vector<PageId>(3, 8);
 };
 
 TEST(StepLayout, PhantomsTakeTheSlotsOfTheirPositionsFromTheirHiddenRows) {
@@ -376,14 +386,7 @@ TEST(StepLayout, PhantomsTakeTheSlotsOfTheirPositionsFromTheirHiddenRows) {
 
 TEST(StepLayout, PhantomsOfSeveralSequencesShareProductsAsFarAsRowsGo) {
   PhantomFixture f;
-  const std::vector<PageId> hidden(3, 8);
-  PlanSequence& b = f.plan.sequences[1];
-  b.cut_segment = 1;
-  b.slot_positions = {{}, {}};
-  b.hidden_pages = hidden;
-  b.prompt_tokens = 6;
-  b.phantoms = {{.cut_layer = 4, .first_layer = 4, .end_layer = 6, .positions = {1, 2}}};
-  f.plan.enter[4] = 4;
+  f.AddPhantomsOfTheSecond();
   const StepLayout layout = Build(f.plan);
   ASSERT_EQ(layout.phantoms.size(), 1u);
   EXPECT_EQ(layout.phantoms[0].rows, 5);
@@ -448,14 +451,7 @@ TEST(StepLayout, ScoutsLeaveNoHiddenRow) {
 
 TEST(StepLayout, PhantomsOfScoutsAndOfOthersShareTheLayersThatBothNeed) {
   ScoutFixture f;
-  const std::vector<PageId> hidden(3, 8);
-  PlanSequence& b = f.plan.sequences[1];
-  b.cut_segment = 1;
-  b.slot_positions = {{}, {}};
-  b.hidden_pages = hidden;
-  b.prompt_tokens = 6;
-  b.phantoms = {{.cut_layer = 4, .first_layer = 4, .end_layer = 6, .positions = {1, 2}}};
-  f.plan.enter[4] = 4;
+  f.AddPhantomsOfTheSecond();
   const StepLayout layout = Build(f.plan);
   ASSERT_EQ(layout.phantoms.size(), 2u);
   EXPECT_EQ(layout.phantoms[0].end_layer, 5);

@@ -8,7 +8,7 @@ import numpy as np
 
 import tool_path  # noqa: F401
 import random_weights
-from calibrate import choose, forward, lazy_file
+from calibrate import choose, forward, lazy_file, samples
 from calibrate.choose import Scores, best_cuts, choose_heads, cut_at
 from calibrate.needed import Sample, keep_ratio, places_of, pooled
 from eval.errors import EvalError
@@ -148,6 +148,15 @@ def naive_last_row(tokens: list[int], w: dict, shape: forward.Shape) -> np.ndarr
         ]
         probabilities[head] = np.exp(logits) / np.exp(logits).sum()
     return probabilities
+
+
+class Halves(unittest.TestCase):
+    def test_each_has_every_task_and_no_sample_is_in_both(self) -> None:
+        tasks = 4 * len(samples.TASKS)
+        chosen, judged = samples.halves(list(range(tasks)))
+        self.assertEqual(sorted([*chosen, *judged]), list(range(tasks)))
+        for half in (chosen, judged):
+            self.assertEqual({i % len(samples.TASKS) for i in half}, set(range(len(samples.TASKS))))
 
 
 class Forward(unittest.TestCase):

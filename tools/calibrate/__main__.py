@@ -20,7 +20,7 @@ from calibrate.choose import (
 )
 from calibrate.forward import Shape
 from calibrate.model_files import read_config
-from calibrate.samples import TASKS, look, make_items
+from calibrate.samples import halves, look, make_items
 from eval.errors import EvalError
 from eval.progress import Progress, say
 from eval.texts import Texts
@@ -98,10 +98,7 @@ def calibrate(args: argparse.Namespace) -> None:
         raise EvalError(f"--boundaries, --also: the model has {shape.layers} layers")
     items = make_items(args.model, Texts(args.folder / "texts"), args.tokens, args.items, args.seed)
     samples = look(args.model, items)
-    # Tasks and layouts take turns, so both halves hold all of them.
-    half = len(TASKS)
-    chosen_on = Scores([s for i, s in enumerate(samples) if i // half % 2 == 0])
-    judged_on = Scores([s for i, s in enumerate(samples) if i // half % 2 == 1])
+    chosen_on, judged_on = map(Scores, halves(samples))
     cuts = find_cuts(chosen_on, shape, args.boundaries, args.also)
     table = lazy_file.held_out(cuts, judged_on)
     value = lazy_file.contents(shape.layers, cuts, args.also)

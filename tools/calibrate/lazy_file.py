@@ -18,10 +18,10 @@ class Profile:
     revival_budget: int  # tokens per cut and step
 
 
-# Prompts hold more than the one thing that is asked for, so even `aggressive` keeps more than 90 %
-# of the items need; ./run eval lazy tells what is lost all the same.
 # Name -> what scouts keep; above them these profiles cut as `fast` does.
 SCOUT_PROFILES = {"scout-safe": 0.65, "scout-fast": 0.5}
+# Prompts hold more than the one thing that is asked for, so even `aggressive` keeps more than 90 %
+# of the items need; ./run eval lazy tells what is lost all the same.
 PROFILES = {"safe": Profile(4, 8), "fast": Profile(2, 8), "aggressive": Profile(1.25, 32)}
 
 

@@ -58,8 +58,9 @@ def pooled(scores: np.ndarray) -> np.ndarray:
 def keep_ratio(scores: np.ndarray, places: Sequence[Sequence[int]], revived: int = REVIVED) -> float:
     """The least share of the prompt's tokens, at a cut and by the choice of every step, that keeps
     one of the places whole. `scores`: [rows, tokens], pooled; row i looks for the i-th position of a
-    place, the last for those behind it, too. It finds it if the first row kept it, or if it is among so many of the best that were not
-    kept: those are revived, if they are within the share of the row itself."""
+    place, the last for those behind it, too. It finds it if the first row kept it, or if it is among
+    so many of the best that were not kept: those are revived, if they are within the share of the
+    row itself."""
     scores = scores.copy()
     scores[:, :SINKS] = np.inf
     scores[0, -1] = np.inf

@@ -30,6 +30,12 @@ def make_items(model: Path, texts: Texts, tokens: int, count: int, seed: int) ->
     return [item for item in turns if places_of(item)][:count]
 
 
+def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """To choose on and to judge on. Tasks and layouts take turns, so both hold all of them."""
+    of = [[s for i, s in enumerate(samples) if i // len(TASKS) % 2 == half] for half in (0, 1)]
+    return of[0], of[1]
+
+
 def look(model: Path, items: Sequence[Item]) -> list[Sample]:
     shape = Shape.of(read_config(model))
     texts = [item.prompt + item.answer[:-1] for item in items]

@@ -10,7 +10,7 @@ from calibrate.fingerprint import made_for
 from calibrate.forward import Shape
 from calibrate.model_files import Tensors, read_config
 from calibrate.predictor_command import boundaries_of
-from calibrate.samples import TASKS, make_items
+from calibrate.samples import halves, make_items
 from calibrate.scouts import look
 from eval.errors import EvalError
 from eval.progress import Progress, say
@@ -38,13 +38,11 @@ def run(args: argparse.Namespace) -> None:
     of_scouts, below = look(
         shape, Tensors(args.model), maps, items, boundary, WINDOW, progress.step
     )
-    half = len(TASKS)
-    chosen_on = [s for i, s in enumerate(of_scouts) if i // half % 2 == 0]
-    judged_on = [i for i in range(len(items)) if i // half % 2 == 1]
+    chosen_on, judged_on = halves(of_scouts)
     candidates = [(layer, head) for layer in range(boundary, end) for head in range(shape.heads)]
     heads = choose_heads(Scores(chosen_on, as_they_are), candidates, MOST_HEADS)
-    judged = Scores([of_scouts[i] for i in judged_on], as_they_are).ratios(heads)
-    plain = Scores([below[i] for i in judged_on]).mean_ratios(0)
+    judged = Scores(judged_on, as_they_are).ratios(heads)
+    plain = Scores(halves(below)[1]).mean_ratios(0)
 
     value = lazy_file.with_scouts(before, boundary, WINDOW, heads)
     lazy_file.write(args.out or path, value)

@@ -57,7 +57,7 @@ def section(verdicts: Verdicts, counts: dict[str, int], facts: dict) -> str:
         f"{facts['backend']}. Items: {items}; lengths {facts['lengths']}.",
         f"A task counts if the exact model gets {SOLVED_SHARE:.0%} right. Loss: points below the",
         "exact model over all items that count. Lost: of what it gets right, what is wrong now.",
-        "Pruned: prompts that the server pruned, of 256 tokens and more.",
+        "Pruned: prompts that the server pruned.",
         "random-N sends N % of the context's tokens, drawn by the client. TTFT: of the exact model over",
         f"the setting's, {facts['timed']} prompts of each length one at a time. In brackets: 95 % intervals of",
         "a paired bootstrap over items.",
