@@ -31,7 +31,8 @@ struct DefaultProfile {
 
 const std::vector<DefaultProfile>& DefaultProfiles() {
   static const std::vector<DefaultProfile> kProfiles = {
-      {"safe", {{.60, .5f}, {.77, .2f}}, DecodeMode::kLazy, 8},
+      // Text that is copied needs all of itself in the layers above .60 (docs/architecture.md, [P13]).
+      {"safe", {{.70, .5f}, {.77, .2f}}, DecodeMode::kLazy, 8},
       {"fast", {{.60, .3f}, {.77, .1f}}, DecodeMode::kLazy, 8},
       {"aggressive", {{.60, .15f}, {.77, .05f}}, DecodeMode::kLazy, 32},
       {"phantom", {{.60, .3f}, {.77, .1f}}, DecodeMode::kPhantom, 0},

@@ -88,7 +88,7 @@ void AddPruningFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   const char* group = "Prompt pruning";
   app->add_option("--lazy-boundaries", raw->lazy_boundaries,
                   "Layers at which prompts can be pruned, as 18,23; auto = as skim_lazy.json in "
-                  "DIR says, or at .3, .6, .77 and .9 of the depth; none = never")
+                  "DIR says, or at .3, .6, .7, .77 and .9 of the depth; none = never")
       ->type_name("auto|none|LAYERS")
       ->capture_default_str()
       ->group(group);

@@ -39,9 +39,10 @@ class LazyConfigFile : public ::testing::Test {
 TEST_F(LazyConfigFile, WithoutItBoundariesAreTheUnionOfTheProfilesCuts) {
   const auto config = LoadLazyConfig(directory_, Model(30), std::nullopt);
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_THAT(config->boundaries, ElementsAre(9, 18, 23, 27));
-  EXPECT_THAT(config->Find("fast")->keep, ElementsAre(1, 0.3f, 0.1f, 0.1f));
-  EXPECT_THAT(config->Find("paper")->keep, ElementsAre(0.5f, 0.25f, 0.25f, 0.125f));
+  EXPECT_THAT(config->boundaries, ElementsAre(9, 18, 21, 23, 27));
+  EXPECT_THAT(config->Find("safe")->keep, ElementsAre(1, 1, 0.5f, 0.2f, 0.2f));
+  EXPECT_THAT(config->Find("fast")->keep, ElementsAre(1, 0.3f, 0.3f, 0.1f, 0.1f));
+  EXPECT_THAT(config->Find("paper")->keep, ElementsAre(0.5f, 0.25f, 0.25f, 0.25f, 0.125f));
   EXPECT_EQ(config->Find("paper")->decode, DecodeMode::kStrict);
   EXPECT_EQ(config->Find("slow"), nullptr);
 }

@@ -9,7 +9,7 @@ import numpy as np
 import tool_path  # noqa: F401
 import random_weights
 from calibrate import choose, forward, lazy_file, samples
-from calibrate.choose import Scores, best_cuts, choose_heads, cut_at
+from calibrate.choose import Scores, choose_heads, heads_below
 from calibrate.needed import Sample, keep_ratio, places_of, pooled
 from eval.errors import EvalError
 from eval.prompts import Item
@@ -106,15 +106,17 @@ class Choosing(unittest.TestCase):
             self.assertLessEqual(chosen, choose.badness(self.scores.ratios([head])))
 
     def test_heads_lie_below_their_cut_and_above_the_one_before(self) -> None:
-        cut = cut_at(self.scores, 1, 3, heads=2)
-        self.assertTrue(all(1 <= layer < 3 for layer, _ in cut.heads))
+        heads = heads_below(self.scores, choose.segment_below(3, [1, 3]), 3, heads=2)
+        self.assertEqual(heads, [(2, 1)])
+        heads = heads_below(self.scores, choose.segment_below(2, [1, 3]), 2, heads=2)
+        self.assertTrue(heads and all(layer == 1 for layer, _ in heads))
 
-    def test_the_cheapest_cut_comes_where_a_head_knows(self) -> None:
-        steps = mock.Mock()
-        cuts = best_cuts(self.scores, 4, 2, steps, nearest=1)
-        self.assertEqual(cuts.second.boundary, 3)
-        self.assertLess(cuts.cost(4), 4)
-        self.assertEqual(steps.call_count, len(choose.first_boundaries(4, 1)))
+    def test_the_table_of_a_cut_tells_what_the_heads_save(self) -> None:
+        table = choose.held_out({3: [(2, 1)]}, self.scores)
+        by_mean, by_heads = table["cut at 3, mean of layer 2"], table["cut at 3, 1 chosen heads"]
+        self.assertEqual(len(by_mean), len(choose.QUANTILES))
+        self.assertLessEqual(by_heads[-1], 0.15)  # the heads before it, and its neighbours
+        self.assertEqual(by_heads, choose.quantiles(self.scores.ratios([(2, 1)])))
 
     def test_the_mean_over_heads_is_that_of_the_attention(self) -> None:
         one = Scores([sample({(1, 0): 30, (1, 1): 30})])
@@ -220,35 +222,17 @@ class LazyFile(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.model = Path(folder.name)
 
-    def test_no_later_cut_keeps_more_and_none_keeps_nothing(self) -> None:
-        self.assertEqual(lazy_file.keep_ratios([0.2, 0.5]), [0.2, 0.2])
-        self.assertEqual(lazy_file.keep_ratios([1.7, 0.0]), [1.0, choose.LEAST_RATIO])
-
-    def test_the_file_holds_what_the_daemon_reads(self) -> None:
-        scores = Scores([sample({(2, 1): 30 + i}, seed=i) for i in range(8)])
-        cuts = choose.Cuts(cut_at(scores, 0, 2, 2), cut_at(scores, 2, 3, 2))
-        value = lazy_file.contents(4, cuts)
+    def test_it_holds_what_the_daemon_reads(self) -> None:
+        profiles = {"safe": ((2, 0.5),), "fast": ((1, 0.5), (3, 0.1))}
+        value = lazy_file.contents(4, [1, 2, 3], {3: [(2, 1)]}, profiles)
         lazy_file.write(self.model / lazy_file.NAME, value)
         read = json.loads((self.model / lazy_file.NAME).read_text())
         self.assertEqual((read["version"], read["layers"]), (1, 4))
-        self.assertEqual(read["boundaries"], [2, 3])
-        self.assertEqual(read["score_heads"][1], [[2, 1]])
-        for profile in read["profiles"].values():
-            self.assertTrue(0 < profile["keep"][1] <= profile["keep"][0] <= 1)
+        self.assertEqual(read["boundaries"], [1, 2, 3])
+        self.assertEqual(read["score_heads"], [[], [], [[2, 1]]])
+        self.assertEqual(read["profiles"]["safe"], {"keep": [1, 0.5, 0.5]})
+        self.assertEqual(read["profiles"]["fast"], {"keep": [0.5, 0.5, 0.1]})
         self.assertEqual(list(self.model.glob("*.partial")), [])
-        self.assertEqual(len(lazy_file.held_out(cuts, scores)), 4)
-
-    def test_boundaries_for_others_cut_nothing_more_and_split_no_chosen_heads_off(self) -> None:
-        scores = Scores([sample({(2, 1): 30 + i}, seed=i) for i in range(8)])
-        also = [1, 2]
-        cuts = choose.best_cuts(scores, 4, 2, mock.Mock(), nearest=1, also=also)
-        value = lazy_file.contents(4, cuts, also)
-        self.assertEqual(value["boundaries"], sorted({1, 2, cuts.first.boundary, 3}))
-        below = 0
-        for boundary, heads in zip(value["boundaries"], value["score_heads"], strict=True):
-            self.assertTrue(all(below <= layer < boundary for layer, _ in heads))
-            below = boundary
-        self.assertEqual(lazy_file.spread([1, 2, 3], [2, 3], [0.5, 0.1]), [1.0, 0.5, 0.1])
 
 
 if __name__ == "__main__":

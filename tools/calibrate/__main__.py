@@ -1,29 +1,19 @@
-"""./run calibrate: finds the two layers after which a model's prompts can be cut, and the heads
-whose attention picks the tokens that answers need; writes skim_lazy.json beside the model.
+"""./run calibrate: finds after which layers a model's prompts can be cut, how much of them has to
+go on there, and the heads whose attention picks what answers need; writes skim_lazy.json beside the
+model.
 
-It makes retrieval items of public texts, runs the model over them in NumPy, chooses on half of the
-items and judges on the other half. Printed: the share of a prompt that has to be kept for nothing
-needed to be lost, for 50, 75 and 90 % of the held-out items."""
+It makes retrieval items of public texts, has a daemon answer them with one cut or two in many
+places, and takes for each profile the cheapest that lose no more of the replies than it may. Heads
+are chosen by what they look at, in NumPy, and taken if replies are no worse with them. Half of the
+items choose, the other half judge what is written."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from calibrate import lazy_file, predictor_command, scout_command
-from calibrate.choose import (
-    Cuts,
-    Scores,
-    best_cuts,
-    cut_at,
-    first_boundaries,
-    segment_below,
-)
-from calibrate.forward import Shape
-from calibrate.model_files import read_config
-from calibrate.samples import halves, look, make_items
+from calibrate import cut_command, lazy_file, predictor_command, scout_command, search
 from eval.errors import EvalError
-from eval.progress import Progress, say
-from eval.texts import Texts
+from eval.progress import say
 
 ROOT = Path(__file__).resolve().parents[2]
 FEWEST_ITEMS = 8
@@ -37,7 +27,7 @@ def main() -> int:
         elif args.scouts is not None:
             scout_command.run(args)
         else:
-            calibrate(args)
+            cut_command.run(args)
     except EvalError as error:
         say(str(error))
         return 1
@@ -54,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=Path, help="default: in the model's directory")
     add("--items", type=int, default=64, help="half to choose on, half to judge on (default 64)")
     add("--tokens", type=int, default=1024, help="of a prompt (default 1024)")
-    add("--boundaries", type=boundaries, metavar="A,B", help="cut there; choose only the heads")
+    add("--boundaries", type=layer_list, metavar="A,...", help="cut nowhere else")
     add(
         "--also",
         type=layer_list,
@@ -82,62 +72,17 @@ def parse_args() -> argparse.Namespace:
         "after so many layers, by default a fifth; needs predictors from there, and is added to "
         f"{lazy_file.NAME}",
     )
-    add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts")
+    add("--skimd", type=Path, default=ROOT / "build" / "release" / "bin" / "skimd")
+    add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts and replies")
     add("--seed", type=int, default=1, help="of the items (default 1)")
     args = parser.parse_args()
     if args.items < FEWEST_ITEMS:
         parser.error(f"--items must be at least {FEWEST_ITEMS}")
     if args.scouts is not None and (args.scouts < 0 or args.predictors is not None):
         parser.error("--scouts is a layer, and not combined with --predictors")
+    if args.boundaries and len(args.boundaries) > search.MOST_CANDIDATES:
+        parser.error(f"--boundaries: at most {search.MOST_CANDIDATES}")
     return args
-
-
-def calibrate(args: argparse.Namespace) -> None:
-    shape = Shape.of(read_config(args.model))
-    if max([*(args.boundaries or ()), *args.also, 0]) >= shape.layers:
-        raise EvalError(f"--boundaries, --also: the model has {shape.layers} layers")
-    items = make_items(args.model, Texts(args.folder / "texts"), args.tokens, args.items, args.seed)
-    samples = look(args.model, items)
-    chosen_on, judged_on = map(Scores, halves(samples))
-    cuts = find_cuts(chosen_on, shape, args.boundaries, args.also)
-    table = lazy_file.held_out(cuts, judged_on)
-    value = lazy_file.contents(shape.layers, cuts, args.also)
-    out = args.out or args.model / lazy_file.NAME
-    lazy_file.write(out, value)
-    report(cuts, table, value, shape.layers)
-    say(f"wrote {out}")
-
-
-def find_cuts(
-    scores: Scores, shape: Shape, fixed: tuple[int, int] | None, also: list[int]
-) -> Cuts:
-    if fixed:
-        first, second = (
-            cut_at(scores, segment_below(boundary, [*fixed, *also]), boundary, shape.heads)
-            for boundary in fixed
-        )
-        return Cuts(first, second)
-    progress = Progress("first boundaries", len(first_boundaries(shape.layers)))
-    return best_cuts(scores, shape.layers, shape.heads, progress.step, also=also)
-
-
-def report(cuts: Cuts, table: dict, value: dict, layers: int) -> None:
-    print("keep ratio that loses nothing needed, held-out items")
-    for name, row in table.items():
-        print(f"  {name:36}" + "".join(f"{ratio:8.3f}" for ratio in row))
-    print(" " * 38 + "    50 %    75 %    90 %")
-    for cut in (cuts.first, cuts.second):
-        heads = ", ".join(f"{layer}.{head}" for layer, head in cut.heads)
-        print(f"cut after {cut.boundary} of {layers} layers, scored by layer.head {heads}")
-    for name, profile in value["profiles"].items():
-        print(f"profile {name}: keep {', '.join(map(str, profile['keep']))}")
-
-
-def boundaries(text: str) -> tuple[int, int]:
-    first, _, second = text.partition(",")
-    if not first.isdigit() or not second.isdigit() or not 1 <= int(first) < int(second):
-        raise argparse.ArgumentTypeError(f"'{text}' is not two layers, as in 18,23")
-    return int(first), int(second)
 
 
 def layer_list(text: str) -> list[int]:

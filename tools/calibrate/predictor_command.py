@@ -19,7 +19,7 @@ from eval.texts import Texts
 PROMPTS = 12
 HELD_OUT = 4
 # The daemon's own, as shares of the depth, where no file says which (engine/lazy_config.cc).
-DEPTHS = (0.30, 0.60, 0.77, 0.90)
+DEPTHS = (0.30, 0.60, 0.70, 0.77, 0.90)
 # Other items than those of the same seed that heads are chosen by, or an evaluation judges by.
 SEED_OFFSET = 1_000_000
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def make_items(model: Path, texts: Texts, tokens: int, count: int, seed: int) ->
     return [item for item in turns if places_of(item)][:count]
 
 
-def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+def halves(samples: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """To choose on and to judge on. Tasks and layouts take turns, so both hold all of them."""
     of = [[s for i, s in enumerate(samples) if i // len(TASKS) % 2 == half] for half in (0, 1)]
     return of[0], of[1]
