@@ -5,6 +5,9 @@ from pathlib import Path
 from eval.lazy import EXACT
 from eval.lazy_report import Verdicts
 
+# Who loses more would press all others into one line.
+MOST_POINTS = 25
+
 
 def draw(verdicts: Verdicts, folder: Path, title: str) -> list[Path]:
     """One picture a prompt length, written as lazy-LENGTH.svg; returns their paths."""
@@ -20,10 +23,14 @@ def draw(verdicts: Verdicts, folder: Path, title: str) -> list[Path]:
     paths = []
     for length in verdicts[EXACT].gains:
         figure, axes = pyplot.subplots(figsize=(7, 4.5))
+        beyond = []
         for name, verdict in verdicts.items():
             if verdict.overall is None or name == EXACT:
                 continue
             gain, loss = verdict.gains[length], verdict.overall.loss
+            if loss.value > MOST_POINTS:
+                beyond.append(f"{name} ({gain.value:.1f}x) loses {loss.value:.0f} points")
+                continue
             axes.errorbar(
                 gain.value,
                 loss.value,
@@ -34,7 +41,8 @@ def draw(verdicts: Verdicts, folder: Path, title: str) -> list[Path]:
                 label=name,
             )
         axes.plot(1, 0, "k*", label=EXACT)
-        axes.set_xlabel(f"time to the first token at {length} tokens: exact / setting")
+        below = f"\nnot shown: {', '.join(beyond)}" if beyond else ""
+        axes.set_xlabel(f"time to the first token at {length} tokens: exact / setting{below}")
         axes.set_ylabel("accuracy lost, points (all lengths)")
         axes.set_title(title)
         axes.grid(alpha=0.3)
