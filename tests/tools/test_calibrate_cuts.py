@@ -65,8 +65,8 @@ class Cheapest(unittest.TestCase):
             self.assertTrue(all(layers // 2 <= boundary < layers for boundary in tried))
 
 
-def item(prompt: int, answer: tuple[int, ...]) -> Item:
-    return Item("t", "last", 9, (prompt,) * 9, (0, 9), answer, reply_tokens=len(answer))
+def item(prompt: int, answer: tuple[int, ...], task: str = "t") -> Item:
+    return Item(task, "last", 9, (prompt,) * 9, (0, 9), answer, reply_tokens=len(answer))
 
 
 class Says(dict):
@@ -94,6 +94,13 @@ class WhatRepliesLose(unittest.TestCase):
              (2, False): (5, 6), (2, True): (5, 6)}
         )  # fmt: skip
         self.assertAlmostEqual(self.losses(says, items)[0], 0.25)
+
+    def test_the_task_that_loses_most_counts(self) -> None:
+        items = [item(1, (7, 8)), item(2, (5, 6)), item(3, (5, 6), task="other")]
+        both = (False, True)
+        says = Says({(i, pruned): items[i - 1].answer for i in (1, 2, 3) for pruned in both})
+        says[3, True] = (1, 6)
+        self.assertEqual(self.losses(says, items)[0], 1)
 
     def test_what_the_exact_model_gets_wrong_cannot_be_lost_nor_made_good_for(self) -> None:
         items = [item(1, (7, 8)), item(2, (5, 6)), item(3, (5, 6))]

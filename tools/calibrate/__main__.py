@@ -42,7 +42,11 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=Path, default=ROOT / "models" / "SmolLM2-135M-Instruct")
     add("--out", type=Path, help="default: in the model's directory")
-    add("--items", type=int, default=64, help="half to choose on, half to judge on (default 64)")
+    add(
+        "--items",
+        type=int,
+        help="half to choose on, half to judge on (default 192; for scouts 64)",
+    )
     add("--tokens", type=int, default=1024, help="of a prompt (default 1024)")
     add("--boundaries", type=layer_list, metavar="A,...", help="cut nowhere else")
     add(
@@ -76,7 +80,7 @@ def parse_args() -> argparse.Namespace:
     add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts and replies")
     add("--seed", type=int, default=1, help="of the items (default 1)")
     args = parser.parse_args()
-    if args.items < FEWEST_ITEMS:
+    if args.items is not None and args.items < FEWEST_ITEMS:
         parser.error(f"--items must be at least {FEWEST_ITEMS}")
     if args.scouts is not None and (args.scouts < 0 or args.predictors is not None):
         parser.error("--scouts is a layer, and not combined with --predictors")

@@ -18,8 +18,11 @@ from eval.settings import stubs
 from eval.store import Store
 from eval.texts import Texts
 
-# Name of a profile -> the share of right replies' tokens that it may lose.
-TOLERANCES = {"safe": 0.01, "fast": 0.04, "aggressive": 0.1}
+# Name of a profile -> the share of right replies' tokens that it may lose, of any task.
+TOLERANCES = {"safe": 0.03, "fast": 0.08, "aggressive": 0.2}
+ITEMS = 192
+# Their attention is held in memory, of all layers.
+MOST_LOOKED_AT = 64
 
 Heads = dict[int, list[Head]]  # by boundary
 Table = dict[str, tuple[float, ...]]  # see choose.held_out
@@ -30,7 +33,8 @@ def run(args: argparse.Namespace) -> None:
     tried = args.boundaries or search.candidates(shape.layers)
     if max([*tried, *args.also]) >= shape.layers:
         raise EvalError(f"--boundaries, --also: the model has {shape.layers} layers")
-    items = make_items(args.model, Texts(args.folder / "texts"), args.tokens, args.items, args.seed)
+    texts = Texts(args.folder / "texts")
+    items = make_items(args.model, texts, args.tokens, args.items or ITEMS, args.seed)
     chosen_on, judged_on = halves(items)
     daemons = Daemons(args)
 
@@ -79,8 +83,8 @@ class Daemons:
 def choose_heads(
     model: Path, shape: Shape, items: Sequence[Item], cuts: list[int], boundaries: list[int]
 ) -> tuple[Heads, Table]:
-    """By half of the items; and what the others need by them."""
-    chosen_on, judged_on = map(choose.Scores, halves(look(model, items)))
+    """By half of the first items; and what the others need by them."""
+    chosen_on, judged_on = map(choose.Scores, halves(look(model, items[:MOST_LOOKED_AT])))
     heads = {
         cut: choose.heads_below(chosen_on, choose.segment_below(cut, boundaries), cut, shape.heads)
         for cut in cuts
@@ -95,13 +99,13 @@ def report_heads(table: Table, by_mean: float, by_heads: float) -> None:
     print(" " * 38 + "    50 %    75 %    90 %")
     chosen = "the mean over all heads" if by_heads > by_mean else "the chosen heads"
     print(
-        f"scored by {chosen}: all profiles together lose {percent(by_mean)} by the mean, "
+        f"scored by {chosen}: the losses of all profiles add up to {percent(by_mean)} by the mean, "
         f"{percent(by_heads)} by the chosen heads"
     )
 
 
 def report_profiles(found: dict[str, Found], judged: Sequence[float], layers: int) -> None:
-    print("work that is left, and tokens of right replies that are lost")
+    print("work that is left, and tokens of right replies lost by the task that loses most")
     for (name, of), loss in zip(found.items(), judged, strict=True):
         cuts = ", ".join(f"{share:g} after {boundary}" for boundary, share in of.cuts)
         left = search.cost(of.cuts, layers) / layers

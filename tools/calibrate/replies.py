@@ -32,7 +32,8 @@ class Replies:
         self._store, self._identity = store, identity
 
     def losses(self, settings: Sequence[Setting]) -> list[float]:
-        """Of each, the mean share of a right reply's tokens that are no longer said."""
+        """Of each, the mean share of a right reply's tokens that are no longer said, in the task
+        that loses most."""
         every = [SETTINGS[EXACT], *settings]
         values = run_items(
             self._client, self._items, every, 0, self._store, self._identity, IN_FLIGHT
@@ -52,12 +53,13 @@ def setting_of(boundaries: Sequence[int], cuts: Cuts) -> Setting:
 
 
 def loss(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]) -> float:
-    shares = []
+    shares: dict[str, list[float]] = {}  # by task
     for item, before, after in zip(items, exact, values, strict=True):
         most = right_tokens(item, before)
         if most:
-            shares.append(1 - min(1, right_tokens(item, after) / most))
-    return float(np.mean(shares)) if shares else 0.0
+            lost = 1 - min(1, right_tokens(item, after) / most)
+            shares.setdefault(item.task, []).append(lost)
+    return max((float(np.mean(of)) for of in shares.values()), default=0.0)
 
 
 def right_tokens(item: Item, value: Value) -> int:

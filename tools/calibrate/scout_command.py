@@ -16,6 +16,7 @@ from eval.errors import EvalError
 from eval.progress import Progress, say
 from eval.texts import Texts
 
+ITEMS = 64
 WINDOW = 16
 MOST_HEADS = 8
 # Of the depth. Heads further up know no better, and scouts would have to run so far.
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     predictors = args.model / predictor_file.NAME
     maps = predictor_file.read(predictors, [boundary], made_for(args.model))
 
-    items = make_items(args.model, Texts(args.folder / "texts"), args.tokens, args.items, args.seed)
+    texts = Texts(args.folder / "texts")
+    items = make_items(args.model, texts, args.tokens, args.items or ITEMS, args.seed)
     progress = Progress("layers x items", (shape.layers + 1) * len(items))
     of_scouts, below = look(
         shape, Tensors(args.model), maps, items, boundary, WINDOW, progress.step
