@@ -45,7 +45,9 @@ class Cheapest(unittest.TestCase):
     def test_a_second_cut_is_taken_where_it_loses_no_more_than_the_profile_may(self) -> None:
         harmless = {5: 0.5, 6: 0.5, 7: 0.5, 8: 0.1, 9: 0.1}
         found = cheapest([5, 6, 7, 8, 9], LAYERS, {"safe": 0}, Losing(harmless))
-        # Of the later boundaries every other one is looked at: 7 and 9.
+        self.assertEqual(found["safe"].cuts, ((5, 0.5), (8, 0.1)))
+        # Also where there is no other to choose.
+        found = cheapest([5, 9], LAYERS, {"safe": 0}, Losing(harmless))
         self.assertEqual(found["safe"].cuts, ((5, 0.5), (9, 0.1)))
 
     def test_later_cuts_are_not_tried_once_nothing_is_lost(self) -> None:

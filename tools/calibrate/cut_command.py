@@ -30,6 +30,8 @@ Table = dict[str, tuple[float, ...]]  # see choose.held_out
 
 def run(args: argparse.Namespace) -> None:
     shape = Shape.of(read_config(args.model))
+    if shape.layers < 2:
+        raise EvalError("a model of one layer cannot be cut")
     tried = args.boundaries or search.candidates(shape.layers)
     if max([*tried, *args.also]) >= shape.layers:
         raise EvalError(f"--boundaries, --also: the model has {shape.layers} layers")

@@ -10,8 +10,6 @@ from calibrate.search import Cuts
 
 NAME = "skim_lazy.json"
 VERSION = 1
-
-
 # Name -> what scouts keep; above them these profiles cut as `fast` does.
 SCOUT_PROFILES = {"scout-safe": 0.65, "scout-fast": 0.5}
 

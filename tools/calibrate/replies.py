@@ -10,11 +10,10 @@ import numpy as np
 
 from calibrate.lazy_file import NAME, spread, write
 from calibrate.search import Cuts
-from eval import daemon
 from eval.calls import Generator
-from eval.client import Client
 from eval.lazy import EXACT, SETTINGS, Setting, profile, run_items
 from eval.prompts import Item
+from eval.settings import connected_to_own
 from eval.store import Store, Value
 
 # Prompts of calibrations may be shorter than those that the daemon prunes by itself.
@@ -73,14 +72,8 @@ def asked(
     skimd: Path, model: Path, pb: ModuleType, items: Sequence[Item], store: Store, *more: str
 ) -> Iterator[Replies]:
     """A daemon started for this, with arguments `more`."""
-    arguments = [*ARGUMENTS, *more]
-    identity = daemon.identity(skimd, model, arguments)
-    with daemon.started(skimd, model, arguments) as address:
-        client = Client(address, pb)
-        try:
-            yield Replies(client, items, store, identity)
-        finally:
-            client.close()
+    with connected_to_own(skimd, model, pb, [*ARGUMENTS, *more]) as (client, identity):
+        yield Replies(client, items, store, identity)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The cuts that make a prompt cheapest, of those whose replies lose no more than a profile may."""
 
-import bisect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,9 +53,12 @@ def cheapest(
     for name, tolerance in tolerances.items():
         first = best(singles, tolerance)
         boundary, most = first[0]
-        # Neighbours tell the same, so every other one.
-        later = boundaries[bisect.bisect(boundaries, boundary) + 1 :: 2]
-        pairs = [(*first, (b, share)) for b in later for share in SHARES if share < most]
+        pairs = [
+            (*first, (later, share))
+            for later in boundaries
+            for share in SHARES
+            if later > boundary and share < most
+        ]
         known = {first: singles[first]} | dict(zip(pairs, losses(pairs), strict=True))
         cuts = best(known, tolerance)
         found[name] = Found(cuts, known[cuts])

@@ -41,10 +41,18 @@ def connected(
             yield client, client.model()
             return
         every = [*arguments, *args.skimd_arg]
-        identity = daemon.identity(args.skimd, args.model, every)
-        client = Client(stack.enter_context(daemon.started(args.skimd, args.model, every)), pb)
-        stack.callback(client.close)
-        yield client, identity
+        yield stack.enter_context(connected_to_own(args.skimd, args.model, pb, every))
+
+
+@contextlib.contextmanager
+def connected_to_own(
+    skimd: Path, model: Path, pb: ModuleType, arguments: Sequence[str]
+) -> Iterator[tuple[Client, object]]:
+    """The same of a daemon that is started for it."""
+    identity = daemon.identity(skimd, model, arguments)
+    with daemon.started(skimd, model, arguments) as address:
+        with contextlib.closing(Client(address, pb)) as client:
+            yield client, identity
 
 
 def weights_remark(model: Path) -> str:
