@@ -30,7 +30,7 @@ TEST(ShippedDraftHead, FitsTheDefaultModelAndIsOftenRight) {
                                     std::filesystem::path(dir.path()) / entry.path().filename());
   }
   std::filesystem::copy(
-      std::string(SKIM_SOURCE_DIR) + "/draft_heads/SmolLM2-135M-Instruct.safetensors",
+      std::string(SKIM_SOURCE_DIR) + "/model_files/SmolLM2-135M-Instruct/" + kDraftHeadFile,
       dir.path() + "/" + kDraftHeadFile);
   auto harness = EngineHarness::Load(dir.path(), {});
   ASSERT_TRUE(harness.ok()) << harness.status();
