@@ -51,6 +51,8 @@ const char* DecodeModeName(v1::PrefillPolicy::DecodeMode mode) {
       return "strict";
     case v1::PrefillPolicy::DECODE_MODE_PHANTOM:
       return "phantom";
+    case v1::PrefillPolicy::DECODE_MODE_LATE:
+      return "late";
     default:
       return "?";
   }
@@ -64,8 +66,8 @@ std::string DescribeProfile(const v1::PrefillProfile& profile) {
                     absl::StrFormat("%s%.3g %%", i > 0 ? ", " : "", 100 * profile.keep_ratio(i)));
   }
   absl::StrAppend(&out, "; ", DecodeModeName(profile.decode_mode()));
-  if (profile.decode_mode() == v1::PrefillPolicy::DECODE_MODE_LAZY ||
-      profile.decode_mode() == v1::PrefillPolicy::DECODE_MODE_STRICT) {
+  if (profile.decode_mode() != v1::PrefillPolicy::DECODE_MODE_STATIC &&
+      profile.decode_mode() != v1::PrefillPolicy::DECODE_MODE_PHANTOM) {
     absl::StrAppend(&out, ", revives ", profile.revival_budget());
   }
   return out;

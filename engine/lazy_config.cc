@@ -230,10 +230,10 @@ absl::StatusOr<PruneProfile> ReadProfile(const std::string& name, const json& ob
     profile.keep.push_back(before);
   }
   SKIM_ASSIGN_OR_RETURN(const std::string decode, fields.String("decode", "lazy"));
-  constexpr std::array kModes = {"static", "lazy", "strict", "phantom"};
+  constexpr std::array kModes = {"static", "lazy", "strict", "phantom", "late"};
   const auto mode = std::ranges::find(kModes, decode);
   if (mode == kModes.end()) {
-    return fields.Error("decode", "must be static, lazy, strict or phantom");
+    return fields.Error("decode", "must be static, lazy, strict, phantom or late");
   }
   profile.decode = static_cast<DecodeMode>(mode - kModes.begin());
   SKIM_ASSIGN_OR_RETURN(const int64_t budget, fields.Int("revival_budget", 8, 0, kMaxBudget));

@@ -58,7 +58,7 @@ struct LazyConfig {
     return nullptr;
   }
   // The first boundary at which `keep` cuts and from which nothing can be predicted, though
-  // somebody sees who is cut there: those who decode in mode phantom, or scouts; 0: none.
+  // somebody sees who is cut there: those who decode, in mode phantom or late, or scouts; 0: none.
   int32_t FirstUnpredicted(const std::vector<float>& keep, DecodeMode decode) const {
     int32_t first = 0;
     float before = 1;
@@ -68,7 +68,7 @@ struct LazyConfig {
       if (!cuts) continue;
       const bool can = std::ranges::find(predicted, boundaries[b]) != predicted.end();
       if (first == 0 && !can) first = boundaries[b];
-      const bool seen = decode == DecodeMode::kPhantom || (!scouts.empty() && scouts[b].any());
+      const bool seen = SeesPhantoms(decode) || (!scouts.empty() && scouts[b].any());
       if (first != 0 && seen) return first;
     }
     return 0;

@@ -17,7 +17,8 @@ constexpr int32_t kHeadRows = 64;
 
 bool ReservesRows(const StepPlan& plan) {
   return std::ranges::any_of(plan.sequences, [](const PlanSequence& sequence) {
-    return std::ranges::any_of(sequence.cuts, [](const PlanCut& cut) { return cut.revive > 0; });
+    return std::ranges::any_of(sequence.cuts,
+                               [](const PlanCut& cut) { return cut.reserved_rows() > 0; });
   });
 }
 
@@ -163,7 +164,7 @@ absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
   std::vector<int32_t> stops = {segments_.layers()};
   bool cuts = false;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    for (const PlanCut& cut : plan.sequences[i].cuts) stops.push_back(cut.chosen_at());
+    for (const PlanCut& cut : plan.sequences[i].cuts) stops.push_back(cut.chosen_at(segments_.layers()));
     result->sequences[i].cuts.resize(plan.sequences[i].cuts.size());
     cuts |= !plan.sequences[i].cuts.empty();
   }

@@ -56,7 +56,7 @@ std::string ToString(const StepPlan& plan) {
     out << "seq " << sequence.id;
     PrintRange(out, "row", "rows", sequence.row_begin, sequence.row_count);
     int32_t reserved = 0;
-    for (const PlanCut& cut : sequence.cuts) reserved += cut.revive;
+    for (const PlanCut& cut : sequence.cuts) reserved += cut.reserved_rows();
     PrintPositions(out, std::span(plan.positions)
                             .subspan(sequence.row_begin + reserved, sequence.row_count - reserved));
     if (sequence.model == PlanModel::kDraft) out << " of the draft model";
@@ -72,7 +72,7 @@ std::string ToString(const StepPlan& plan) {
     }
     for (const PlanCut& cut : sequence.cuts) {
       out << (cut.scouted() ? " scout cut " : " cut ") << cut.layer << " choose " << cut.choose;
-      if (cut.revive > 0) out << " revive " << cut.revive;
+      if (cut.revive > 0) out << (cut.late ? " revive late " : " revive ") << cut.revive;
     }
     if (sequence.logits == LogitsWanted::kAll) out << " score";
     if (plan.ByHead(sequence)) {

@@ -71,12 +71,18 @@ struct PlanCut {
   int16_t scout_end = 0;
   int32_t choose = 0;      // that many of the tokens that have K/V below the boundary
   int32_t score_rows = 1;  // of the sequence's rows, the last so many score
-  // Of the chosen, those without K/V above the boundary go on in this step, at most so many,
-  // the best first. So many rows of the sequence are reserved for them (kReservedPosition).
+  // Of the chosen, those without K/V above the boundary are revived, at most so many, the best
+  // first. They go on in this step: so many rows of the sequence are reserved for them
+  // (kReservedPosition). Or they are revived late: they are told when the step has ended, and their
+  // sequence runs them in its next one. Late ones are scored by the scouts' heads where the boundary
+  // has scouts, and phantoms hold their places until then.
   int32_t revive = 0;
+  bool late = false;
 
   bool scouted() const { return scout_end > 0; }
-  int16_t chosen_at() const { return scouted() ? scout_end : layer; }  // once rows have come so far
+  int32_t reserved_rows() const { return late ? 0 : revive; }
+  // Once rows have come so far.
+  int32_t chosen_at(int32_t layers) const { return late ? layers : scouted() ? scout_end : layer; }
 };
 
 // Hidden rows that are kept of a sequence for the draft head: those behind all draws of a step.

@@ -57,11 +57,14 @@ class SequenceCheck {
         return Broken("scouts with another cut, with revived tokens or without layers to run");
       }
       const int32_t above = context_.segments.SegmentOf(cut.layer);
-      if (cut.revive > 0 && above < sequence_.dense_segments) {
+      if (cut.reserved_rows() > 0 && above < sequence_.dense_segments) {
         return Broken("tokens are revived into a dense segment");
       }
+      if (cut.late && (cut.scouted() || above >= sequence_.dense_segments)) {
+        return Broken("scouts, or a segment with gaps, where tokens are revived late");
+      }
       before = cut.layer;
-      reserved_ += cut.revive;
+      reserved_ += cut.reserved_rows();
     }
     if (reserved_ >= sequence_.row_count) return Broken("no row but reserved ones");
     return absl::OkStatus();
@@ -70,7 +73,7 @@ class SequenceCheck {
   absl::Status CheckRows() {
     int32_t row = sequence_.row_begin;
     for (const PlanCut& cut : sequence_.cuts) {
-      for (int32_t i = 0; i < cut.revive; ++i, ++row) {
+      for (int32_t i = 0; i < cut.reserved_rows(); ++i, ++row) {
         if (plan_.positions[row] != kReservedPosition || plan_.enter[row] != cut.layer ||
             plan_.leave[row] != cut.layer) {
           return Broken("a reserved row is taken");
@@ -173,7 +176,7 @@ class SequenceCheck {
       int64_t rows = 0, last = -1;
       // All who pass the last cut below count as its revived, wherever they came from.
       for (const PlanCut& cut : sequence_.cuts) {
-        if (cut.layer <= first_layer) rows = cut.revive;
+        if (cut.layer <= first_layer) rows = cut.reserved_rows();
       }
       for (int32_t row = sequence_.row_begin; row < end_row(); ++row) {
         if (plan_.enter[row] >= end_layer || plan_.leave[row] <= first_layer) continue;

@@ -33,7 +33,7 @@ TokenPruner::TokenPruner(const LayerSegments& segments, const ScoreHeads& heads,
   for (size_t b = 0; b + 1 < segments.segments().size(); ++b) {
     const int32_t boundary = segments.segments()[b + 1].first_layer;
     if (heads.empty() || heads[b].empty()) {
-      scorers_.push_back({{{boundary - 1, {}, 0}}, 1, /*normalize=*/false});
+      scorers_.push_back({.layers = {{boundary - 1, {}, 0}}, .arrays = 1});
     } else {
       scorers_.push_back(ScorerOf(heads[b], /*windows=*/1));
     }
@@ -43,6 +43,7 @@ TokenPruner::TokenPruner(const LayerSegments& segments, const ScoreHeads& heads,
 
 TokenPruner::Scorer TokenPruner::ScorerOf(const std::vector<ScoreHead>& heads, int32_t windows) {
   Scorer scorer;
+  scorer.windows = windows;
   scorer.normalize = true;
   for (const ScoreHead& head : heads) {
     auto found = std::ranges::find(scorer.layers, head.layer, &Scorer::Layer::layer);
@@ -78,8 +79,9 @@ absl::Status TokenPruner::Begin(const StepPlan& plan) {
     const int64_t slots = plan.positions[sequence.row_begin + sequence.row_count - 1] + 1;
     for (size_t c = 0; c < sequence.cuts.size(); ++c) {
       const PlanCut& cut = sequence.cuts[c];
-      const auto& scorers = cut.scouted() ? scouts_ : scorers_;
-      const Scorer& scorer = scorers[BoundaryIndex(cut.layer)];
+      const int32_t b = BoundaryIndex(cut.layer);
+      const bool by_scouts = cut.scouted() || (cut.late && scouts_[b].arrays > 0);
+      const Scorer& scorer = by_scouts ? scouts_[b] : scorers_[b];
       scored_.push_back({static_cast<int32_t>(i), static_cast<int32_t>(c), &scorer, slots, floats});
       floats += static_cast<size_t>(scorer.arrays * slots);
     }
@@ -123,7 +125,7 @@ absl::StatusOr<std::span<const ScoreRequest>> TokenPruner::Requests(const StepPl
       }
       std::vector<KeyScoreTarget>& targets = at->second.targets;
       float* scores = scores_->As<float>() + scored.scores + of.first_array * scored.slots;
-      if (cut.scouted()) {
+      if (scored.scorer->windows == 2) {
         targets.push_back({in.index, 1, scores});
         scores += std::ssize(of.heads) * scored.slots;
       }
@@ -140,7 +142,7 @@ absl::Status TokenPruner::Choose(const StepLayout& layout, const int32_t* index,
                                  std::vector<Visibility>* visible, StepResult* result) {
   for (Scored& scored : scored_) {
     const PlanSequence& sequence = plan.sequences[scored.sequence];
-    if (sequence.cuts[scored.cut].chosen_at() != layout.end_layer) continue;
+    if (sequence.cuts[scored.cut].chosen_at(segments_.layers()) != layout.end_layer) continue;
     const InSpan in = Find(layout, layout.end_layer - 1, scored.sequence);
     if (in.span == nullptr || in.rows().slots != scored.slots) return TooFewRows(sequence);
     if (in.rows().positions_begin != SequenceRows::kInOrder) {
@@ -212,13 +214,13 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, const StepPlan& plan, 
                             static_cast<int32_t>(std::min<int64_t>(cut.choose, present))));
 
   const int32_t above = segments_.SegmentOf(cut.layer);
-  const bool keeps_all = above < sequence.dense_segments;
+  const bool keeps_all = above < sequence.dense_segments && !cut.late;
   std::vector<uint8_t> beyond(static_cast<size_t>(length), keeps_all ? 1 : 0);
   if (!keeps_all) {
     for (const int32_t position : sequence.slot_positions[above]) beyond[position] = 1;
   }
   for (int32_t row = sequence.row_begin; row <= last_row; ++row) {
-    const bool passes = plan.enter[row] < cut.layer && plan.leave[row] > cut.layer;
+    const bool passes = plan.enter[row] <= cut.layer && plan.leave[row] > cut.layer;
     if (passes) beyond[plan.positions[row]] = 1;
   }
   if (cut.revive > 0) {
@@ -231,7 +233,7 @@ absl::Status TokenPruner::ChooseOne(const Scored& scored, const StepPlan& plan, 
     }
     SKIM_ASSIGN_OR_RETURN(result->revived,
                           Top(nullptr, &missing, length, std::min(candidates, cut.revive)));
-    Revive(cut, result->revived, sequence, revived);
+    if (!cut.late) Revive(cut, result->revived, sequence, revived);
     for (const int32_t position : result->revived) beyond[position] = 1;
   }
   if (sequence.rules->strict) {

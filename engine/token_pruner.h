@@ -76,6 +76,7 @@ class TokenPruner {
     };
     std::vector<Layer> layers;
     int32_t arrays = 0;
+    int32_t windows = 1;  // 2: the last row apart, then all that score
     bool normalize = false;
   };
   struct Scored {      // a cut of the step

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 #include <ranges>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -53,7 +54,7 @@ LazyProgress::LazyProgress(const KvGeometry& geometry, const PrefillPolicy& poli
         1 + static_cast<int32_t>(std::ranges::count_if(geometry.boundaries, [&](int16_t boundary) {
           return boundary < stage.scouts.end_layer;
         }));
-    if (stage.scouts.any()) choosing_from_ = static_cast<int32_t>(stages_.size()) + 1;
+    if (stage.scouts.any() && !late()) choosing_from_ = static_cast<int32_t>(stages_.size()) + 1;
   }
   stages_.push_back(stage);
   SKIM_CHECK(stages() > 1);
@@ -69,6 +70,7 @@ void LazyProgress::Restart() {
   deep_rows_before_ = std::max(deep_rows_before_, deep_rows_);
   stage_ = done_ = in_order_ = revived_ = cached_ = deep_rows_ = 0;
   slots_.assign(stages_.size(), {});
+  coming_.clear();
   depth_.assign(static_cast<size_t>(prompt_tokens_), 0);
   at_depth_.assign(stages_.size() + 1, 0);
   at_depth_[0] = prompt_tokens_;
@@ -298,17 +300,24 @@ int32_t LazyProgress::Choice(int32_t stage, int32_t length) const {
 }
 
 // A token of depth s can be revived into stage s, and so can one that this very step brings
-// to depth s.
+// to depth s. None is brought there where the revived run all layers, late.
 std::vector<int32_t> LazyProgress::Reserves() const {
   std::vector<int32_t> reserves(stages_.size(), 0);
   if (!revives()) return reserves;
   for (int32_t s = choosing_from_; s < stages(); ++s) {
-    reserves[s] = std::min(policy_.revival_budget, at_depth_[s] + reserves[s - 1]);
+    const int32_t brought = late() ? -ComingFrom(s) : reserves[s - 1];
+    reserves[s] = std::min(policy_.revival_budget, at_depth_[s] + brought);
   }
   return reserves;
 }
 
+int32_t LazyProgress::ComingFrom(int32_t depth) const {
+  return static_cast<int32_t>(std::ranges::count_if(
+      coming_, [&](int32_t position) { return depth_[position] == depth; }));
+}
+
 int32_t LazyProgress::ReservedRows() const {
+  if (late()) return static_cast<int32_t>(coming_.size());
   int32_t rows = 0;
   for (const int32_t reserve : Reserves()) rows += reserve;
   return rows;
@@ -316,9 +325,9 @@ int32_t LazyProgress::ReservedRows() const {
 
 KvExtent LazyProgress::AfterDecode(int32_t position, int32_t rows) const {
   std::vector<int32_t> slots = Reserves();
-  const int32_t deep_rows = revives() ? deep_rows_ + slots[1] : 0;
+  const int32_t deep_rows = revives() ? deep_rows_ + (late() ? ComingFrom(1) : slots[1]) : 0;
   slots[0] = position + rows;
-  if (phantoms()) return Extent(std::vector<int32_t>(stages_.size(), slots[0]), 0, 0);
+  if (phantoms()) return Extent(std::vector<int32_t>(stages_.size(), slots[0]), 0, deep_rows);
   for (int32_t s = 1; s < stages(); ++s) slots[s] += static_cast<int32_t>(slots_[s].size()) + rows;
   return Extent(slots, 0, deep_rows);
 }
@@ -328,10 +337,18 @@ void LazyProgress::AddDecode(int32_t position, int32_t rows, PlanSequence* entry
   FillEntry(entry);
   if (Chooses()) {
     const std::vector<int32_t> reserves = Reserves();
+    for (const int32_t token : coming_) {
+      plan->AddRow(entry->TokenAt(token), token, stages_[depth_[token]].first_layer,
+                   geometry_.layers);
+    }
     for (int32_t s = choosing_from_; s < stages(); ++s) {
+      if (!Cuts(s, reserves)) continue;
       const int16_t layer = stages_[s].first_layer;
-      entry->cuts.push_back(
-          {.layer = layer, .choose = Choice(s, position + 1), .revive = reserves[s]});
+      entry->cuts.push_back({.layer = layer,
+                             .choose = Choice(s, position + 1),
+                             .revive = reserves[s],
+                             .late = late()});
+      if (late()) continue;
       plan->tokens.insert(plan->tokens.end(), static_cast<size_t>(reserves[s]), 0);
       plan->positions.insert(plan->positions.end(), static_cast<size_t>(reserves[s]),
                              kReservedPosition);
@@ -350,26 +367,48 @@ void LazyProgress::AddDecode(int32_t position, int32_t rows, PlanSequence* entry
 absl::Status LazyProgress::CommitDecode(int32_t position, int32_t rows,
                                         std::span<const CutResult> cuts) {
   const std::vector<int32_t> reserves = Reserves();
-  for (size_t c = 0; c < cuts.size(); ++c) {
-    const int32_t stage = static_cast<int32_t>(c) + choosing_from_;
-    const std::vector<int32_t>& revived = cuts[c].revived;
-    if (static_cast<int32_t>(revived.size()) > reserves[stage] || !Ascends(revived)) {
-      return WrongChoice("too many tokens are revived, or one twice");
-    }
-    for (const int32_t token : revived) {
-      if (token < 0 || token >= prompt_tokens_ || depth_[token] != stage) {
-        return WrongChoice("a token is revived that is not there");
-      }
-      slots_[stage].push_back(token);
-      Deepen(token);
-    }
-    revived_ += static_cast<int32_t>(revived.size());
+  RunRevived();
+  auto cut = cuts.begin();
+  for (int32_t s = choosing_from_; s < stages() && cut != cuts.end(); ++s) {
+    if (Cuts(s, reserves)) SKIM_RETURN_IF_ERROR(TakeRevived(*cut++, s, reserves[s]));
   }
+  std::ranges::sort(coming_);
   in_order_ = position + rows;
   for (int32_t s = 1; s < stages(); ++s) {
     for (int32_t p = position; p < position + rows; ++p) slots_[s].push_back(p);
   }
   if (dropped_at_ >= 0 && dropped_at_ <= position + rows) ForgetHidden();
+  return absl::OkStatus();
+}
+
+// Those that came late have run all stages above the one where they had stopped.
+void LazyProgress::RunRevived() {
+  for (const int32_t token : std::exchange(coming_, {})) {
+    for (int32_t s = depth_[token]; s < stages(); ++s) {
+      slots_[s].push_back(token);
+      Deepen(token);
+      ++revived_;
+    }
+  }
+}
+
+absl::Status LazyProgress::TakeRevived(const CutResult& cut, int32_t stage, int32_t most) {
+  const std::vector<int32_t>& revived = cut.revived;
+  if (static_cast<int32_t>(revived.size()) > most || !Ascends(revived)) {
+    return WrongChoice("too many tokens are revived, or one twice");
+  }
+  for (const int32_t token : revived) {
+    if (token < 0 || token >= prompt_tokens_ || depth_[token] != stage) {
+      return WrongChoice("a token is revived that is not there");
+    }
+    if (late()) {
+      coming_.push_back(token);
+      continue;
+    }
+    slots_[stage].push_back(token);
+    Deepen(token);
+    ++revived_;
+  }
   return absl::OkStatus();
 }
 
@@ -421,6 +460,7 @@ void LazyProgress::Deepen(int32_t position) {
 void LazyProgress::ForgetHidden() {
   if (!hidden_kept_) return;
   hidden_kept_ = false;
+  coming_.clear();
   useless_ = {.all = true, .blocks = {}, .deep_pages = {}};
 }
 

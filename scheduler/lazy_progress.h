@@ -15,12 +15,15 @@
 // Where what is cut is seen all the same (phantoms), each stage has a slot for every token, in
 // order: with the tokens of a tile come those between them that were cut, whose K/V is predicted
 // from the hidden rows with which they stopped. Depth and all that follows from it is that of
-// computed K/V; the hidden rows are kept until the prompt is done.
+// computed K/V; the hidden rows are kept until the prompt is done. Decoding late, they are kept
+// longer: whom a token's scores find, the next step runs from there to the last layer beside the
+// next token, in the phantom's slots.
 //
 // At a boundary that has scouts, the choice is made between two stages: the last tokens of the
 // stage below run ahead, alone, over predicted K/V of all others in slots that are given back after
 // the step. Then everybody who is chosen, they too, runs the stage above as after any cut. Decoding
-// chooses at the cuts above those alone, as nobody scores there.
+// chooses at the cuts above those alone, as nobody scores there; late, the scouts' heads score for
+// each new token.
 //
 // After a preemption the same tokens take the same slots: the kept sets are saved, and what
 // decoding revives is a function of the sequence alone. Loop thread only.
@@ -134,7 +137,8 @@ class LazyProgress {
 
   bool MayRevive() const { return Revives(policy_.decode) && choosing_from_ < stages(); }
   bool Chooses() const;
-  bool phantoms() const { return policy_.decode == DecodeMode::kPhantom; }
+  bool phantoms() const { return SeesPhantoms(policy_.decode); }
+  bool late() const { return policy_.decode == DecodeMode::kLate; }
   // As TileRows, by the rows alone.
   int32_t RowsOfTile(int32_t most, int32_t cached) const;
   // Prompt tokens that run stage `stage`, in order.
@@ -148,7 +152,14 @@ class LazyProgress {
   int32_t Reach(int32_t tokens) const;
   // Tokens to choose of `length` for stage `stage`.
   int32_t Choice(int32_t stage, int32_t length) const;
-  std::vector<int32_t> Reserves() const;  // [stages] rows that may be revived into each
+  std::vector<int32_t> Reserves() const;  // [stages] tokens that may be revived into each
+  bool Cuts(int32_t stage, const std::vector<int32_t>& reserves) const {
+    return !late() || reserves[stage] > 0;
+  }
+  absl::Status TakeRevived(const CutResult& cut, int32_t stage, int32_t most);
+  void RunRevived();
+  // Of those that the next step runs, how many are of this depth.
+  int32_t ComingFrom(int32_t depth) const;
   // With so many rows of depth 1 and of more.
   KvExtent Extent(const std::vector<int32_t>& stage_slots, int32_t hidden_rows,
                   int32_t deep_rows) const;
@@ -175,6 +186,7 @@ class LazyProgress {
   std::vector<std::vector<int32_t>> kept_;   // [stages] who runs it; [0]: everybody, not listed
   std::vector<std::vector<int32_t>> slots_;  // [stages] positions by slot; [0]: not listed
   std::vector<uint8_t> depth_;               // [prompt tokens]
+  std::vector<int32_t> coming_;              // revived late, and run by the next step; ascending
   std::vector<int32_t> at_depth_;            // [stages + 1] prompt tokens of each depth
   int32_t cached_ = 0;                       // tokens that stage 0 got from the cache
   bool hidden_kept_ = true;

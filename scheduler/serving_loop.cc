@@ -97,7 +97,7 @@ class ServingLoop::Impl {
       ++cuts;
       unpredicted |= std::ranges::count(geometry_.phantom_cuts, geometry_.boundaries[b]) == 0;
       const bool scouted = !geometry_.scouts.empty() && geometry_.scouts[b].any();
-      if (unpredicted && (scouted || prefill.decode == DecodeMode::kPhantom)) {
+      if (unpredicted && (scouted || SeesPhantoms(prefill.decode))) {
         return invalid(scouted ? ".keep_ratio: scouts need predicted keys and values of all cuts"
                                : ".decode_mode: nothing predicts keys and values above a cut");
       }

@@ -86,6 +86,9 @@ absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits
     case v1::PrefillPolicy::DECODE_MODE_PHANTOM:
       policy->decode = DecodeMode::kPhantom;
       break;
+    case v1::PrefillPolicy::DECODE_MODE_LATE:
+      policy->decode = DecodeMode::kLate;
+      break;
     default:
       return InvalidField("prefill.lazy.decode_mode",
                           "unknown value " + std::to_string(lazy.decode_mode()));
@@ -116,7 +119,7 @@ absl::Status CheckPredicted(const v1::PrefillPolicy::Lazy& lazy, const LazyConfi
                             const PrefillPolicy& policy) {
   const int32_t boundary = config.FirstUnpredicted(policy.keep, policy.decode);
   if (boundary == 0) return absl::OkStatus();
-  const bool phantom = policy.decode == DecodeMode::kPhantom;
+  const bool phantom = SeesPhantoms(policy.decode);
   const bool by_name = lazy.decode_mode() == v1::PrefillPolicy::DECODE_MODE_UNSPECIFIED;
   const char* field = phantom && !by_name         ? "prefill.lazy.decode_mode"
                       : lazy.keep_ratio().empty() ? "prefill.lazy.profile"

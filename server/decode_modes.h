@@ -16,6 +16,8 @@ inline v1::PrefillPolicy::DecodeMode ToProto(DecodeMode mode) {
       return v1::PrefillPolicy::DECODE_MODE_STRICT;
     case DecodeMode::kPhantom:
       return v1::PrefillPolicy::DECODE_MODE_PHANTOM;
+    case DecodeMode::kLate:
+      return v1::PrefillPolicy::DECODE_MODE_LATE;
   }
   return v1::PrefillPolicy::DECODE_MODE_UNSPECIFIED;
 }

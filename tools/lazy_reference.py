@@ -32,7 +32,7 @@ class Policy:
     sinks: int = 4
     window: int = 1
     pool_radius: int = 3
-    decode: str = "lazy"  # static, lazy, strict, phantom
+    decode: str = "lazy"  # static, lazy, strict, phantom, late
     budget: int = 8
     heads: list[list[tuple[int, int]]] | None = None  # per boundary (layer, head); None: the mean
     # Per boundary the last tokens that run ahead, and where they score; None: nobody does.
@@ -42,7 +42,9 @@ class Policy:
         return self.scouts is not None and self.scouts[cut] is not None
 
     def decoding_chooses(self, cut: int) -> bool:
-        """Above all scouts."""
+        """Above all scouts; late, everywhere."""
+        if self.decode == "late":
+            return True
         above = any(self.scouted(c) for c in range(cut, len(self.boundaries)))
         return self.decode in ("lazy", "strict") and not above
 
@@ -53,6 +55,7 @@ class Step:
 
     chosen: list[list[int]] = field(default_factory=list)
     revived: list[list[int]] = field(default_factory=list)
+    stages_run: int = 0  # by the revived
     logits: np.ndarray | None = None
 
 
@@ -122,6 +125,8 @@ class Sequence:
         self.values = [{} for _ in range(model.layers)]
         self.depth = [0] * self.prompt
         self.hidden: dict[int, np.ndarray] = {}
+        self.coming: list[int] = []  # revived late: they run beside the next token
+        self.seen_by_last: dict[int, tuple[np.ndarray, list[int]]] = {}  # of a step, by layer
         self.margin = math.inf
 
     def layer(
@@ -163,6 +168,7 @@ class Sequence:
         arrays = []
         for l in range(first, end):
             x, probabilities, cached = self.layer(l, x, rows, seen)
+            self.seen_by_last[l] = probabilities[-1], cached
             rows_mean = probabilities[-window:].mean(0)
             if heads is None and l == end - 1:
                 arrays.append(rows_mean.mean(0))
@@ -208,7 +214,7 @@ class Sequence:
             pooled = self.pooled(self.scout(s, rows) if self.policy.scouted(s) else scores)
             # Phantoms are scored as well, and may lift their neighbours, but do not come back.
             kept = self.best({t: pooled[t] for t in rows}, count, self.forced(self.prompt))
-            if self.policy.decode == "phantom":
+            if self.policy.decode in ("phantom", "late"):
                 cut = [t for t in rows if t not in set(kept)]
                 self.predict(cut, self.stages[s][1], self.model.layers)
             rows = kept
@@ -249,6 +255,50 @@ class Sequence:
         return total
 
     def decode(self, token: int) -> Step:
+        return self.decode_late(token) if self.policy.decode == "late" else self.decode_now(token)
+
+    def decode_late(self, token: int) -> Step:
+        """Whom this token finds runs all layers that it lacks beside the next one."""
+        step = Step()
+        position = len(self.tokens)
+        self.tokens.append(token)
+        running, self.coming = self.coming, []
+        waiting = {s: [t for t, d in enumerate(self.depth) if d == s and t not in running]
+                   for s in range(1, len(self.stages))}  # fmt: skip
+        rows, x = [position], self.model.embed([token])
+        scores = []
+        for s in range(len(self.stages)):
+            here = dict(zip(rows, x)) | {t: self.hidden[t] for t in running if self.depth[t] == s}
+            rows = sorted(here)
+            step.stages_run += len(rows) - 1
+            x, below = self.run_stage(s, np.stack([here[t] for t in rows]), rows, None, 1)
+            scores.append(below)
+        for t in running:
+            self.depth[t] = len(self.stages)
+        step.logits = self.model.logits(x[-1])
+        for s in range(1, len(self.stages)):
+            if not waiting[s]:
+                continue
+            pooled = self.pooled(self.found(s - 1) if self.policy.scouted(s - 1) else scores[s - 1])
+            real = {t: p for t, p in pooled.items() if t >= self.prompt or self.depth[t] >= s}
+            count = min(len(real), self.count(s - 1, position + 1))
+            chosen = self.best(real, count, self.forced(position + 1))
+            missing = {t: pooled[t] for t in chosen if t < self.prompt and self.depth[t] == s}
+            step.chosen.append(chosen)
+            step.revived.append(self.best(missing, min(len(missing), self.policy.budget), set()))
+        self.coming = sorted(t for revived in step.revived for t in revived)
+        return step
+
+    def found(self, cut: int) -> dict[int, float]:
+        """What the newest token's row saw at the heads of a cut's scouts."""
+        total: dict[int, float] = {}
+        for l, head in self.policy.scouts[cut][1]:
+            probabilities, cached = self.seen_by_last[l]
+            for t, score in zip(cached, probabilities[head] / probabilities[head].max()):
+                total[t] = total.get(t, 0) + score
+        return total
+
+    def decode_now(self, token: int) -> Step:
         step = Step()
         position = len(self.tokens)
         self.tokens.append(token)
@@ -257,6 +307,7 @@ class Sequence:
         seen = None
         revived: list[int] = []
         for s in range(len(self.stages)):
+            step.stages_run += len(rows) - 1
             x, scores = self.run_stage(s, x, rows, seen, 1)
             for i, t in enumerate(rows[:-1]):
                 self.depth[t] = s + 1

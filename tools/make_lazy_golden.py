@@ -44,6 +44,11 @@ CASES = {
         0,
         Policy([1, 2], [0.6, 0.3], decode="phantom", scouts=[(3, [(1, 1)]), (2, [(2, 0), (2, 1)])]),
     ),
+    "late": (0, Policy([1, 2], [0.4, 0.2], decode="late", budget=2)),
+    "late, by scouts": (
+        11,
+        Policy([1, 2], [0.5, 0.25], decode="late", budget=1, scouts=[(3, [(1, 1), (2, 0)]), None]),
+    ),
     "scouts above a cut": (
         4,
         Policy([1, 2], [0.6, 0.3], decode="static", window=2, scouts=[None, (5, [(2, 1)])]),
@@ -127,6 +132,7 @@ def describe(step: Step) -> dict:
     return {
         "chosen": step.chosen,
         "revived": step.revived,
+        "stages_run": step.stages_run,
         "token": greedy(step),
         "logits": [round(float(x), 4) for x in step.logits],
     }

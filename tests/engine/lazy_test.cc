@@ -33,10 +33,10 @@ std::vector<TokenId> RandomPrompt(int32_t length, uint32_t seed) {
 }
 
 constexpr std::array kModes = {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict,
-                               DecodeMode::kPhantom};
+                               DecodeMode::kPhantom, DecodeMode::kLate};
 
 DecodeMode ModeOf(const std::string& name) {
-  constexpr std::array kNames = {"static", "lazy", "strict", "phantom"};
+  constexpr std::array kNames = {"static", "lazy", "strict", "phantom", "late"};
   return kModes[static_cast<size_t>(std::ranges::find(kNames, name) - kNames.begin())];
 }
 
@@ -85,17 +85,17 @@ TEST_P(ReferenceOn, ChoosesTheSameTokensAndHasItsLogits) {
     for (size_t c = 0; c < chosen.size(); ++c) {
       ASSERT_EQ(client.cuts[c][0].chosen, chosen[c].get<std::vector<int32_t>>()) << "cut " << c;
     }
-    int64_t revived = 0;
+    int64_t stages_run = 0;
     for (size_t i = 1; i < steps.size(); ++i) {
       const auto& cuts = steps[i]["chosen"];
       for (size_t c = 0; c < cuts.size(); ++c) {
         const CutResult& got = client.cuts[chosen.size() + i - 1][c];
         ASSERT_EQ(got.chosen, cuts[c].get<std::vector<int32_t>>()) << "step " << i << " cut " << c;
         ASSERT_EQ(got.revived, steps[i]["revived"][c].get<std::vector<int32_t>>());
-        revived += static_cast<int64_t>(got.revived.size());
       }
+      stages_run += steps[i]["stages_run"].get<int64_t>();
     }
-    EXPECT_EQ(client.finish->prefill.revived_tokens, revived);
+    EXPECT_EQ(client.finish->prefill.revived_tokens, stages_run);
     for (size_t i = 0; i < steps.size(); ++i) {
       ASSERT_EQ(client.tokens[i], steps[i]["token"].get<TokenId>()) << "step " << i;
       const auto position = static_cast<int32_t>(prompt.size() + i) - 1;
@@ -275,6 +275,31 @@ TEST_P(LazyOn, AfterThePrefillPhantomsHaveTheMemoryOfAnExactSequence) {
   EXPECT_NE(Collect(engine, id, kPrompt).logits, without.logits);
 }
 
+// Until a phantom is revived nothing differs, and those that are take nobody's place.
+TEST_P(LazyOn, LateRevivalBeginsWithPhantomsAndTakesNoMoreKeysAndValues) {
+  PrefillPolicy policy = Policy(DecodeMode::kLate);
+  const Trace phantom = Alone(Options(), {}, Policy(DecodeMode::kPhantom));
+  const Trace late = Alone(Options(), {}, policy);
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(late.logits[i], phantom.logits[i]);
+  EXPECT_NE(late.logits, phantom.logits);
+  policy.revival_budget = 0;
+  ExpectSameBits(phantom, Alone(Options(), {}, policy), "nobody is revived");
+
+  // In the end everybody is.
+  policy.revival_budget = 32;
+  policy.keep = {0.9f, 0.8f};
+  const auto harness = Load(Options({.page_tokens = 16}));
+  ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64, .prefix_cache = false});
+  const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), kGenerated, policy);
+  while (engine.client(id).tokens.size() + 1 < kGenerated) ASSERT_TRUE(engine.Step());
+  const Sequence& sequence = *engine.scheduler().running().at(0);
+  EXPECT_EQ(sequence.lazy->SegmentTokens(), (std::vector<int32_t>(3, kPrompt)));
+  EXPECT_EQ(sequence.kv.hidden_pages(), 0);
+  EXPECT_EQ(sequence.kv.pages(), engine.scheduler().cache().PagesFor(kPrompt + kGenerated - 2));
+  engine.RunToEnd();
+  EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+}
+
 // The same prompt in every format at once, pruned and exact: each as if it were alone, and nobody
 // takes another format's blocks from the cache.
 TEST_P(LazyOn, OtherWeightFormatsDoNotMatter) {
@@ -331,7 +356,7 @@ TEST_P(LazyOn, PreemptionDoesNotMatter) {
       preempted += finish.preemptions > 0;
     }
     // Who has found room for scouts has room to grow later.
-    EXPECT_EQ(preempted > 0, !GetParam().scouts || mode == DecodeMode::kPhantom);
+    EXPECT_EQ(preempted > 0, !GetParam().scouts || SeesPhantoms(mode));
   }
 }
 

@@ -102,6 +102,7 @@ void ScheduledEngine::Count(const StepPlan& plan, const StepResult& result) {
     }
     const std::vector<CutResult>& cuts = result.sequences[i].cuts;
     for (size_t c = 0; c < cuts.size(); ++c) {
+      if (sequence.cuts[c].late) continue;  // they run as rows of the next step
       const int32_t stop = c + 1 < cuts.size() ? sequence.cuts[c + 1].layer : layers;
       for (const int32_t position : cuts[c].revived) run(position, sequence.cuts[c].layer, stop);
     }

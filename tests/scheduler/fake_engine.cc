@@ -48,7 +48,7 @@ bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, 
     return false;
   }
   int32_t reserved = 0;
-  for (const PlanCut& cut : sequence.cuts) reserved += cut.revive;
+  for (const PlanCut& cut : sequence.cuts) reserved += cut.reserved_rows();
   const int32_t begin = sequence.row_begin + reserved;
   for (int32_t row = begin; row < end; ++row) {
     const int32_t position = plan.positions[row];
@@ -188,8 +188,12 @@ void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* ru
               [](Slot& held, const Slot& right) { held = right; });
     // Rows of rejected drafts run again with what is there instead.
     const bool pruned = sequence.cut_segment != PlanSequence::kAllDense;
-    if (pruned && sequence.drafts.empty() && !sequence.scouts())
+    if (pruned && sequence.drafts.empty() && !sequence.scouts()) {
+      // Who is revived late takes the place of a phantom.
+      const bool was_phantom = phantoms_[sequence.id].erase({s, row.position}) > 0;
+      if (was_phantom) computed_[sequence.id][s].erase(row.position);
       CountOnce(sequence, s, row.position);
+    }
     if (row.leave == to && to < geometry_.layers && !sequence.scouts()) {
       if (sequence.draft && sequence.hidden_pages.empty()) continue;
       Slot* held = HiddenSlot(sequence, *running, s + 1, row.position);
@@ -208,7 +212,8 @@ void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* 
   const int32_t length = running->rows.back().position + 1;
   int32_t scoring = 0;
   for (const Row& row : running->rows) {
-    scoring += row.enter < cut.chosen_at() && row.leave >= cut.chosen_at();
+    const int32_t chosen_at = cut.chosen_at(geometry_.layers);
+    scoring += row.enter < chosen_at && row.leave >= chosen_at;
   }
   if (scoring < cut.score_rows) Complain(sequence, "too few rows score");
   const uint64_t seed = Hash(static_cast<uint64_t>(cut.layer), sequence.tokens.first(length));
@@ -240,6 +245,7 @@ void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* 
   result->chosen = present;
   std::ranges::sort(result->chosen);
   std::ranges::sort(result->revived);
+  if (cut.late) return;
   int32_t stop = geometry_.layers;
   for (const PlanCut& other : sequence.cuts) {
     if (other.layer > cut.layer) stop = std::min<int32_t>(stop, other.layer);

@@ -169,7 +169,7 @@ PrefillPolicy Simulation::RandomPolicy() {
   policy.rules.sinks = Pick(0, 2);
   policy.rules.window = Pick(1, 1 + config_.max_rows_per_step / 3);
   if (Chance(30)) policy.rules.pinned = {{2, 4}};
-  policy.decode = static_cast<DecodeMode>(Pick(0, 3));
+  policy.decode = static_cast<DecodeMode>(Pick(0, 4));
   policy.revival_budget = Pick(0, 4);
   return policy;
 }
@@ -430,7 +430,7 @@ void Simulation::CheckFinished(SeqId id, Client& client) {
     if (finish.preemptions == 0) {
       ASSERT_EQ(prefill.segment_tokens[0], finish.prompt_tokens - finish.cached_tokens);
     }
-    if (prefill.decode == DecodeMode::kPhantom) {
+    if (SeesPhantoms(prefill.decode)) {
       if (prefill.kept_tokens > 0) {  // not preempted and ended before the prompt was done again
         ASSERT_EQ(prefill.predicted_tokens, finish.prompt_tokens - prefill.kept_tokens);
       }
@@ -440,6 +440,7 @@ void Simulation::CheckFinished(SeqId id, Client& client) {
       ASSERT_EQ(prefill.predicted_tokens, 0);
     }
     counts_->revived += prefill.revived_tokens;
+    if (prefill.decode == DecodeMode::kLate) counts_->revived_late += prefill.revived_tokens;
     counts_->hidden_dropped += prefill.hidden_dropped;
   }
   ASSERT_EQ(finish.generated_tokens, static_cast<int32_t>(client.tokens.size()));

@@ -39,6 +39,7 @@ struct SimulationCounts {
   int64_t scouted = 0;            // cuts
   int64_t scouted_preempted = 0;  // of those, of sequences that have been preempted before
   int64_t revived = 0;
+  int64_t revived_late = 0;
   int64_t hidden_dropped = 0;
   int64_t slow_readers = 0;
   std::array<SpeculationCounts, kDrafterKinds> drafts;  // of prompts that are not pruned

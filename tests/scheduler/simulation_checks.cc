@@ -220,9 +220,15 @@ void Simulation::CheckPlan(const StepPlan& plan) {
       of_passes += pass ? entry.row_count : 0;
       continue;
     }
+    const bool decodes =
+        entry.cut_segment != PlanSequence::kAllDense &&
+        plan.positions[entry.row_begin + entry.row_count - 1] >= entry.prompt_tokens;
     for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
-      token_layers += plan.leave[row] - plan.enter[row];
-      reserved += plan.positions[row] == kReservedPosition;
+      if (plan.positions[row] == kReservedPosition || (decodes && plan.enter[row] > 0)) {
+        ++reserved;  // the latter are revived late
+      } else {
+        token_layers += plan.leave[row] - plan.enter[row];
+      }
     }
     if (!entry.scouts()) continue;
     // They run whatever they cost, if anything was left.

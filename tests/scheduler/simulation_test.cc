@@ -83,6 +83,7 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.scouted_preempted, seeds.count / 1000);
   EXPECT_GT(counts.predicted_preempted, seeds.count / 10);
   EXPECT_GT(counts.revived, seeds.count);
+  EXPECT_GT(counts.revived_late, seeds.count / 2);
   EXPECT_GT(counts.hidden_dropped, seeds.count / 20);
   for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead,
                                  DrafterKind::kDraftModel, DrafterKind::kAuto}) {

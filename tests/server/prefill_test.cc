@@ -121,6 +121,28 @@ TEST(Prefill, PhantomsAreCountedAndNobodyIsRevived) {
   EXPECT_THAT(model.prefill_predicted_boundaries(), ElementsAre(1u));
 }
 
+TEST(Prefill, PhantomsThatReplyTokensLookForAreRevivedLate) {
+  TestServerOptions options = Pruning();
+  options.predicts = true;
+  TestServer server(options);
+  v1::GenerateRequest request = Ask(200, "phantom");
+  v1::PrefillPolicy::Lazy& lazy = *request.mutable_prefill()->mutable_lazy();
+  lazy.set_decode_mode(v1::PrefillPolicy::DECODE_MODE_LATE);
+  lazy.set_revival_budget(2);
+  const Outcome outcome = server.Generate(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+  const v1::PrefillOutcome& prefill = outcome.only().final.prefill();
+  EXPECT_EQ(prefill.decode_mode(), v1::PrefillPolicy::DECODE_MODE_LATE);
+  EXPECT_EQ(prefill.predicted_tokens(), 100u);
+  EXPECT_GT(prefill.revived_tokens(), 0u);
+  EXPECT_EQ(prefill.segment_tokens(1), 100u + prefill.revived_tokens());
+
+  request.mutable_speculation()->mutable_lookup();
+  const Outcome drafted = server.Generate(request);
+  EXPECT_EQ(drafted.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(drafted.status.error_message(), HasSubstr("speculation"));
+}
+
 TEST(Prefill, PhantomsWithoutPredictorsAreRefused) {
   TestServer server(Pruning());
   const Outcome by_profile = server.Generate(Ask(200, "phantom"));
