@@ -96,7 +96,7 @@ class Files(unittest.TestCase):
         self.assertEqual(value["scouts"], [None, of, None, None])
         self.assertEqual(value["profiles"]["fast"]["keep"], [0.9, 0.9, 0.3, 0.1])
         self.assertEqual(value["profiles"]["scout-safe"]["keep"], [1.0, 0.65, 0.3, 0.1])
-        self.assertEqual(value["profiles"]["scout-fast"]["decode"], "phantom")
+        self.assertEqual(value["profiles"]["scout-fast"]["decode"], "late")
 
     def test_choosing_again_replaces_and_keeps_other_scouts(self) -> None:
         first = lazy_file.with_scouts(self.BEFORE, 6, 16, [(20, 3)])

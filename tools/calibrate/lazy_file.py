@@ -10,8 +10,10 @@ from calibrate.search import Cuts
 
 NAME = "skim_lazy.json"
 VERSION = 1
-# Name -> what scouts keep; above them these profiles cut as `fast` does.
+# Name -> what scouts keep; above them these profiles cut as `fast` does. What the early cut misses
+# comes back late.
 SCOUT_PROFILES = {"scout-safe": 0.65, "scout-fast": 0.5}
+SCOUT_REVIVAL_BUDGET = 8
 
 
 def contents(
@@ -70,7 +72,8 @@ def with_scouts(
                     min(share, most) if b >= boundary else 1.0
                     for b, share in zip(boundaries, above, strict=True)
                 ],
-                "decode": "phantom",
+                "decode": "late",
+                "revival_budget": SCOUT_REVIVAL_BUDGET,
             }
             for name, most in SCOUT_PROFILES.items()
         }
