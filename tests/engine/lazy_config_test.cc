@@ -111,7 +111,7 @@ TEST_F(LazyConfigFile, ScoutsBelongToABoundaryAndToProfilesThatCutThere) {
   EXPECT_EQ(config->scouts[0].heads[1].layer, 17);
   EXPECT_EQ(config->scouts[0].end_layer(), 22);
   EXPECT_FALSE(config->scouts[1].any());
-  EXPECT_THAT(config->Find("scout-safe")->keep, ElementsAre(0.65f, 0.3f, 0.1f));
+  EXPECT_THAT(config->Find("scout-safe")->keep, ElementsAre(0.5f, 0.25f, 0.1f));
   EXPECT_EQ(config->Find("scout-safe")->decode, DecodeMode::kLate);
   EXPECT_THAT(config->Find("fast")->keep, ElementsAre(1, 0.3f, 0.1f)) << "nobody cuts there else";
 }

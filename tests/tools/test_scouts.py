@@ -95,7 +95,7 @@ class Files(unittest.TestCase):
         of = {"window": 16, "heads": [[20, 3], [21, 8]]}
         self.assertEqual(value["scouts"], [None, of, None, None])
         self.assertEqual(value["profiles"]["fast"]["keep"], [0.9, 0.9, 0.3, 0.1])
-        self.assertEqual(value["profiles"]["scout-safe"]["keep"], [1.0, 0.65, 0.3, 0.1])
+        self.assertEqual(value["profiles"]["scout-safe"]["keep"], [1.0, 0.5, 0.3, 0.1])
         self.assertEqual(value["profiles"]["scout-fast"]["decode"], "late")
 
     def test_choosing_again_replaces_and_keeps_other_scouts(self) -> None:

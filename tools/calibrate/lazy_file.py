@@ -12,7 +12,7 @@ NAME = "skim_lazy.json"
 VERSION = 1
 # Name -> what scouts keep; above them these profiles cut as `fast` does. What the early cut misses
 # comes back late.
-SCOUT_PROFILES = {"scout-safe": 0.65, "scout-fast": 0.5}
+SCOUT_PROFILES = {"scout-safe": 0.5, "scout-fast": 0.35}
 SCOUT_REVIVAL_BUDGET = 8
 
 
