@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import tempfile
 import unittest
@@ -150,6 +151,15 @@ class Running(unittest.TestCase):
         losses = {length: of.loss.value for length, of in verdict.by_length.items()}
         self.assertEqual(losses, {1024: 50, 2048: 100 / 3})
 
+    def test_losses_are_told_by_where_the_question_stands(self) -> None:
+        first = [dataclasses.replace(item("needles", i), layout="first") for i in range(20, 23)]
+        self.items += first
+        client, settings = FakeClient(), list(self.settings.values())
+        values = lazy.run_items(client, self.items, settings, 1, self.store, "d")
+        verdict = verdicts.judge(self.items, values[EXACT], values["fast"])
+        losses = {layout: of.loss.value for layout, of in verdict.by_layout.items()}
+        self.assertEqual(losses, {"last": 50, "first": 100 / 3})
+
     def test_gains_are_per_length(self) -> None:
         gains = self.verdicts["fast"].gains
         self.assertEqual({n: gain.value for n, gain in gains.items()}, {1024: 2, 2048: 2})
@@ -176,7 +186,8 @@ class Running(unittest.TestCase):
         self.assertEqual(gain["params"]["weights"], "bf16")
         loss = [row for row in rows if row["name"] == "loss_points"]
         self.assertEqual({row["params"]["task"] for row in loss}, {"needles", "all"})
-        self.assertEqual([row["params"].get("prompt_tokens") for row in loss], [None, None, 1024])
+        more = [(row["params"].get("prompt_tokens"), row["params"].get("question")) for row in loss]
+        self.assertEqual(more, [(None, None), (None, None), (1024, None), (None, "last")])
 
 
 class Counting(unittest.TestCase):

@@ -28,6 +28,9 @@ def rows(verdicts: Verdicts, settings: dict[str, Setting]) -> Iterator[dict]:
         for length, result in verdict.by_length.items():
             more = {**own, "task": "all", "prompt_tokens": length}
             yield _row("loss_points", "points", result.loss, more)
+        for layout, result in verdict.by_layout.items():
+            more = {**own, "task": "all", "question": layout}
+            yield _row("loss_points", "points", result.loss, more)
         for length, gain in verdict.gains.items():
             yield _row("ttft_gain", "x", gain, {**own, "prompt_tokens": length})
         if verdict.fidelity is not None:
@@ -72,13 +75,10 @@ def section(verdicts: Verdicts, counts: dict[str, int], facts: dict) -> str:
         lost = result.lost.text(1) if result and result.lost else "-"
         gains = " | ".join(verdict.gains[n].text(2) for n in lengths)
         lines.append(f"| {name} | {verdict.pruned:.0f} | {loss} | {lost} | {gains} |")
-    if exact.by_length:
-        lines += ["", "Loss by length of the prompt, points:", ""]
-        lines += ["| setting | " + " | ".join(map(str, exact.by_length)) + " |"]
-        lines += ["|---|" + "---:|" * len(exact.by_length)]
-        for name, verdict in others.items():
-            losses = " | ".join(of.loss.text(1) for of in verdict.by_length.values())
-            lines.append(f"| {name} | {losses} |")
+    lengths_of = {name: verdict.by_length for name, verdict in verdicts.items()}
+    layouts_of = {name: verdict.by_layout for name, verdict in verdicts.items()}
+    lines += _losses("Loss by length of the prompt, points:", lengths_of)
+    lines += _losses("Loss by where the question stands, points:", layouts_of)
     lines += ["", "Right replies, %:", ""]
     lines += ["| task | exact | " + " | ".join(others) + " |", "|---|---:|" + "---:|" * len(others)]
     for task, result in exact.tasks.items():
@@ -88,6 +88,18 @@ def section(verdicts: Verdicts, counts: dict[str, int], facts: dict) -> str:
     if exact.fidelity is not None:
         lines += ["", *_fidelity(others)]
     return "\n".join(lines) + "\n"
+
+
+def _losses(title: str, parts: dict[str, dict]) -> list[str]:
+    """`parts`: by setting, then by what the items are divided by."""
+    if not parts[EXACT]:
+        return []
+    lines = ["", title, "", "| setting | " + " | ".join(map(str, parts[EXACT])) + " |"]
+    lines += ["|---|" + "---:|" * len(parts[EXACT])]
+    for name, of in parts.items():
+        if name != EXACT:
+            lines.append(f"| {name} | " + " | ".join(o.loss.text(1) for o in of.values()) + " |")
+    return lines
 
 
 def _fidelity(others: Verdicts) -> list[str]:

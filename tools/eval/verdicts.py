@@ -41,6 +41,7 @@ class Verdict:
     tasks: dict[str, TaskVerdict] = field(default_factory=dict)
     overall: TaskVerdict | None = None  # over the items of all tasks that count
     by_length: dict[int, TaskVerdict] = field(default_factory=dict)  # of those items
+    by_layout: dict[str, TaskVerdict] = field(default_factory=dict)
     gains: dict[int, Estimate] = field(default_factory=dict)  # length -> TTFT exact / setting
     fidelity: Fidelity | None = None
     pruned: float = 0  # items whose prompt was pruned, percent; the others were too short
@@ -48,7 +49,7 @@ class Verdict:
 
 def judge(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]) -> Verdict:
     verdict = Verdict(pruned=100 * float(np.mean([was_pruned(value) for value in values])))
-    counted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    counted: list[tuple[np.ndarray, np.ndarray, list[Item]]] = []
     for task in dict.fromkeys(item.task for item in items):
         chosen = [i for i, item in enumerate(items) if item.task == task]
         if task == CONTINUATION:
@@ -58,13 +59,15 @@ def judge(items: Sequence[Item], exact: Sequence[Value], values: Sequence[Value]
         after = np.array([items[i].is_right(values[i]["tokens"]) for i in chosen], dtype=float)
         verdict.tasks[task] = of_task(before, after)
         if verdict.tasks[task].counts:
-            counted.append((before, after, np.array([items[i].length for i in chosen])))
+            counted.append((before, after, [items[i] for i in chosen]))
     if counted:
-        before, after, lengths = (np.concatenate(parts) for parts in zip(*counted, strict=True))
+        before, after, of = (np.concatenate(parts) for parts in zip(*counted, strict=True))
         verdict.overall = of_task(before, after)
-        for length in np.unique(lengths):
-            of_length = lengths == length
-            verdict.by_length[int(length)] = of_task(before[of_length], after[of_length])
+        for name, parts in (("length", verdict.by_length), ("layout", verdict.by_layout)):
+            values_of = np.array([getattr(item, name) for item in of])
+            for value in sorted({getattr(item, name) for item in of}):
+                those = values_of == value
+                parts[value] = of_task(before[those], after[those])
     return verdict
 
 
