@@ -6,6 +6,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/weight_format_name.h"
 
@@ -32,11 +33,15 @@ std::string DescribePrefill(const v1::PrefillOutcome& prefill) {
     return "; prefill exact, the prompt is too short to prune";
   }
   if (prefill.mode() != v1::PrefillOutcome::MODE_LAZY) return "; prefill exact";
-  const bool phantom = prefill.decode_mode() == v1::PrefillPolicy::DECODE_MODE_PHANTOM;
-  return absl::StrFormat("; prefill pruned, kept %u tokens, %s %u, saved %u token-layers%s",
-                         prefill.kept_tokens(), phantom ? "predicted" : "revived",
-                         phantom ? prefill.predicted_tokens() : prefill.revived_tokens(),
-                         prefill.token_layers_saved(),
+  std::string cut;  // what became of it
+  if (prefill.predicted_tokens() > 0) {
+    cut = absl::StrFormat(", predicted %u", prefill.predicted_tokens());
+  }
+  if (prefill.decode_mode() != v1::PrefillPolicy::DECODE_MODE_PHANTOM) {
+    absl::StrAppend(&cut, ", revived ", prefill.revived_tokens());
+  }
+  return absl::StrFormat("; prefill pruned, kept %u tokens%s, saved %u token-layers%s",
+                         prefill.kept_tokens(), cut, prefill.token_layers_saved(),
                          prefill.revival_stopped() ? ", revival stopped for lack of memory" : "");
 }
 

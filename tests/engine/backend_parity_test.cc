@@ -209,13 +209,14 @@ TEST_P(PrunedParity, TilesDoNotMatterAndKeepingAllIsExact) {
 }
 
 std::string ModeName(const testing::TestParamInfo<DecodeMode>& info) {
-  constexpr const char* kNames[] = {"Static", "Lazy", "Strict"};
+  constexpr const char* kNames[] = {"Static", "Lazy", "Strict", "Phantom", "Late"};
   return kNames[static_cast<int>(info.param)];
 }
 
 INSTANTIATE_TEST_SUITE_P(cuda, PrunedParity,
                          testing::Values(DecodeMode::kStatic, DecodeMode::kLazy,
-                                         DecodeMode::kStrict),
+                                         DecodeMode::kStrict, DecodeMode::kPhantom,
+                                         DecodeMode::kLate),
                          ModeName);
 
 }  // namespace
