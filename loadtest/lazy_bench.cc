@@ -223,6 +223,12 @@ void LazyBench::EmitFigure(const std::string& name, double value, const std::str
   emit_(Figure("lazy", name, value, unit, std::move(all)));
 }
 
+double LazyBench::Measured::SecondsPerToken() const {
+  const auto& [first, to_first] = *e2e_s.begin();
+  const auto& [last, to_last] = *e2e_s.rbegin();
+  return (to_last.Median() - to_first.Median()) / static_cast<double>(last - first);
+}
+
 void LazyBench::EmitFigures() {
   const Setting exact_setting = {"", options_.weights.front()};
   const Measured& exact = measured_.at(exact_setting);
@@ -251,6 +257,10 @@ void LazyBench::EmitFigures() {
       EmitFigure("e2e_gain", gain, "x", setting,
                  {{"prompt_tokens", e2e_length_}, {"output_tokens", tokens}});
       cell = absl::StrFormat("%.2fx", gain);
+    }
+    if (!is_exact && measured.e2e_s.size() > 1) {
+      EmitFigure("itl_ratio", measured.SecondsPerToken() / exact.SecondsPerToken(), "x", setting,
+                 {{"prompt_tokens", e2e_length_}, {"output_tokens", measured.e2e_s.rbegin()->first}});
     }
     for (const auto& [tokens, pages] : measured.pages) {
       std::string& cell = row.cells.emplace_back(absl::StrFormat("%.0f pages", pages));

@@ -64,6 +64,8 @@ class LazyBench {
     std::map<int64_t, Samples> e2e_s;   // by output tokens, at e2e_length_
     std::map<int64_t, double> pages;    // the same
     Samples quiet_ms, beside_ms;        // between tokens of users
+
+    double SecondsPerToken() const;  // from the first of e2e_s to the last
   };
   struct Row {  // of the table
     std::string setting;

@@ -118,6 +118,7 @@ TEST_F(LazyBenchTest, EmitsEveryDocumentedFigureOnce) {
   EXPECT_THAT(names, testing::UnorderedElementsAre(Pair("ttft_ms", 8), Pair("ttft_gain", 6),
                                                    Pair("predicted_gain", 6), Pair("gain_share", 6),
                                                    Pair("e2e_gain", 6), Pair("memory_saved", 6),
+                                                   Pair("itl_ratio", 3),
                                                    Pair("itl_p99_ratio", 2)));
   EXPECT_EQ(shares_.back(), 1);
   EXPECT_TRUE(std::ranges::is_sorted(shares_));
