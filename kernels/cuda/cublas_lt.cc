@@ -3,7 +3,7 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
-#include <array>
+#include <compare>
 #include <map>
 #include <string>
 #include <utility>
@@ -19,9 +19,6 @@ constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 // A step's products have a few shapes, but any number of rows: forgotten together when there are
 // more.
 constexpr size_t kMostPlans = 4096;
-
-// Rows of x; features; inputs; strides of x and y.
-using Shape = std::array<int64_t, 5>;
 
 }  // namespace
 
@@ -75,6 +72,19 @@ absl::StatusOr<CublasLt::Library> CublasLt::Library::Load() {
   }
   return library;
 }
+
+// What is multiplied, and what it is added up in: the type of alpha and beta, too.
+struct CublasLt::Numbers {
+  cudaDataType_t in, out;
+  cublasComputeType_t compute;
+  auto operator<=>(const Numbers&) const = default;
+};
+
+struct CublasLt::Shape {
+  Numbers numbers;
+  int64_t rows, features, inputs, x_stride, y_stride;
+  auto operator<=>(const Shape&) const = default;
+};
 
 // A product of one shape, and how it is computed. cuBLASLt counts columns first: a matrix whose
 // rows lie one after the other is to it the transposed one, so what it is asked for is
@@ -144,25 +154,24 @@ absl::StatusOr<std::unique_ptr<CublasLt>> CublasLt::Load(Runtime* runtime) {
   return std::unique_ptr<CublasLt>(new CublasLt(std::move(state)));
 }
 
-const CublasLt::Plan* CublasLt::PlanFor(Matrix<const Bf16> x, Matrix<float> y) {
+const CublasLt::Plan* CublasLt::PlanFor(const Shape& shape) {
   State& s = *state_;
-  const Shape shape = {x.rows, y.cols, x.cols, x.stride, y.stride};
   if (const auto known = s.plans.find(shape); known != s.plans.end()) return known->second.get();
   if (s.plans.size() >= kMostPlans) s.plans.clear();
   auto plan = std::make_unique<Plan>(s.library);
-  const auto rows = static_cast<uint64_t>(x.rows), inputs = static_cast<uint64_t>(x.cols),
-             features = static_cast<uint64_t>(y.cols);
+  const auto [in, out, compute] = shape.numbers;
+  const auto rows = static_cast<uint64_t>(shape.rows), inputs = static_cast<uint64_t>(shape.inputs),
+             features = static_cast<uint64_t>(shape.features);
   const cublasOperation_t transposed = CUBLAS_OP_T;
   int found = 0;
   const bool made =
-      s.Check(s.library.new_operation(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-              "an operation") &&
+      s.Check(s.library.new_operation(&plan->operation, compute, out), "an operation") &&
       s.Check(s.library.set_operation(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                       sizeof(transposed)),
               "a transposition") &&
-      s.Check(s.library.new_layout(&plan->w, CUDA_R_16BF, inputs, features, x.cols), "a layout") &&
-      s.Check(s.library.new_layout(&plan->x, CUDA_R_16BF, inputs, rows, x.stride), "a layout") &&
-      s.Check(s.library.new_layout(&plan->y, CUDA_R_32F, features, rows, y.stride), "a layout") &&
+      s.Check(s.library.new_layout(&plan->w, in, inputs, features, shape.inputs), "a layout") &&
+      s.Check(s.library.new_layout(&plan->x, in, inputs, rows, shape.x_stride), "a layout") &&
+      s.Check(s.library.new_layout(&plan->y, out, features, rows, shape.y_stride), "a layout") &&
       s.Check(s.library.choose(s.handle, plan->operation, plan->w, plan->x, plan->y, plan->y,
                                s.preference, 1, &plan->chosen, &found),
               "the choice of an algorithm") &&
@@ -171,16 +180,26 @@ const CublasLt::Plan* CublasLt::PlanFor(Matrix<const Bf16> x, Matrix<float> y) {
   return (s.plans[shape] = std::move(plan)).get();
 }
 
-void CublasLt::Multiply(Matrix<const Bf16> x, const Bf16* weight, bool accumulate,
-                        Matrix<float> y) {
+template <typename In, typename Out>
+void CublasLt::Multiply(Matrix<const In> x, const In* weight, const Numbers& numbers,
+                        bool accumulate, Matrix<Out> y) {
   State& s = *state_;
-  const Plan* plan = PlanFor(x, y);
+  const Plan* plan = PlanFor({numbers, x.rows, y.cols, x.cols, x.stride, y.stride});
   if (plan == nullptr || !s.runtime.ok()) return;
-  const float alpha = 1, beta = accumulate ? 1 : 0;
+  const Out alpha = 1, beta = accumulate ? 1 : 0;
   s.Check(s.library.multiply(s.handle, plan->operation, &alpha, weight, plan->w, x.data, plan->x,
                              &beta, y.data, plan->y, y.data, plan->y, &plan->chosen.algo,
                              s.workspace, kWorkspaceBytes, s.runtime.stream()),
           "a product");
+}
+
+void CublasLt::Multiply(Matrix<const Bf16> x, const Bf16* weight, bool accumulate,
+                        Matrix<float> y) {
+  Multiply(x, weight, {CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F}, accumulate, y);
+}
+
+void CublasLt::Multiply(Matrix<const int8_t> x, const int8_t* weight, Matrix<int32_t> y) {
+  Multiply(x, weight, {CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I}, false, y);
 }
 
 }  // namespace skim::cuda

@@ -119,11 +119,11 @@ LinearInput CudaOps::Input(Matrix<const Bf16> x, const WeightView& weight) {
 void CudaOps::Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                      bool accumulate, Matrix<float> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  if (large_products_ && large_products_->Has(x, Own(weight), y.data, y.stride * sizeof(float))) {
-    return large_products_->Linear(x, Own(weight), bias, accumulate, y);
-  }
   const LinearInput input = Input(x, Own(weight));
   if (!runtime_->ok()) return;
+  if (large_products_ && large_products_->Has(input, Own(weight), bias, &y)) {
+    return large_products_->Linear(input, Own(weight), bias, accumulate, y);
+  }
   LaunchLinear(runtime_->stream(), input, Own(weight), bias, accumulate, y);
   runtime_->CheckLaunch("linear");
 }
@@ -131,11 +131,11 @@ void CudaOps::Linear(Matrix<const Bf16> x, const PackedWeight& weight, const flo
 void CudaOps::LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                            Matrix<Bf16> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  if (large_products_ && large_products_->Has(x, Own(weight), nullptr, 0)) {
-    return large_products_->LinearSwiGlu(x, Own(weight), bias, y);
-  }
   const LinearInput input = Input(x, Own(weight));
   if (!runtime_->ok()) return;
+  if (large_products_ && large_products_->Has(input, Own(weight), bias, nullptr)) {
+    return large_products_->LinearSwiGlu(input, Own(weight), bias, y);
+  }
   LaunchLinearSwiGlu(runtime_->stream(), input, Own(weight), bias, y);
   runtime_->CheckLaunch("linear swiglu");
 }

@@ -115,17 +115,24 @@ void LaunchLinear(Stream stream, const LinearInput& x, const WeightView& weight,
 void LaunchLinearSwiGlu(Stream stream, const LinearInput& x, const WeightView& weight,
                         const float* bias, Matrix<Bf16> y);
 
-// What stands around a product that cuBLASLt computes (large_products.h). rows[r] = the inputs of
-// packed feature first + r, for `features` of them; bf16. `first` is a multiple of 8, inputs too,
-// and `rows` lies on 16 bytes.
+// What stands around a product that cuBLASLt computes (large_products.h). Row r of `rows`, each of
+// `inputs` numbers, takes the inputs of packed feature first + r, for whole tiles of features:
+// bf16 as they are, codes of fp8 as the bf16 that they are, codes of int8. `first`, `features` and
+// `inputs` are multiples of 8, `inputs` of int8 all that there are with the padding; `rows` lies on
+// 16 bytes. Not for int4.
 void LaunchUnpack(Stream stream, const WeightView& weight, int64_t first, int64_t features,
-                  Bf16* rows);
-// y[r] = bias, or y[r] += bias.
-void LaunchBias(Stream stream, const float* bias, bool add, Matrix<float> y);
-// Columns of y from `first` on, a multiple of 8, of the products of the packed features from
-// 2 first on.
-void LaunchSwiGlu(Stream stream, Matrix<const float> products, int64_t first, const float* bias,
-                  Matrix<Bf16> y);
+                  int64_t inputs, void* rows);
+// The sums [x.rows, features] of products with packed features from `first` on, as linear.cu would
+// have them: float, of int8 int32.
+struct ProductSums {
+  const void* data = nullptr;
+  int64_t first = 0, features = 0;
+};
+// Columns of y from sums.first on. As LaunchLinear and LaunchLinearSwiGlu.
+void LaunchLinearOf(Stream stream, const ProductSums& sums, const LinearInput& x,
+                    const WeightView& weight, const float* bias, bool accumulate, Matrix<float> y);
+void LaunchLinearSwiGluOf(Stream stream, const ProductSums& sums, const LinearInput& x,
+                          const WeightView& weight, const float* bias, Matrix<Bf16> y);
 
 // The step's rows on the device; `rows.sequences` is not read.
 struct DeviceRows {

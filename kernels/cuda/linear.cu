@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/device_util.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/linear_result.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace skim::cuda {
@@ -33,7 +34,6 @@ struct Shape {
   static constexpr int kStageBytes = kWarps * kTileBytes;
   static constexpr int kStride = kStageBytes + kPiece;  // ldmatrix rows on different banks
   using Lane = std::conditional_t<WeightView::LaneBytes(kFormat) == 16, uint4, uint2>;
-  using Sum = std::conditional_t<kFormat == WeightFormat::kInt8, int32_t, float>;
 };
 
 // A block's shared memory.
@@ -43,7 +43,7 @@ union Scratch {
 
   alignas(kPiece) std::byte rows[2][kRows * Shape<kFormat>::kStride];  // two stages
   // In the end: the warps' parts of the product.
-  typename Shape<kFormat>::Sum sums[kWarps][kRows][kFeatures];
+  ProductSum<kFormat> sums[kWarps][kRows][kFeatures];
 };
 
 // Brings stage `stage` of `rows` rows from `first_row` on. Aligned: rows begin on 16 bytes and K
@@ -165,7 +165,7 @@ __device__ void Multiply(const LinearInput& x, const WeightView& w, Scratch<kFor
       static_cast<int>(min(int64_t{kTiles}, (x.rows - first_row + kTileRows - 1) / kTileRows));
   const int rows = tiles * kTileRows;
   const int64_t stages = (w.input_tiles + kWarps - 1) / kWarps;
-  typename S::Sum c[kTiles][2][4] = {};
+  ProductSum<kFormat> c[kTiles][2][4] = {};
   Weights<kFormat> next;
   next.Load(w, warp);
   LoadStage<kFormat, kAligned>(x, first_row, rows, 0, s.rows[0]);
@@ -220,16 +220,10 @@ __device__ void Multiply(const LinearInput& x, const WeightView& w, Scratch<kFor
 template <WeightFormat kFormat, int kTiles>
 __device__ float Total(const Scratch<kFormat, kTiles>& s, const LinearInput& x, const WeightView& w,
                        int row, int feature) {
-  typename Shape<kFormat>::Sum total = 0;
+  ProductSum<kFormat> total = 0;
   for (int warp = 0; warp < kWarps; ++warp) total += s.sums[warp][row][feature];
-  auto value = static_cast<float>(total);
-  if constexpr (kFormat == WeightFormat::kFp8 || kFormat == WeightFormat::kInt8) {
-    value *= w.scales[int64_t{blockIdx.x} * kFeatures + feature];
-  }
-  if constexpr (kFormat == WeightFormat::kInt8) {
-    value *= x.scales[int64_t{blockIdx.y} * s.kRows + row];
-  }
-  return value;
+  return Scaled<kFormat>(total, x, w, int64_t{blockIdx.y} * s.kRows + row,
+                         int64_t{blockIdx.x} * kFeatures + feature);
 }
 
 template <WeightFormat kFormat, bool kAligned, int kTiles, typename>
@@ -242,10 +236,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<kTiles>)
     const int64_t row = int64_t{blockIdx.y} * scratch.kRows + i / kFeatures;
     const int64_t feature = int64_t{blockIdx.x} * kFeatures + i % kFeatures;
     if (row >= y.rows || feature >= w.features) continue;
-    float value = Total(scratch, x, w, i / kFeatures, i % kFeatures);
-    if (bias != nullptr) value += bias[feature];
-    float& out = y.data[row * y.stride + feature];
-    out = accumulate ? out + value : value;
+    PutLinear(Total(scratch, x, w, i / kFeatures, i % kFeatures), bias, accumulate, feature,
+              y.data + row * y.stride);
   }
 }
 
@@ -260,13 +252,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<kTiles>)
     const int64_t row = int64_t{blockIdx.y} * scratch.kRows + i / kColumns;
     const int64_t column = int64_t{blockIdx.x} * kColumns + i % kColumns;
     if (row >= y.rows || column >= y.cols) continue;
-    float gate = Total(scratch, x, w, i / kColumns, i % kColumns);
-    float up = Total(scratch, x, w, i / kColumns, kColumns + i % kColumns);
-    if (bias != nullptr) {
-      gate += bias[column];
-      up += bias[y.cols + column];
-    }
-    y.data[row * y.stride + column] = RoundToBf16(gate / (1.0f + expf(-gate)) * up);
+    const float gate = Total(scratch, x, w, i / kColumns, i % kColumns);
+    const float up = Total(scratch, x, w, i / kColumns, kColumns + i % kColumns);
+    y.data[row * y.stride + column] = GatedUp(gate, up, bias, column, y.cols);
   }
 }
 

@@ -1,4 +1,5 @@
-// Products of many rows by cuBLASLt, whose stand-in judges what it is asked for.
+// Products of many rows by cuBLASLt, whose stand-in judges what it is asked for, against
+// linear.cu's, which the op suite judges.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -12,9 +13,10 @@ namespace skim::cuda {
 namespace {
 
 constexpr int64_t kRows = LargeProducts::kMostRowsOfOurs + 2, kInputs = 48;
-// Room for 16 features at a time.
+// Room for 16 features at a time, in any format.
 constexpr LargeProducts::Memory kPass = {.weights = 16 * kInputs * sizeof(Bf16) + 100,
-                                         .products = 16 * kRows * sizeof(float) + 100};
+                                         .sums = 16 * kRows * sizeof(float) + 100};
+constexpr WeightFormat kFormats[] = {WeightFormat::kBf16, WeightFormat::kFp8, WeightFormat::kInt8};
 
 class CudaLargeProducts : public testing::Test {
  protected:
@@ -56,8 +58,23 @@ class CudaLargeProducts : public testing::Test {
             m.cols(), m.stride()};
   }
   std::unique_ptr<CudaPackedWeight> Pack(const TestMatrix<Bf16>& w, WeightShape shape,
-                                         WeightFormat format = WeightFormat::kBf16) {
+                                         WeightFormat format) {
     return *CudaPackedWeight::Pack(runtime_.get(), w.view(), format, shape);
+  }
+  // As CudaOps gives it to whoever multiplies.
+  LinearInput Input(Matrix<const Bf16> x, const WeightView& w) {
+    if (w.format != WeightFormat::kInt8) {
+      return {reinterpret_cast<const std::byte*>(x.data), x.rows, x.cols,
+              x.stride * int64_t{sizeof(Bf16)}};
+    }
+    const int64_t padded = w.padded_inputs();
+    auto* codes = Up(std::vector<int8_t>(x.rows * padded));
+    auto* scales = Up(std::vector<float>(x.rows));
+    LaunchQuantizeRows(runtime_->stream(), x, padded, w.rotated, codes, scales);
+    return {reinterpret_cast<const std::byte*>(codes), x.rows, padded, padded, scales};
+  }
+  bool Has(Matrix<const Bf16> x, const WeightView& w) {
+    return products_->Has(Input(x, w), w, nullptr, nullptr);
   }
 
   std::unique_ptr<Runtime> runtime_;
@@ -65,87 +82,98 @@ class CudaLargeProducts : public testing::Test {
   std::vector<void*> memory_;
 };
 
-double Dot(const TestMatrix<Bf16>& x, int64_t r, const TestMatrix<Bf16>& w, int64_t n) {
-  double sum = 0;
-  for (int64_t k = 0; k < x.cols(); ++k) {
-    sum += double{ToFloat(x.at(r, k))} * double{ToFloat(w.at(n, k))};
-  }
-  return sum;
-}
-
-TEST_F(CudaLargeProducts, LinearIsTheProductWhateverPartOfTheWeightsIsCopiedAtATime) {
-  for (const int64_t features : {16, 37}) {  // one part; two and a piece that is no whole tile
-    const int64_t stride = (features + 7) / 4 * 4;
-    // The second row begins on 16 bytes and no more.
-    const auto x = RandomBf16(1, 1 + kRows, kInputs, 1, 8), w = RandomBf16(2, features, kInputs);
-    const auto bias = RandomFloats(3, features);
-    const auto weight = Pack(w, WeightShape::kPlain);
-    const Matrix<Bf16> device_x = Up(x).Rows(1, kRows);
-    const Matrix<float> y = {Up(std::vector<float>(kRows * stride, 7)), kRows, features, stride};
-    ASSERT_TRUE(products_->Has(device_x, weight->view(), y.data, stride * sizeof(float)));
-    products_->Linear(device_x, weight->view(), Up(bias), false, y);
-    const auto once = Down(y.data, kRows * stride);
-    products_->Linear(device_x, weight->view(), nullptr, true, y);
-    const auto twice = Down(y.data, kRows * stride);
-    products_->Linear(device_x, weight->view(), Up(bias), true, y);
-    const auto thrice = Down(y.data, kRows * stride);
-    for (int64_t r = 0; r < kRows; ++r) {
-      for (int64_t n = 0; n < stride; ++n) {
-        const int64_t at = r * stride + n;
-        if (n >= features) {
-          ASSERT_EQ(thrice[at], 7);
-          continue;
+TEST_F(CudaLargeProducts, LinearIsOursWhateverPartOfTheWeightsIsCopiedAtATime) {
+  for (const WeightFormat format : kFormats) {
+    for (const int64_t features : {16, 37}) {  // one part; two and a piece that is no whole tile
+      SCOPED_TRACE(testing::Message() << std::string(WeightFormatName(format)) << " " << features);
+      const int64_t stride = (features + 7) / 4 * 4;
+      // The second row begins on 16 bytes and no more.
+      const auto x = RandomBf16(1, 1 + kRows, kInputs, 1, 8), w = RandomBf16(2, features, kInputs);
+      const float* bias = Up(RandomFloats(3, features));
+      const auto weight = Pack(w, WeightShape::kPlain, format);
+      const LinearInput input = Input(Up(x).Rows(1, kRows), weight->view());
+      const auto room = [&] {
+        return Matrix<float>{Up(std::vector<float>(kRows * stride, 7)), kRows, features, stride};
+      };
+      const Matrix<float> ours = room(), theirs = room();
+      // In this order: put, added to, and added to with a bias.
+      for (const auto& [with, accumulate] :
+           {std::pair{bias, false}, {nullptr, true}, {bias, true}, {nullptr, false}}) {
+        ASSERT_TRUE(products_->Has(input, weight->view(), with, &theirs));
+        LaunchLinear(runtime_->stream(), input, weight->view(), with, accumulate, ours);
+        products_->Linear(input, weight->view(), with, accumulate, theirs);
+        const auto want = Down(ours.data, kRows * stride), got = Down(theirs.data, kRows * stride);
+        for (int64_t i = 0; i < kRows * stride; ++i) {
+          const bool exact = format == WeightFormat::kInt8 || i % stride >= features;
+          ASSERT_NEAR(got[i], want[i], exact ? 0 : 1e-5 * (std::abs(want[i]) + kInputs))
+              << "row " << i / stride << " feature " << i % stride;
         }
-        const double product = Dot(x, 1 + r, w, n);
-        ASSERT_NEAR(once[at], product + bias[n], 1e-4) << "row " << r << " feature " << n;
-        ASSERT_NEAR(twice[at], 2 * product + bias[n], 1e-4);
-        ASSERT_NEAR(thrice[at], 3 * product + 2 * bias[n], 1e-4);
       }
     }
   }
 }
 
-TEST_F(CudaLargeProducts, SwiGluFindsGateAndUpOfEveryColumn) {
-  for (const bool biased : {false, true}) {
-    const int64_t columns = 21;
-    const auto x = RandomBf16(4, kRows, kInputs), w = RandomBf16(5, 2 * columns, kInputs, 0.3f);
-    std::vector<float> bias(2 * columns, 0);
-    if (biased) bias = RandomFloats(6, 2 * columns);
-    const auto weight = Pack(w, WeightShape::kGateUp);
-    const Matrix<Bf16> device_x = Up(x);
-    const Matrix<Bf16> y = {Up(std::vector<Bf16>(kRows * columns)), kRows, columns, columns};
-    ASSERT_TRUE(products_->Has(device_x, weight->view(), nullptr, 0));
-    products_->LinearSwiGlu(device_x, weight->view(), biased ? Up(bias) : nullptr, y);
-    const auto got = Down(y.data, kRows * columns);
-    for (int64_t r = 0; r < kRows; ++r) {
-      for (int64_t c = 0; c < columns; ++c) {
-        const double gate = Dot(x, r, w, c) + bias[c];
-        const double up = Dot(x, r, w, columns + c) + bias[columns + c];
-        const double want = gate / (1 + std::exp(-gate)) * up;
-        ASSERT_NEAR(ToFloat(got[r * columns + c]), want, 0x1p-8 * std::abs(want) + 1e-4)
-            << "row " << r << " column " << c;
+TEST_F(CudaLargeProducts, SwiGluIsOurs) {
+  for (const WeightFormat format : kFormats) {
+    for (const bool biased : {false, true}) {
+      SCOPED_TRACE(testing::Message() << std::string(WeightFormatName(format)) << " " << biased);
+      const int64_t columns = 21, stride = 23;
+      const auto x = RandomBf16(4, kRows, kInputs), w = RandomBf16(5, 2 * columns, kInputs, 0.3f);
+      const float* bias = biased ? Up(RandomFloats(6, 2 * columns)) : nullptr;
+      const auto weight = Pack(w, WeightShape::kGateUp, format);
+      const LinearInput input = Input(Up(x), weight->view());
+      const auto room = [&] {
+        return Matrix<Bf16>{Up(std::vector<Bf16>(kRows * stride, ToBf16(7))), kRows, columns,
+                            stride};
+      };
+      const Matrix<Bf16> ours = room(), theirs = room();
+      ASSERT_TRUE(products_->Has(input, weight->view(), bias, nullptr));
+      LaunchLinearSwiGlu(runtime_->stream(), input, weight->view(), bias, ours);
+      products_->LinearSwiGlu(input, weight->view(), bias, theirs);
+      const auto want = Down(ours.data, kRows * stride), got = Down(theirs.data, kRows * stride);
+      for (int64_t i = 0; i < kRows * stride; ++i) {
+        const bool exact = format == WeightFormat::kInt8 || i % stride >= columns;
+        const float near = ToFloat(want[i]);
+        ASSERT_NEAR(ToFloat(got[i]), near, exact ? 0 : 0x1p-7 * std::abs(near) + 1e-4)
+            << "row " << i / stride << " column " << i % stride;
       }
     }
   }
 }
 
-TEST_F(CudaLargeProducts, LeavesToOursWhatIsSmallQuantisedOrNotAligned) {
+TEST_F(CudaLargeProducts, LeavesToOursWhatIsSmallInt4OrNotAligned) {
   const auto x = RandomBf16(7, kRows, kInputs), w = RandomBf16(8, 16, kInputs);
   const Matrix<Bf16> device = Up(x);
-  const auto weight = Pack(w, WeightShape::kPlain);
-  EXPECT_TRUE(products_->Has(device, weight->view(), nullptr, 0));
-  EXPECT_FALSE(products_->Has(device.Rows(0, kRows - 2), weight->view(), nullptr, 0));
-  EXPECT_FALSE(
-      products_->Has(device, Pack(w, WeightShape::kPlain, WeightFormat::kFp8)->view(), nullptr, 0));
-  EXPECT_FALSE(
-      products_->Has({device.data + 1, kRows, kInputs, kInputs}, weight->view(), nullptr, 0));
-  EXPECT_FALSE(products_->Has(device, weight->view(), nullptr, 17 * sizeof(float)));
-  const auto odd = Pack(RandomBf16(9, 16, 44), WeightShape::kPlain);
-  EXPECT_FALSE(products_->Has({device.data, kRows, 44, kInputs}, odd->view(), nullptr, 0));
-  // A row of it is more than can be copied at a time.
-  const auto wide = Pack(RandomBf16(10, 1, 16 * kInputs + 64), WeightShape::kPlain);
-  EXPECT_FALSE(
-      products_->Has({device.data, kRows, 16 * kInputs + 64, 1024}, wide->view(), nullptr, 0));
+  const Matrix<Bf16> odd_rows = {device.data + 1, kRows - 1, kInputs, kInputs};
+  for (const WeightFormat format : kFormats) {
+    const auto weight = Pack(w, WeightShape::kPlain, format);
+    EXPECT_TRUE(Has(device, weight->view()));
+    EXPECT_FALSE(Has(device.Rows(0, kRows - 2), weight->view()));
+    // Quantised rows are our own and lie as they should.
+    EXPECT_EQ(Has(odd_rows, weight->view()), format == WeightFormat::kInt8);
+  }
+  EXPECT_FALSE(Has(device, Pack(w, WeightShape::kPlain, WeightFormat::kInt4)->view()));
+
+  // Only the library itself minds where results begin.
+  const auto bf16 = Pack(w, WeightShape::kPlain, WeightFormat::kBf16);
+  const LinearInput input = Input(device, bf16->view());
+  const auto* bias = Up(RandomFloats(9, 16));
+  const Matrix<float> odd_results = {Up(std::vector<float>(kRows * 17)), kRows, 16, 17};
+  EXPECT_FALSE(products_->Has(input, bf16->view(), nullptr, &odd_results));
+  EXPECT_TRUE(products_->Has(input, bf16->view(), bias, &odd_results));
+}
+
+TEST_F(CudaLargeProducts, LeavesToOursRowsOfWeightsThatDoNotFit) {
+  // No multiple of 8 inputs, and more than can be copied at a time.
+  for (const int64_t inputs : {int64_t{44}, 32 * kInputs + 64}) {
+    const Matrix<Bf16> x = Up(RandomBf16(10, kRows, inputs, 1, 4));
+    for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8}) {
+      EXPECT_FALSE(Has(x, Pack(RandomBf16(11, 1, inputs), WeightShape::kPlain, format)->view()));
+    }
+  }
+  const Matrix<Bf16> x = Up(RandomBf16(12, kRows, 32 * kInputs + 64));
+  const auto wide = RandomBf16(13, 1, 32 * kInputs + 64);
+  EXPECT_FALSE(Has(x, Pack(wide, WeightShape::kPlain, WeightFormat::kInt8)->view()));
 }
 
 }  // namespace

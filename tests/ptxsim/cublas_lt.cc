@@ -1,15 +1,18 @@
 // Stands in for libcublasLt: the entry points that kernels/cuda uses, on the simulated device. It
-// holds a program to what cublasLt.h says of layouts, types, alignment, workspace and the
-// algorithm, and multiplies on the host when the stream gets there. Preloaded, it is found by
-// dlopen under the library's name.
+// holds a program to what cublasLt.h and the manual (cublasLtMatmul) say of layouts, types,
+// alignment, workspace and the algorithm, and multiplies on the host when the stream gets there.
+// Preloaded, it is found by dlopen under the library's name.
 //
 // It is stricter where the library has a choice: its algorithms want every byte of alignment that
-// the preferences promise and workspace if they may have any, and scribble over it.
+// the preferences promise and workspace if they may have any, and scribble over it. Factors of
+// integers are 0 or 1, and their sums must fit.
 #include <cublasLt.h>
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <set>
+#include <type_traits>
 
 #include "base/bf16.h"
 #include "tests/ptxsim/device.h"
@@ -43,6 +46,7 @@ struct Preference {
 struct Choice {
   Layout a, b, c, d;
   cublasOperation_t transpose_a, transpose_b;
+  cudaDataType_t scale;
   uint32_t align[4];
   uint64_t workspace;
 };
@@ -85,7 +89,36 @@ cublasStatus_t Set(T* field, const void* value, size_t bytes) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-size_t SizeOf(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
+size_t SizeOf(cudaDataType_t type) {
+  switch (type) {
+    case CUDA_R_8I:
+      return 1;
+    case CUDA_R_16BF:
+      return 2;
+    default:
+      return 4;
+  }
+}
+
+// Numbers that go together.
+bool AreFloats(const Operation& operation, const Layout& a, const Layout& b, const Layout& d) {
+  return operation.compute == CUBLAS_COMPUTE_32F && operation.scale == CUDA_R_32F &&
+         a.type == CUDA_R_16BF && b.type == CUDA_R_16BF && d.type == CUDA_R_32F;
+}
+bool AreIntegers(const Operation& operation, const Layout& a, const Layout& b, const Layout& d) {
+  return operation.compute == CUBLAS_COMPUTE_32I && operation.scale == CUDA_R_32I &&
+         a.type == CUDA_R_8I && b.type == CUDA_R_8I && d.type == CUDA_R_32I;
+}
+
+// What the manual asks of integers in the regular order of data.
+constexpr uint32_t kIntegerUnit = 4;  // numbers of a dimension, bytes of an address
+bool IntegersCanBe(const Operation& operation, const Layout& a, const Layout& b, const Layout& c,
+                   const Layout& d) {
+  const uint64_t m = d.rows, k = a.rows;
+  return operation.a == CUBLAS_OP_T && operation.b == CUBLAS_OP_N && m % kIntegerUnit == 0 &&
+         k % kIntegerUnit == 0 && a.stride % kIntegerUnit == 0 && b.stride % kIntegerUnit == 0 &&
+         c.stride % kIntegerUnit == 0 && d.stride % kIntegerUnit == 0;
+}
 
 // The descriptors fit each other, and this kind of product is one that is computed here.
 cublasStatus_t Judge(const Operation& operation, const Layout& a, const Layout& b, const Layout& c,
@@ -100,11 +133,9 @@ cublasStatus_t Judge(const Operation& operation, const Layout& a, const Layout& 
   for (const Layout* layout : {&a, &b, &c, &d}) {
     if (layout->stride < static_cast<int64_t>(layout->rows)) return CUBLAS_STATUS_INVALID_VALUE;
   }
-  if (operation.compute != CUBLAS_COMPUTE_32F || operation.scale != CUDA_R_32F ||
-      a.type != CUDA_R_16BF || b.type != CUDA_R_16BF || d.type != CUDA_R_32F) {
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  }
-  return CUBLAS_STATUS_SUCCESS;
+  const bool can_be = AreFloats(operation, a, b, d) ||
+                      (AreIntegers(operation, a, b, d) && IntegersCanBe(operation, a, b, c, d));
+  return can_be ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 // A matrix on the device, column by column, each checked as a whole.
@@ -117,11 +148,11 @@ class Columns {
                                      layout_.rows * SizeOf(layout_.type), SizeOf(layout_.type),
                                      what_);
   }
-  std::vector<float> Bf16Column(uint64_t column) const {
-    std::vector<skim::Bf16> bits(layout_.rows);
-    std::memcpy(bits.data(), At(column), bits.size() * sizeof(skim::Bf16));
-    std::vector<float> numbers;
-    for (const skim::Bf16 x : bits) numbers.push_back(skim::ToFloat(x));
+  // Of type T.
+  template <typename T>
+  std::vector<T> Column(uint64_t column) const {
+    std::vector<T> numbers(layout_.rows);
+    std::memcpy(numbers.data(), At(column), numbers.size() * sizeof(T));
     return numbers;
   }
 
@@ -131,42 +162,58 @@ class Columns {
   const char* const what_;
 };
 
+float Number(skim::Bf16 x) { return skim::ToFloat(x); }
+int64_t Number(int8_t x) { return x; }
+
 // op(matrix) by what it is multiplied along: [the other dimension][k].
-std::vector<std::vector<float>> Operand(const Columns& columns, const Layout& layout, bool along) {
-  std::vector<std::vector<float>> stored;
-  for (uint64_t c = 0; c < layout.cols; ++c) stored.push_back(columns.Bf16Column(c));
-  if (along) return stored;
-  std::vector<std::vector<float>> turned(layout.rows, std::vector<float>(layout.cols));
+template <typename In>
+auto Operand(const Columns& columns, const Layout& layout, bool along) {
+  std::vector<std::vector<decltype(Number(In()))>> operand(along ? layout.cols : layout.rows);
   for (uint64_t c = 0; c < layout.cols; ++c) {
-    for (uint64_t r = 0; r < layout.rows; ++r) turned[r][c] = stored[c][r];
+    const std::vector<In> column = columns.Column<In>(c);
+    for (uint64_t r = 0; r < layout.rows; ++r) operand[along ? c : r].push_back(Number(column[r]));
   }
-  return turned;
+  return operand;
 }
 
 struct Product {
   Choice choice;
   uint64_t a, b, c, d, workspace;
-  float alpha, beta;
+  double alpha, beta;
 
   void Run() const {
     if (choice.workspace > 0) {
       std::memset(Device::Get().memory().At(workspace, choice.workspace, 1, "the workspace"), 0xff,
                   choice.workspace);
     }
+    if (choice.a.type == CUDA_R_8I) return Multiply<int8_t, int32_t, int64_t>();
+    Multiply<skim::Bf16, float, float>();
+  }
+
+ private:
+  template <typename In, typename Out, typename Sum>
+  void Multiply() const {
     const auto left =
-        Operand(Columns(a, choice.a, "matrix A"), choice.a, choice.transpose_a == CUBLAS_OP_T);
+        Operand<In>(Columns(a, choice.a, "matrix A"), choice.a, choice.transpose_a == CUBLAS_OP_T);
     const auto right =
-        Operand(Columns(b, choice.b, "matrix B"), choice.b, choice.transpose_b == CUBLAS_OP_N);
+        Operand<In>(Columns(b, choice.b, "matrix B"), choice.b, choice.transpose_b == CUBLAS_OP_N);
     const Columns in(c, choice.c, "matrix C"), out(d, choice.d, "matrix D");
+    const auto factor = static_cast<Sum>(alpha), kept = static_cast<Sum>(beta);
     for (uint64_t n = 0; n < choice.d.cols; ++n) {
-      std::vector<float> column(choice.d.rows, 0.0f);
-      if (beta != 0) std::memcpy(column.data(), in.At(n), column.size() * sizeof(float));
+      std::vector<Out> column(choice.d.rows);
+      if (kept != 0) column = in.Column<Out>(n);
       for (uint64_t m = 0; m < choice.d.rows; ++m) {
-        float sum = 0;
+        Sum sum = 0;
         for (size_t k = 0; k < right[n].size(); ++k) sum += left[m][k] * right[n][k];
-        column[m] = alpha * sum + (beta == 0 ? 0 : beta * column[m]);
+        sum = factor * sum + (kept == 0 ? Sum{0} : kept * static_cast<Sum>(column[m]));
+        if constexpr (std::is_integral_v<Out>) {
+          if (sum < std::numeric_limits<Out>::min() || sum > std::numeric_limits<Out>::max()) {
+            Fault("cublasLtMatmul: a sum of integers does not fit");
+          }
+        }
+        column[m] = static_cast<Out>(sum);
       }
-      std::memcpy(out.At(n), column.data(), column.size() * sizeof(float));
+      std::memcpy(out.At(n), column.data(), column.size() * sizeof(Out));
     }
   }
 };
@@ -261,11 +308,15 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle,
                    Get<Layout>(d),
                    operation.a,
                    operation.b,
+                   operation.scale,
                    {},
                    0};
   const cublasStatus_t status = Judge(operation, choice.a, choice.b, choice.c, choice.d);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
   std::copy_n(preference.align, 4, choice.align);
+  if (choice.scale == CUDA_R_32I) {
+    for (uint32_t& align : choice.align) align = std::max(align, kIntegerUnit);
+  }
   choice.workspace = std::min(preference.workspace, kMostWorkspace);
   choices.push_back(choice);
   results[0] = {};
@@ -294,29 +345,35 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
   if (choice.a != Get<Layout>(a_layout) || choice.b != Get<Layout>(b_layout) ||
       choice.c != Get<Layout>(c_layout) || choice.d != Get<Layout>(d_layout) ||
       choice.transpose_a != operation.a || choice.transpose_b != operation.b ||
-      workspace_bytes < choice.workspace || (c == d && choice.c != choice.d)) {
+      choice.scale != operation.scale || workspace_bytes < choice.workspace ||
+      (c == d && choice.c != choice.d)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
   const void* const matrices[] = {a, b, c, d};
   for (int i = 0; i < 4; ++i) {
     if (reinterpret_cast<uint64_t>(matrices[i]) % choice.align[i] != 0) {
       Fault(std::string("cublasLtMatmul: matrix ") + "ABCD"[i] +
-            " is not aligned as the preferences promised");
+            " is not aligned as the preferences promised, or as integers must be");
     }
   }
   if (reinterpret_cast<uint64_t>(workspace) % kWorkspaceAlign != 0) {
     Fault("cublasLtMatmul: the workspace is not aligned to 256 bytes");
   }
+  double factors[2];
+  for (int i = 0; i < 2; ++i) {
+    const void* const from = i == 0 ? alpha : beta;
+    if (choice.scale == CUDA_R_32I) {
+      const int32_t factor = *static_cast<const int32_t*>(from);
+      if (factor != 0 && factor != 1) return CUBLAS_STATUS_NOT_SUPPORTED;
+      factors[i] = factor;
+    } else {
+      factors[i] = double{*static_cast<const float*>(from)};
+    }
+  }
   if (ptxsim::Usable() != cudaSuccess) return CUBLAS_STATUS_EXECUTION_FAILED;
   const auto address = [](const void* p) { return reinterpret_cast<uint64_t>(p); };
-  const Product product = {choice,
-                           address(a),
-                           address(b),
-                           address(c),
-                           address(d),
-                           address(workspace),
-                           *static_cast<const float*>(alpha),
-                           *static_cast<const float*>(beta)};
+  const Product product = {choice,     address(a),         address(b), address(c),
+                           address(d), address(workspace), factors[0], factors[1]};
   ptxsim::Enqueue(stream, [product] { product.Run(); });
   ++products;
   return CUBLAS_STATUS_SUCCESS;

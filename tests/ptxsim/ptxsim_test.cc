@@ -30,6 +30,11 @@ Ending RunProgram(const std::string& program, const std::string& settings = "") 
   return ending;
 }
 
+std::string TestName(std::string program) {
+  std::replace(program.begin(), program.end(), '-', '_');
+  return program;
+}
+
 class Correct : public testing::TestWithParam<std::string> {};
 
 TEST_P(Correct, ProgramsEndWellInAnyOrder) {
@@ -42,8 +47,8 @@ TEST_P(Correct, ProgramsEndWellInAnyOrder) {
 INSTANTIATE_TEST_SUITE_P(Ptxsim, Correct,
                          testing::Values("integers", "bits", "floats", "warps", "events", "limits",
                                          "pools", "plain", "products", "packed", "matmul",
-                                         "matrices", "async"),
-                         [](const auto& info) { return info.param; });
+                                         "matmul-integers", "matrices", "async"),
+                         [](const auto& info) { return TestName(info.param); });
 
 struct Canary {
   std::string name, reason;
@@ -83,12 +88,14 @@ INSTANTIATE_TEST_SUITE_P(
         Canary{"pool-use-after-free", "use after free"}, Canary{"pool-leak", "leak"},
         Canary{"host-pointer", "no allocation"}, Canary{"leak", "leak"},
         Canary{"double-free", "not allocated"}, Canary{"copy-past-the-end", "out of bounds"},
-        Canary{"nobody-waits", "nobody waited for"}),
-    [](const auto& info) {
-      std::string name = info.param.name;
-      std::replace(name.begin(), name.end(), '-', '_');
-      return name;
-    });
+        Canary{"nobody-waits", "nobody waited for"}, Canary{"matmul-past-the-end", "out of bounds"},
+        Canary{"matmul-misaligned", "matrix A is not aligned"},
+        Canary{"matmul-workspace-misaligned", "workspace is not aligned"},
+        Canary{"matmul-host-pointer", "no allocation"}, Canary{"matmul-leak", "never destroyed"},
+        Canary{"matmul-integers-past-the-end", "out of bounds"},
+        Canary{"matmul-integers-misaligned", "matrix A is not aligned"},
+        Canary{"matmul-integers-too-large", "does not fit"}),
+    [](const auto& info) { return TestName(info.param.name); });
 
 TEST(Ptxsim, TheHostCannotReadDeviceMemory) {
   EXPECT_NE(RunProgram("host-reads-device").exit_code, 0);
