@@ -180,9 +180,9 @@ void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->type_name("SIZE|SHARE%")
       ->group("Machine");
   app->add_option("--cuda-gemm", raw->cuda_gemm,
-                  "Who multiplies many rows with bf16 weights: own, whose rows have the same bits "
-                  "whatever else is in the batch, or cublaslt, NVIDIA's library, which must be "
-                  "installed; default own")
+                  "Who multiplies many rows with weights in bf16, fp8 and int8: own, whose rows "
+                  "have the same bits whatever else is in the batch, or cublaslt, NVIDIA's "
+                  "library, which must be installed and keeps that in int8 only; default own")
       ->check(Quiet(CLI::IsMember({"own", "cublaslt"})))
       ->type_name("own|cublaslt")
       ->group("Machine");

@@ -2,7 +2,8 @@
 // Calls enqueue; the only waits are Wait() and those of load time (PackWeight).
 //
 // Batch invariance holds here too, as long as the device's own arithmetic is deterministic:
-// every op computes a row the same way whatever else is in the batch. Not so with cuBLASLt.
+// every op computes a row the same way whatever else is in the batch. Not so with cuBLASLt in
+// bf16 and fp8.
 #pragma once
 
 #include <memory>

@@ -2,15 +2,13 @@
 // the order that linear.cu wants, so a part of them at a time is first copied row after row to a
 // buffer; of a bf16 weight two bytes are read, two written and two read again, where linear.cu
 // reads two.
-//   bf16  the library adds to the result itself; with a bias, and for gates, a kernel follows
+//   bf16  the library writes or adds to the result itself; with a bias, and for gates and ups, a
+//         kernel follows on the sums
 //   fp8   codes are copied as the bf16 numbers that they are, exactly, as linear.cu makes them in
 //         registers; scales are applied to the sums
-//   int8  rows are quantised as for linear.cu, and codes multiplied with codes. Their sums are
-//   exact
-//         and what follows is linear.cu's, so results have its bits: G1 holds
-//   int4  never: scales change within a sum, every 32 inputs. What its codes stand for would have
-//   to
-//         be rounded to bf16, which is another product than all backends' and 2^-9 off
+//   int8  rows are quantised as for linear.cu, and codes multiplied with codes. Sums are exact and
+//         what follows is linear.cu's, so results have its bits: G1 holds
+//   int4  none: scales change within a sum, every 32 inputs (docs/cuda.md)
 #pragma once
 
 #include <memory>

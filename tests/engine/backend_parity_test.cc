@@ -42,6 +42,12 @@ std::vector<TokenId> Prompt(int32_t length) {
   return prompt;
 }
 
+// Of a model, for a test.
+std::string NameOf(std::string model) {
+  std::replace(model.begin(), model.end(), '-', '_');
+  return model;
+}
+
 class BackendParity : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(BackendParity, GreedyTokensAreTheCpus) {
@@ -73,36 +79,58 @@ TEST_P(BackendParity, GreedyTokensAreTheCpus) {
 INSTANTIATE_TEST_SUITE_P(cuda, BackendParity,
                          testing::Values("tiny-llama2", "tiny-qwen2", "tiny-qwen3",
                                          "tiny-llama-bias"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         [](const auto& info) { return NameOf(info.param); });
+
+struct Model {
+  std::string name;
+  WeightFormat format;
+};
 
 // A prompt long enough for products of many rows, with and without biases.
-TEST(CudaGemm, GreedyTokensAreTheCpusWithCublasLtToo) {
+class CublasLtParity : public ::testing::TestWithParam<Model> {};
+
+TEST_P(CublasLtParity, GreedyTokensAreTheCpusAndIntegersGiveTheBitsOfOurOwn) {
+  const auto& [model, format] = GetParam();
   auto* const products = ptxsim::Products();
-  for (const std::string model : {"tiny-llama2", "tiny-llama-bias"}) {
-    std::vector<std::vector<TokenId>> tokens;
-    std::vector<std::vector<float>> logits;
-    const size_t before = products == nullptr ? 0 : products();
-    for (const HarnessOptions& options :
-         {HarnessOptions{}, HarnessOptions{.backend = "cuda", .cuda_gemm = "cublaslt"}}) {
-      const auto harness = Load(model, options);
-      if (harness == nullptr) GTEST_SKIP() << "no CUDA device, or no cuBLASLt";
-      HarnessSequence a = harness->NewSequence(Prompt(70));
-      ASSERT_TRUE(harness->Step({{&a, 70}}).ok());
-      logits.push_back(harness->Logits(a.id, a.computed - 1));
-      for (int i = 0; i < 2; ++i) ASSERT_TRUE(harness->Step({{&a, 1}}).ok());
-      tokens.push_back(a.tokens);
-    }
-    EXPECT_EQ(tokens[0], tokens[1]);
-    ExpectNear(logits[0], logits[1]);
-    if (products != nullptr) {
-      EXPECT_GT(products(), before);
-    }
+  std::vector<std::vector<TokenId>> tokens;
+  std::vector<std::vector<float>> logits;
+  size_t asked = 0;
+  for (HarnessOptions options : {HarnessOptions{}, HarnessOptions{.backend = "cuda"},
+                                 HarnessOptions{.backend = "cuda", .cuda_gemm = "cublaslt"}}) {
+    options.formats = {format};
+    const auto harness = Load(model, options);
+    if (harness == nullptr) GTEST_SKIP() << "no CUDA device, or no cuBLASLt";
+    asked = products == nullptr ? 0 : products();
+    HarnessSequence a = harness->NewSequence(Prompt(70));
+    a.format = format;
+    ASSERT_TRUE(harness->Step({{&a, 70}}).ok());
+    logits.push_back(harness->Logits(a.id, a.computed - 1));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(harness->Step({{&a, 1}}).ok());
+    tokens.push_back(a.tokens);
+    if (products != nullptr) asked = products() - asked;
+  }
+  EXPECT_EQ(tokens[0], tokens[2]);
+  ExpectNear(logits[0], logits[2]);
+  if (format == WeightFormat::kInt8 || format == WeightFormat::kInt4) {
+    EXPECT_EQ(logits[1], logits[2]);
+  }
+  if (products != nullptr) {
+    EXPECT_EQ(asked > 0, format != WeightFormat::kInt4);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(cuda, CublasLtParity,
+                         testing::Values(Model{"tiny-llama2", WeightFormat::kBf16},
+                                         Model{"tiny-llama-bias", WeightFormat::kBf16},
+                                         Model{"tiny-llama2", WeightFormat::kFp8},
+                                         Model{"tiny-llama-bias", WeightFormat::kFp8},
+                                         Model{"tiny-llama2", WeightFormat::kInt8},
+                                         Model{"tiny-llama-bias", WeightFormat::kInt8},
+                                         Model{"tiny-llama2", WeightFormat::kInt4}),
+                         [](const auto& info) {
+                           return NameOf(info.param.name) + "_" +
+                                  std::string(WeightFormatName(info.param.format));
+                         });
 
 struct Formats {
   WeightFormat weights;

@@ -49,8 +49,10 @@ class Bundle(unittest.TestCase):
             self.assertIsNone(line.get("value"), line)
             for name in ("share_of_copy", "share_of_product"):
                 self.assertIsNone(line["params"].get(name), line)
-        by = {line["params"]["by"] for line in lines if line["name"] == "linear"}
-        self.assertEqual(by, {"own", "cublaslt"})
+        products = [line["params"] for line in lines if line["name"] == "linear"]
+        formats = {by: {p["format"] for p in products if p["by"] == by} for by in ("own", "cublaslt")}
+        self.assertEqual(formats["own"], {"bf16", "fp8", "int8", "int4"})
+        self.assertEqual(formats["cublaslt"], {"bf16", "fp8", "int8"})
 
     def test_fails_without_a_device_and_runs_nothing(self):
         code, lines = self.check(PTXSIM_NO_DEVICE="1")

@@ -1,5 +1,5 @@
 // The op suite: what every backend must compute, judged by double-precision loops. A backend
-// that is not built, or has no device here, is skipped.
+// that is not built, or has no device or library here, is skipped.
 #pragma once
 
 #include <memory>
@@ -24,10 +24,15 @@ struct OpTolerance {
 };
 inline constexpr OpTolerance kOpTolerance;
 
+// CUDA with products of many rows by the library.
+inline constexpr char kCublasLt[] = "cuda_cublaslt";
+
 class OpSuite : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    auto ops = MakeOps({.backend = GetParam(), .threads = 2, .pin_threads = false});
+    BackendOptions options = {.backend = GetParam(), .threads = 2, .pin_threads = false};
+    if (GetParam() == kCublasLt) options.backend = "cuda", options.cuda_gemm = "cublaslt";
+    auto ops = MakeOps(options);
     if (ops.status().code() == absl::StatusCode::kFailedPrecondition) {
       GTEST_SKIP() << ops.status().message();
     }
@@ -43,5 +48,8 @@ class OpSuite : public testing::TestWithParam<std::string> {
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<OpScene> scene_;
 };
+
+// Products, which a backend may have more ways for.
+class ProductSuite : public OpSuite {};
 
 }  // namespace skim

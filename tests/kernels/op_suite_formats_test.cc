@@ -27,11 +27,13 @@ Exact Want(const UnpackedWeight& oracle, const TestMatrix<Bf16>& x, int64_t r, i
 struct LinearShape {
   int64_t m, n, k, extra_stride;
 };
-// The last is deep enough to come back to a buffer that was read before.
+// The last two: deep enough to come back to a buffer that was read before, and rows enough for a
+// library to be asked.
 constexpr LinearShape kLinearShapes[] = {{1, 7, 5, 3},    {3, 18, 64, 0}, {17, 10, 96, 0},
-                                         {2, 33, 296, 8}, {2, 5, 131, 1}, {2, 9, 1000, 0}};
+                                         {2, 33, 296, 8}, {2, 5, 131, 1}, {2, 9, 1000, 0},
+                                         {66, 18, 72, 8}};
 
-TEST_P(OpSuite, LinearIsTheProductWithWhatTheCodesStandFor) {
+TEST_P(ProductSuite, LinearIsTheProductWithWhatTheCodesStandFor) {
   for (const WeightFormat format : kQuantized) {
     for (const LinearShape& s : kLinearShapes) {
       SCOPED_TRACE(testing::Message() << std::string(WeightFormatName(format)) << " " << s.m
@@ -59,36 +61,41 @@ TEST_P(OpSuite, LinearIsTheProductWithWhatTheCodesStandFor) {
   }
 }
 
-TEST_P(OpSuite, LinearSwiGluGatesTheUpProjectionInEveryFormat) {
+TEST_P(ProductSuite, LinearSwiGluGatesTheUpProjectionInEveryFormat) {
   for (const WeightFormat format : kQuantized) {
-    const int64_t m = 3, n = 21, k = 72;
+    const int64_t n = 21, k = 72;
     SCOPED_TRACE(std::string(WeightFormatName(format)));
-    const auto x = RandomBf16(9, m, k), w = RandomBf16(10, 2 * n, k, 0.2f);
+    const auto w = RandomBf16(10, 2 * n, k, 0.2f);
     const auto bias = RandomFloats(11, 2 * n);
     const auto oracle = Oracle(w, format, WeightShape::kGateUp);
     const auto packed = scene().Pack(w, WeightShape::kGateUp, format);
-    auto* y = scene().Room<Bf16>(m * n);
-    ops().LinearSwiGlu(scene().Up(x), *packed, scene().Up(bias), {y, m, n, n});
-    const auto got = scene().Down(y, m * n);
-    for (int64_t r = 0; r < m; ++r) {
-      for (int64_t c = 0; c < n; ++c) {
-        const Exact gate = Want(oracle, x, r, c, bias.data());
-        const Exact up = Want(oracle, x, r, n + c, bias.data());
-        const double want = gate.value / (1 + std::exp(-gate.value)) * up.value;
-        const double bound = kOpTolerance.bf16_result * std::abs(want) +
-                             (gate.bound + up.bound + kOpTolerance.float_sum) *
-                                 (std::abs(gate.value) + std::abs(up.value) + 1);
-        ASSERT_NEAR(ToFloat(got[r * n + c]), want, bound) << "row " << r << " column " << c;
+    for (const int64_t m : {3, 66}) {
+      const auto x = RandomBf16(9, m, k);
+      auto* y = scene().Room<Bf16>(m * n);
+      ops().LinearSwiGlu(scene().Up(x), *packed, scene().Up(bias), {y, m, n, n});
+      const auto got = scene().Down(y, m * n);
+      for (int64_t r = 0; r < m; ++r) {
+        for (int64_t c = 0; c < n; ++c) {
+          const Exact gate = Want(oracle, x, r, c, bias.data());
+          const Exact up = Want(oracle, x, r, n + c, bias.data());
+          const double want = gate.value / (1 + std::exp(-gate.value)) * up.value;
+          const double bound = kOpTolerance.bf16_result * std::abs(want) +
+                               (gate.bound + up.bound + kOpTolerance.float_sum) *
+                                   (std::abs(gate.value) + std::abs(up.value) + 1);
+          ASSERT_NEAR(ToFloat(got[r * n + c]), want, bound) << "row " << r << " column " << c;
+        }
       }
     }
   }
 }
 
-TEST_P(OpSuite, ARowOfAQuantisedProductDoesNotDependOnTheOthers) {
+TEST_P(ProductSuite, ARowOfAQuantisedProductDoesNotDependOnTheOthers) {
   constexpr int64_t kRows = 83;
   const auto x = RandomBf16(12, kRows, 152), w = RandomBf16(13, 24, 152, 0.1f);
   const auto device_x = scene().Up(x);
   for (const WeightFormat format : kQuantized) {
+    // The library may add floats up in another order for more rows.
+    if (GetParam() == kCublasLt && format == WeightFormat::kFp8) continue;
     const auto packed = scene().Pack(w, WeightShape::kPlain, format);
     const Matrix<float> all = {scene().Room<float>(kRows * 24), kRows, 24, 24};
     ops().Linear(device_x, *packed, nullptr, false, all);

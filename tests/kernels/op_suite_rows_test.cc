@@ -9,6 +9,8 @@ namespace {
 // For the suite's other files, too.
 INSTANTIATE_TEST_SUITE_P(Backends, OpSuite, testing::Values("cpu", "cuda"),
                          [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Backends, ProductSuite, testing::Values("cpu", "cuda", kCublasLt),
+                         [](const auto& info) { return info.param; });
 
 constexpr float kUntouched = -12345.5f;
 
@@ -100,12 +102,13 @@ Product Dot(const TestMatrix<Bf16>& x, int64_t r, const TestMatrix<Bf16>& w, int
 struct LinearShape {
   int64_t m, n, k, extra_stride;
 };
-// The last is deep enough to come back to a buffer that was read before.
+// The last two: deep enough to come back to a buffer that was read before, and rows enough for a
+// library to be asked.
 constexpr LinearShape kLinearShapes[] = {{1, 7, 5, 3},    {3, 33, 17, 0},  {1, 16, 32, 0},
                                          {2, 18, 200, 8}, {17, 10, 96, 0}, {5, 40, 136, 1},
-                                         {2, 10, 520, 0}};
+                                         {2, 10, 520, 0}, {70, 20, 72, 8}};
 
-TEST_P(OpSuite, LinearIsTheProductPlusBiasPlusWhatWasThere) {
+TEST_P(ProductSuite, LinearIsTheProductPlusBiasPlusWhatWasThere) {
   for (const LinearShape& s : kLinearShapes) {
     for (bool accumulate : {false, true}) {
       const auto x = RandomBf16(5, s.m, s.k, 1, s.extra_stride);
@@ -131,7 +134,7 @@ TEST_P(OpSuite, LinearIsTheProductPlusBiasPlusWhatWasThere) {
   }
 }
 
-TEST_P(OpSuite, LinearSwiGluGatesTheUpProjection) {
+TEST_P(ProductSuite, LinearSwiGluGatesTheUpProjection) {
   for (const LinearShape& s : kLinearShapes) {
     const auto x = RandomBf16(9, s.m, s.k, 1, s.extra_stride);
     const auto w = RandomBf16(10, 2 * s.n, s.k, 0.2f);
