@@ -62,7 +62,10 @@ SETTINGS = {
         Setting("random-50", random_keep=0.5),
     )
 }
-DEFAULT_SETTINGS = ("exact", "safe", "fast", "aggressive", "paper", "fast-static", "random-50")
+DEFAULT_SETTINGS = (
+    *("exact", "safe", "fast", "aggressive", "paper", "phantom", "scout-safe", "scout-fast"),
+    *("fast-static", "random-50"),
+)
 
 
 def offered(settings: Sequence[Setting], profiles: Sequence[str]) -> list[Setting]:
