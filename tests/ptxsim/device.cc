@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "tests/ptxsim/fault.h"
+#include "tests/ptxsim/runtime.h"
 
 namespace ptxsim {
 namespace {
@@ -43,6 +44,7 @@ Device::Device()
     : present_(FromEnvironment("PTXSIM_NO_DEVICE", 0) == 0),
       fail_malloc_(FromEnvironment("PTXSIM_FAIL_MALLOC", 0)),
       fail_launch_(FromEnvironment("PTXSIM_FAIL_LAUNCH", 0)),
+      fail_instantiation_(FromEnvironment("PTXSIM_FAIL_INSTANTIATION", 0)),
       random_(static_cast<uint64_t>(FromEnvironment("PTXSIM_SEED", 1))),
       memory_(static_cast<size_t>(FromEnvironment("PTXSIM_MEMORY_MB", 4096)) << 20),
       streams_(&random_) {}
@@ -110,11 +112,28 @@ uint64_t Device::Allocate(size_t bytes, Pool* pool) {
   return address;
 }
 
+bool Device::IsPinned(const void* address, size_t bytes) const {
+  const auto begin = reinterpret_cast<uint64_t>(address);
+  auto after = pinned.upper_bound(begin);
+  if (after == pinned.begin()) return false;
+  --after;
+  return begin + bytes <= after->first + after->second;
+}
+
+void Device::FailLaunch(long n) {
+  fail_launch_ = n;
+  sticky_error_ = 0;
+}
+
+int Device::LaunchError() {
+  if (fail_launch_ > 0 && --fail_launch_ == 0) sticky_error_ = cudaErrorLaunchFailure;
+  return sticky_error_;
+}
+
 int Device::EnqueueLaunch(KernelHandle& handle, std::array<unsigned, 3> grid,
                           std::array<unsigned, 3> block, void** args, size_t dynamic_shared,
                           void* stream) {
-  if (fail_launch_ > 0 && --fail_launch_ == 0) sticky_error_ = cudaErrorLaunchFailure;
-  if (sticky_error_ != 0) return sticky_error_;
+  if (const int error = LaunchError()) return error;
   Kernel& kernel = *handle.kernel;
   const uint64_t threads = uint64_t{block[0]} * block[1] * block[2];
   const bool empty = threads == 0 || grid[0] == 0 || grid[1] == 0 || grid[2] == 0;
@@ -138,12 +157,14 @@ int Device::EnqueueLaunch(KernelHandle& handle, std::array<unsigned, 3> grid,
     std::memcpy(launch.parameters.data() + parameter.offset, args[p],
                 static_cast<size_t>(parameter.bytes));
   }
-  streams_.Get(stream).queue.push_back(
-      {nullptr, [this, launch = std::move(launch)] { Run(launch, memory_, random_); }});
-  return cudaSuccess;
+  return Enqueue(static_cast<cudaStream_t>(stream),
+                 [this, launch = std::move(launch)] { Run(launch, memory_, random_); });
 }
 
 void Device::CheckEnd() {
+  for (const Stream* stream : streams_.live()) {
+    if (stream->capture != nullptr) Fault("the program ends while a stream captures");
+  }
   if (!streams_.Idle()) Fault("the program ends with work that nobody waited for");
   if (memory_.live() > 0) {
     Fault("leak: " + std::to_string(memory_.live()) + " device allocations are never freed");
@@ -152,6 +173,8 @@ void Device::CheckEnd() {
   if (!pinned.empty()) Fault("leak: pinned host memory is never freed");
   if (streams_.created() > 0) Fault("leak: a stream is never destroyed");
   if (!events.empty()) Fault("leak: an event is never destroyed");
+  if (!graphs.empty()) Fault("leak: a graph is never destroyed");
+  if (!executable_graphs.empty()) Fault("leak: an executable graph is never destroyed");
 }
 
 }  // namespace ptxsim

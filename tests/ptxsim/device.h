@@ -4,7 +4,8 @@
 //   PTXSIM_SEED=n          order of blocks, warps, lanes and streams (1)
 //   PTXSIM_MEMORY_MB=n     device memory (4096)
 //   PTXSIM_FAIL_MALLOC=n   the n-th allocation fails
-//   PTXSIM_FAIL_LAUNCH=n   the n-th launch fails, and every call after it
+//   PTXSIM_FAIL_LAUNCH=n   the n-th launch fails, of a kernel or a graph, and every call after it
+//   PTXSIM_FAIL_INSTANTIATION=n  the n-th graph cannot be made executable for lack of memory
 //   PTXSIM_NO_DEVICE=1     a machine without a device
 #pragma once
 
@@ -13,6 +14,7 @@
 #include <set>
 #include <string>
 
+#include "tests/ptxsim/graphs.h"
 #include "tests/ptxsim/launch.h"
 #include "tests/ptxsim/streams.h"
 
@@ -56,11 +58,22 @@ class Device {
   uint64_t Allocate(size_t bytes, Pool* pool = nullptr);
   // The n-th allocation from now on fails; 0: none.
   void FailAllocation(long n) { fail_malloc_ = n; }
+  // The same of graphs that are made executable.
+  void FailInstantiation(long n) { fail_instantiation_ = n; }
+  bool InstantiationFails() { return fail_instantiation_ > 0 && --fail_instantiation_ == 0; }
+  // The same of launches; the device is well again until then.
+  void FailLaunch(long n);
+  // To be asked once for each launch of a kernel or a graph: 0, or the CUDA error code.
+  int LaunchError();
   int sticky_error() const { return sticky_error_; }
 
-  std::set<void*> pinned;  // host allocations
+  std::map<uint64_t, size_t> pinned;  // host allocations: address -> bytes
+  bool IsPinned(const void* address, size_t bytes) const;
   std::set<Event*> events;
   std::set<std::unique_ptr<Pool>> pools;
+  std::set<std::unique_ptr<Graph>> graphs;
+  std::set<std::unique_ptr<ExecutableGraph>> executable_graphs;
+  size_t graph_launches = 0;  // so far
   // A fault for what the program left behind; at the end of the process.
   void CheckEnd();
 
@@ -70,7 +83,7 @@ class Device {
   bool present_;
   int target_ = 80;
   int sticky_error_ = 0;
-  long fail_malloc_, fail_launch_;
+  long fail_malloc_, fail_launch_, fail_instantiation_;
   Random random_;
   DeviceMemory memory_;
   Streams streams_;

@@ -8,6 +8,7 @@
 using ptxsim::Device;
 using ptxsim::Enqueue;
 using ptxsim::Fault;
+using ptxsim::NotInACapture;
 using ptxsim::Pool;
 using ptxsim::Report;
 using ptxsim::Usable;
@@ -72,7 +73,7 @@ cudaError_t cudaMallocFromPoolAsync(void** address, size_t bytes, cudaMemPool_t 
                                     cudaStream_t stream) {
   if (const cudaError_t error = Usable()) return error;
   if (bytes == 0) return Report(cudaErrorInvalidValue);
-  Device::Get().streams().Get(stream);
+  NotInACapture(stream, "an allocation, which would become a part of the graph,");
   *address = reinterpret_cast<void*>(Device::Get().Allocate(bytes, &PoolOf(handle)));
   return *address == nullptr ? Report(cudaErrorMemoryAllocation) : cudaSuccess;
 }
@@ -83,6 +84,7 @@ cudaError_t cudaFreeAsync(void* handle, cudaStream_t stream) {
   for (const auto& pool : Device::Get().pools) {
     const auto found = pool->live.find(address);
     if (found == pool->live.end()) continue;
+    NotInACapture(stream, "a free, which would become a part of the graph,");
     pool->used -= found->second;
     pool->live.erase(found);
     Enqueue(stream, [address, pool = pool.get()] {

@@ -5,6 +5,7 @@ int main(int argc, char** argv) {
   programs.merge(ProductPrograms());
   programs.merge(TilePrograms());
   programs.merge(MatmulPrograms());
+  programs.merge(GraphPrograms());
   programs.merge(Canaries());
   const auto found = programs.find(argc > 1 ? argv[1] : "");
   if (found == programs.end()) {

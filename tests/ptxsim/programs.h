@@ -14,6 +14,7 @@ Programs CorrectPrograms();  // exact.cu: they compare the device's results with
 Programs ProductPrograms();  // exact_products.cu: the same
 Programs TilePrograms();     // exact_tiles.cu: the same
 Programs MatmulPrograms();   // matmul_programs.cc: right ones and canaries of cuBLASLt
+Programs GraphPrograms();    // graph_programs.cu: the same of stream capture and graphs
 Programs Canaries();         // canaries.cu: each breaks one rule and must not get past it
 
 #define MUST(call)                                                              \

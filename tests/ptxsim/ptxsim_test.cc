@@ -47,7 +47,8 @@ TEST_P(Correct, ProgramsEndWellInAnyOrder) {
 INSTANTIATE_TEST_SUITE_P(Ptxsim, Correct,
                          testing::Values("integers", "bits", "floats", "warps", "events", "limits",
                                          "pools", "plain", "products", "packed", "matmul",
-                                         "matmul-integers", "matrices", "async"),
+                                         "matmul-integers", "matrices", "async", "graphs",
+                                         "broken_captures", "captures_in_threads"),
                          [](const auto& info) { return TestName(info.param); });
 
 struct Canary {
@@ -94,7 +95,19 @@ INSTANTIATE_TEST_SUITE_P(
         Canary{"matmul-host-pointer", "no allocation"}, Canary{"matmul-leak", "never destroyed"},
         Canary{"matmul-integers-past-the-end", "out of bounds"},
         Canary{"matmul-integers-misaligned", "matrix A is not aligned"},
-        Canary{"matmul-integers-too-large", "does not fit"}),
+        Canary{"matmul-integers-too-large", "does not fit"},
+        Canary{"graph-nobody-waits", "nobody waited for"},
+        Canary{"graph-use-after-free", "use after free"},
+        Canary{"graph-copies-freed-host-memory", "no longer pinned"},
+        Canary{"graph-out-of-bounds", "out of bounds"},
+        Canary{"graph-destroyed-too-early", "before it has run"},
+        Canary{"graph-destroyed-twice", "does not exist"}, Canary{"graph-leak", "leak: a graph"},
+        Canary{"graph-executable-leak", "leak: an executable graph"},
+        Canary{"capture-never-ends", "while a stream captures"},
+        Canary{"capture-of-a-destroyed-stream", "destroyed while it captures"},
+        Canary{"capture-allocates", "would become a part of the graph"},
+        Canary{"capture-frees", "would become a part of the graph"},
+        Canary{"capture-records-an-event", "not modelled: an event"}),
     [](const auto& info) { return TestName(info.param.name); });
 
 TEST(Ptxsim, TheHostCannotReadDeviceMemory) {
@@ -111,6 +124,10 @@ TEST(Ptxsim, InjectedFaultsReachTheProgram) {
   ending = RunProgram("plain", "PTXSIM_NO_DEVICE=1");
   EXPECT_EQ(ending.exit_code, 1);
   EXPECT_NE(ending.output.find("cudaErrorNoDevice"), std::string::npos) << ending.output;
+  ending = RunProgram("graphs", "PTXSIM_FAIL_INSTANTIATION=1");
+  EXPECT_NE(ending.output.find("cudaErrorMemoryAllocation"), std::string::npos) << ending.output;
+  ending = RunProgram("graphs", "PTXSIM_FAIL_LAUNCH=3");  // the graph's
+  EXPECT_NE(ending.output.find("cudaErrorLaunchFailure"), std::string::npos) << ending.output;
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
@@ -15,8 +17,10 @@ using ptxsim::Device;
 using ptxsim::Event;
 using ptxsim::Fault;
 using ptxsim::KernelHandle;
+using ptxsim::Stream;
 
 using ptxsim::Enqueue;
+using ptxsim::NotInACapture;
 using ptxsim::Report;
 using ptxsim::Usable;
 
@@ -52,6 +56,11 @@ void Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   std::memmove(Resolve(to, bytes, "cudaMemcpy to"), Resolve(from, bytes, "cudaMemcpy from"), bytes);
 }
 
+cudaError_t UsableBesideCapture() {
+  if (const cudaError_t error = Usable()) return error;
+  return Report(ptxsim::RefuseBesideCapture());
+}
+
 // Runs after the program's own statics are gone: handlers of libraries come last.
 struct EndCheck {
   ~EndCheck() {
@@ -71,8 +80,31 @@ cudaError_t ptxsim::Usable() {
   return Report(Device::Get().sticky_error());
 }
 
-void ptxsim::Enqueue(cudaStream_t stream, std::function<void()> run) {
-  Device::Get().streams().Get(stream).queue.push_back({nullptr, std::move(run)});
+cudaError_t ptxsim::Enqueue(cudaStream_t handle, std::function<void()> run) {
+  auto& streams = Device::Get().streams();
+  Stream& stream = streams.Get(handle);
+  if (stream.capture != nullptr) {
+    if (!stream.capture->valid) return Report(cudaErrorStreamCaptureInvalidated);
+    stream.capture->nodes.push_back(std::move(run));
+    return cudaSuccess;
+  }
+  if (handle == nullptr) {
+    // It would have to wait for what is not running.
+    bool implied = false;
+    for (Stream* other : streams.live()) {
+      if (other->capture == nullptr || !other->waits_for_default) continue;
+      other->capture->valid = false;
+      implied = true;
+    }
+    if (implied) return Report(cudaErrorStreamCaptureImplicit);
+  }
+  stream.queue.push_back({nullptr, std::move(run)});
+  return cudaSuccess;
+}
+
+void ptxsim::NotInACapture(cudaStream_t stream, const char* what) {
+  if (Device::Get().streams().Get(stream).capture == nullptr) return;
+  Fault(std::string("not modelled: ") + what + " in a capture");
 }
 
 extern "C" {
@@ -142,13 +174,14 @@ cudaError_t cudaFuncSetAttribute(const void* host_function, cudaFuncAttribute at
 // ---- memory ----
 
 cudaError_t cudaMalloc(void** address, size_t bytes) {
-  if (const cudaError_t error = Usable()) return error;
+  if (const cudaError_t error = UsableBesideCapture()) return error;
   *address = reinterpret_cast<void*>(Device::Get().Allocate(bytes));
   return *address == nullptr ? Report(cudaErrorMemoryAllocation) : cudaSuccess;
 }
 
 cudaError_t cudaFree(void* address) {
   if (address == nullptr) return cudaSuccess;
+  if (const int error = ptxsim::RefuseBesideCapture()) return Report(error);
   Device::Get().streams().DrainAll();  // it waits for the device
   const auto bytes = Device::Get().memory().Remove(reinterpret_cast<uint64_t>(address));
   if (!bytes) Fault("cudaFree of what is not allocated");
@@ -157,17 +190,19 @@ cudaError_t cudaFree(void* address) {
 }
 
 cudaError_t cudaMallocHost(void** address, size_t bytes) {
-  if (const cudaError_t error = Usable()) return error;
+  if (const cudaError_t error = UsableBesideCapture()) return error;
   *address = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (*address == nullptr) return Report(cudaErrorMemoryAllocation);
-  Device::Get().pinned.insert(*address);
+  Device::Get().pinned[reinterpret_cast<uint64_t>(*address)] = bytes;
   return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* address) {
   if (address == nullptr) return cudaSuccess;
+  if (const int error = ptxsim::RefuseBesideCapture()) return Report(error);
   Device::Get().streams().DrainAll();
-  if (Device::Get().pinned.erase(address) == 0) Fault("cudaFreeHost of what is not allocated");
+  if (Device::Get().pinned.erase(reinterpret_cast<uint64_t>(address)) == 0)
+    Fault("cudaFreeHost of what is not allocated");
   std::free(address);
   return cudaSuccess;
 }
@@ -182,11 +217,29 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   if (const cudaError_t error = Usable()) return error;
-  Enqueue(stream, [=] { Copy(to, from, bytes, kind); });
-  return cudaSuccess;
+  Stream& queue = Device::Get().streams().Get(stream);
+  if (queue.capture == nullptr) return Enqueue(stream, [=] { Copy(to, from, bytes, kind); });
+  // A graph could copy memory that the driver has not pinned; the simulator holds programs to what
+  // is always asynchronous.
+  const auto lasts = [=] {
+    auto& device = Device::Get();
+    return std::ranges::all_of(std::array{static_cast<const void*>(to), from}, [&](auto* side) {
+      return device.memory().Contains(reinterpret_cast<uint64_t>(side)) ||
+             device.IsPinned(side, bytes);
+    });
+  };
+  if (!lasts()) {
+    queue.capture->valid = false;
+    return Report(cudaErrorStreamCaptureUnsupported);
+  }
+  return Enqueue(stream, [=] {
+    if (!lasts()) Fault("use after free: a graph copies host memory that is no longer pinned");
+    Copy(to, from, bytes, kind);
+  });
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (const int refused = ptxsim::RefuseBesideCapture()) return Report(refused);
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
   if (error == cudaSuccess) Device::Get().streams().Drain(Device::Get().streams().Get(nullptr));
   return error;
@@ -194,13 +247,13 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t error = Usable()) return error;
-  Enqueue(stream, [=] {
+  return Enqueue(stream, [=] {
     if (bytes > 0) std::memset(Resolve(to, bytes, "cudaMemset"), value, bytes);
   });
-  return cudaSuccess;
 }
 
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  if (const int refused = ptxsim::RefuseBesideCapture()) return Report(refused);
   const cudaError_t error = cudaMemsetAsync(to, value, bytes, nullptr);
   if (error == cudaSuccess) Device::Get().streams().Drain(Device::Get().streams().Get(nullptr));
   return error;
@@ -209,9 +262,10 @@ cudaError_t cudaMemset(void* to, int value, size_t bytes) {
 // ---- streams and events ----
 // What was enqueued before a sticky error still runs: the launch that failed is not among it.
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (const cudaError_t error = Usable()) return error;
-  *stream = reinterpret_cast<cudaStream_t>(Device::Get().streams().Create());
+  *stream = reinterpret_cast<cudaStream_t>(
+      Device::Get().streams().Create((flags & cudaStreamNonBlocking) == 0));
   return cudaSuccess;
 }
 
@@ -222,12 +276,18 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (!Device::Get().present()) return Usable();
-  Device::Get().streams().Drain(Device::Get().streams().Get(stream));
+  Stream& queue = Device::Get().streams().Get(stream);
+  if (queue.capture != nullptr) {
+    queue.capture->valid = false;
+    return Report(cudaErrorStreamCaptureUnsupported);
+  }
+  Device::Get().streams().Drain(queue);
   return Usable();
 }
 
 cudaError_t cudaDeviceSynchronize() {
   if (!Device::Get().present()) return Usable();
+  if (const int error = ptxsim::RefuseWhileAnyCaptures()) return Report(error);
   Device::Get().streams().DrainAll();
   return Usable();
 }
@@ -250,10 +310,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream) {
   if (const cudaError_t error = Usable()) return error;
+  NotInACapture(stream, "an event");
   auto* event = reinterpret_cast<Event*>(handle);
   const int number = ++event->recorded;
-  Enqueue(stream, [=] { event->completed = number; });
-  return cudaSuccess;
+  return Enqueue(stream, [=] { event->completed = number; });
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
@@ -265,6 +325,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigned) {
   if (const cudaError_t error = Usable()) return error;
+  NotInACapture(stream, "an event");
   auto* event = reinterpret_cast<Event*>(handle);
   const int number = event->recorded;
   Device::Get().streams().Get(stream).queue.push_back(

@@ -11,7 +11,9 @@ namespace ptxsim {
 cudaError_t Report(int error);
 // Every call fails on a machine without a device or after a sticky error.
 cudaError_t Usable();
-// Behind what the stream has already.
-void Enqueue(cudaStream_t stream, std::function<void()> run);
+// Behind what the stream has already, or into what it captures.
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> run);
+// A fault if it does.
+void NotInACapture(cudaStream_t stream, const char* what);
 
 }  // namespace ptxsim

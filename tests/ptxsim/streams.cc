@@ -6,14 +6,16 @@
 
 namespace ptxsim {
 
-Stream* Streams::Create() {
+Stream* Streams::Create(bool waits_for_default) {
   created_.push_back(std::make_unique<Stream>());
+  created_.back()->waits_for_default = waits_for_default;
   live_.push_back(created_.back().get());
   return created_.back().get();
 }
 
 void Streams::Destroy(Stream* stream) {
   if (stream == &default_) Fault("the default stream cannot be destroyed");
+  if (stream->capture != nullptr) Fault("a stream is destroyed while it captures");
   Drain(*stream);
   live_.erase(std::remove(live_.begin(), live_.end(), stream), live_.end());
   created_.erase(std::remove_if(created_.begin(), created_.end(),

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "tests/ptxsim/graphs.h"
 #include "tests/ptxsim/thread.h"
 
 namespace ptxsim {
@@ -22,16 +23,19 @@ struct Stream {
     std::function<void()> run;
   };
   std::deque<Work> queue;
+  bool waits_for_default = true;     // and the default stream for it
+  std::unique_ptr<Capture> capture;  // not null: work goes there
 };
 
 class Streams {
  public:
   explicit Streams(Random* random) : random_(*random) { live_.push_back(&default_); }
 
-  Stream* Create();
+  Stream* Create(bool waits_for_default);
   void Destroy(Stream* stream);  // after what it holds has run
   Stream& Get(void* handle);     // 0 = the default stream; a fault for a dead one
   size_t created() const { return created_.size(); }
+  const std::vector<Stream*>& live() const { return live_; }
 
   // Runs until `done`, a random stream's head at a time. A fault if nothing can go on.
   void RunUntil(const std::function<bool()>& done);
