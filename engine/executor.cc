@@ -163,13 +163,15 @@ absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   }
   if (!draft_) return absl::InternalError("step plan: there is no draft model");
   if (!RowsAreThere(plan)) return absl::InternalError("step plan: rows are not consecutive");
-  result->sequences.assign(plan.sequences.size(), SequenceResult());
+  *result = {};
+  result->sequences.resize(plan.sequences.size());
   for (const PlanModel model : {PlanModel::kServed, PlanModel::kDraft}) {
     const Part part = PartOf(plan, model);
     if (part.plan.empty()) continue;
     StepResult of_part;
     ModelRunner& runner = model == PlanModel::kServed ? *served_ : *draft_;
     SKIM_RETURN_IF_ERROR(runner.Run(part.plan, &of_part));
+    result->replays += of_part.replays;
     for (size_t i = 0; i < part.entries.size(); ++i) {
       result->sequences[part.entries[i]] = std::move(of_part.sequences[i]);
     }

@@ -22,6 +22,15 @@ bool ReservesRows(const StepPlan& plan) {
   });
 }
 
+// Whether other steps are likely to be the same but for what is in their index arrays: every row is
+// drawn from.
+bool OnlyDecodes(const StepPlan& plan) {
+  return std::ranges::all_of(plan.sequences, [](const PlanSequence& sequence) {
+    return sequence.row_count == sequence.draws && sequence.cuts.empty() &&
+           sequence.phantoms.empty();
+  });
+}
+
 }  // namespace
 
 ModelRunner::ModelRunner(const ModelConfig& config, const Weights& weights,
@@ -55,7 +64,6 @@ absl::Status ModelRunner::Allocate() {
   SKIM_CHECK(layout.padding >= 0);
   SKIM_ASSIGN_OR_RETURN(head_hidden_, ops_.Allocate(kHeadRows * hidden * sizeof(float)));
   SKIM_ASSIGN_OR_RETURN(head_normed_, ops_.Allocate(kHeadRows * hidden * sizeof(Bf16)));
-  SKIM_ASSIGN_OR_RETURN(head_index_, ops_.Allocate(kHeadRows * sizeof(int32_t)));
   SKIM_ASSIGN_OR_RETURN(
       logits_, ops_.Allocate(sizeof(float) * kHeadRows * static_cast<size_t>(config_.vocab_size)));
   const ModelMemory memory{
@@ -155,10 +163,13 @@ std::vector<ModelRunner::Wanted> ModelRunner::WantedRows(const StepPlan& plan) c
 }
 
 absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
-  result->sequences.assign(plan.sequences.size(), SequenceResult());
+  *result = {};
+  result->sequences.resize(plan.sequences.size());
   if (plan.empty()) return absl::OkStatus();
   SKIM_RETURN_IF_ERROR(CheckRows(plan));
   SKIM_RETURN_IF_ERROR(StepLayout::Check(plan, Context()));
+  const int64_t replays = ops_.Replays();
+  if (OnlyDecodes(plan)) ops_.ExpectRepeat();
 
   // The step stops where tokens are chosen: rows behind such a layer depend on the choice.
   std::vector<int32_t> stops = {segments_.layers()};
@@ -175,31 +186,38 @@ absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
   layouts_.clear();
   std::optional<StepPlan> revived;
   if (ReservesRows(plan)) revived = plan;
+  const std::vector<Wanted> wanted = WantedRows(plan);
   int32_t first_layer = 0;
   for (const int32_t stop : stops) {
+    const bool last = stop == stops.back();
     SKIM_RETURN_IF_ERROR(RunPart(first_layer, stop, revived ? *revived : plan,
+                                 last ? std::span(wanted) : std::span<const Wanted>(),
                                  revived ? &*revived : nullptr, result));
     first_layer = stop;
   }
-
-  const std::vector<Wanted> wanted = WantedRows(plan);
   for (size_t begin = 0; begin < wanted.size(); begin += kHeadRows) {
     const size_t count = std::min<size_t>(kHeadRows, wanted.size() - begin);
-    SKIM_RETURN_IF_ERROR(RunHead(plan, std::span(wanted).subspan(begin, count), result));
+    SKIM_RETURN_IF_ERROR(RunHead(plan, std::span(wanted).subspan(begin, count),
+                                 index_->As<int32_t>() + head_rows_ + begin, result));
   }
   if (draft_head_) {
     SKIM_RETURN_IF_ERROR(KeepFeatures(plan));
     SKIM_RETURN_IF_ERROR(RunDraftHead(plan, result));
   }
-  return ops_.Wait();
+  SKIM_RETURN_IF_ERROR(ops_.Wait());
+  result->replays = ops_.Replays() - replays;
+  return absl::OkStatus();
 }
 
 absl::Status ModelRunner::RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
-                                  StepPlan* revived, StepResult* result) {
+                                  std::span<const Wanted> wanted, StepPlan* revived,
+                                  StepResult* result) {
   // Uploads are only enqueued: what they read has to outlive the step.
-  const StepLayout& layout =
+  StepLayout& layout =
       layouts_.emplace_back(StepLayout::Build(plan, Context(), first_layer, end_layer, visible_));
-  if (layout.spans.empty() && layout.phantoms.empty()) return absl::OkStatus();
+  head_rows_ = layout.index.size();
+  for (const Wanted& want : wanted) layout.index.push_back(want.row);
+  if (layout.spans.empty() && layout.phantoms.empty() && wanted.empty()) return absl::OkStatus();
   const size_t index_bytes = layout.index.size() * sizeof(int32_t);
   if (!index_ || index_->size() < index_bytes) {
     SKIM_ASSIGN_OR_RETURN(index_, ops_.Allocate(2 * index_bytes));
@@ -212,15 +230,13 @@ absl::Status ModelRunner::RunPart(int32_t first_layer, int32_t end_layer, const 
 }
 
 absl::Status ModelRunner::RunHead(const StepPlan& plan, std::span<const Wanted> wanted,
-                                  StepResult* result) {
+                                  const int32_t* index, StepResult* result) {
   const auto rows = static_cast<int64_t>(wanted.size());
   const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
-  std::vector<int32_t> index;
   std::vector<FormatRows> formats;
   sample_rows_.Clear();
   for (const Wanted& want : wanted) {
     const PlanSequence& sequence = plan.sequences[want.sequence];
-    index.push_back(want.row);
     AppendRows(sequence.weight_format, 1, &formats);
     const int32_t position = plan.positions[want.row] + 1;
     if (want.draw) {
@@ -232,8 +248,7 @@ absl::Status ModelRunner::RunHead(const StepPlan& plan, std::span<const Wanted> 
   const Matrix<float> x{head_hidden_->As<float>(), rows, hidden, hidden};
   const Matrix<Bf16> normed{head_normed_->As<Bf16>(), rows, hidden, hidden};
   const Matrix<float> logits{logits_->As<float>(), rows, vocab, vocab};
-  ops_.Upload(head_index_->data(), index.data(), index.size() * sizeof(int32_t));
-  ops_.GatherRows(transformer_->Hidden(plan.rows()), head_index_->As<int32_t>(), x);
+  ops_.GatherRows(transformer_->Hidden(plan.rows()), index, x);
   ops_.RmsNorm(x, Floats(weights_.final_norm), config_.norm_eps, normed);
   LinearByFormat(ops_, formats, normed, weights_.head, nullptr, /*accumulate=*/false, logits);
   if (probe_) SKIM_RETURN_IF_ERROR(Probe(plan, wanted));

@@ -76,15 +76,18 @@ class ModelRunner {
   absl::Status CheckRows(const StepPlan& plan) const;
   LayoutContext Context() const;
   std::vector<Wanted> WantedRows(const StepPlan& plan) const;
-  absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, StepResult* result);
+  // `index`: the rows of `wanted`, uploaded.
+  absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, const int32_t* index,
+                       StepResult* result);
   // Of the sequences that have a place for them, the rows that are drawn from.
   absl::Status KeepFeatures(const StepPlan& plan);
   absl::Status RunDraftHead(const StepPlan& plan, StepResult* result);
   absl::Status Probe(const StepPlan& plan, std::span<const Wanted> wanted);
   // Layers [first_layer, end_layer) of all rows, and the cuts at end_layer. Who is revived there
-  // gets rows in `revived`, which is `plan` itself or, if it reserves no rows, null.
+  // gets rows in `revived`, which is `plan` itself or, if it reserves no rows, null. With the last
+  // part the rows that are `wanted` are uploaded, too.
   absl::Status RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
-                       StepPlan* revived, StepResult* result);
+                       std::span<const Wanted> wanted, StepPlan* revived, StepResult* result);
 
   const ModelConfig& config_;
   const Weights& weights_;
@@ -95,7 +98,8 @@ class ModelRunner {
   const KvPool pool_;
   const HiddenGeometry hidden_;
 
-  std::unique_ptr<Buffer> index_, head_index_;
+  std::unique_ptr<Buffer> index_;
+  size_t head_rows_ = 0;  // of index_, where those whose logits are wanted begin
   std::unique_ptr<Buffer> head_hidden_, head_normed_, logits_;
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<TokenPruner> pruner_;

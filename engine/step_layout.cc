@@ -1,6 +1,7 @@
 #include "engine/step_layout.h"
 
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <utility>
 
@@ -59,8 +60,9 @@ class Builder {
     for (int32_t& row : rows) row = plan_.positions[row];
     span.positions = Append(rows);
     span.slots = slots == rows ? span.positions : Append(slots);
-    span.slot_positions = Append(slot_positions);
-    span.blocks = AppendBlocks(segment, span.plan_sequences, span.sequences);
+    span.slot_positions = AppendGrowing(slot_positions);
+    span.blocks_per_unit = Room(span.blocks_per_unit);
+    span.blocks = AppendBlocks(segment, span.plan_sequences, span.sequences, span.blocks_per_unit);
     out_.spans.push_back(std::move(span));
   }
 
@@ -143,8 +145,8 @@ class Builder {
       span.rows = static_cast<int32_t>(positions.size());
       span.positions = Append(positions);
       span.hidden_rows = Append(hidden);
-      span.blocks =
-          AppendBlocks(context_.segments.SegmentOf(first_layer), sequences, span.sequences);
+      span.blocks = AppendBlocks(context_.segments.SegmentOf(first_layer), sequences,
+                                 span.sequences, span.blocks_per_unit);
       out_.phantoms.push_back(std::exchange(span, {}));
       positions.clear();
       hidden.clear();
@@ -204,12 +206,29 @@ class Builder {
     }
   }
 
-  // [units][blocks of `rows`] pages of the segment; `sequences` are indices into the plan.
+  // What grows with every token, with room to grow in: what follows keeps its place for a while.
+  size_t AppendGrowing(const std::vector<int32_t>& values) {
+    const size_t offset = Append(values);
+    out_.index.resize(offset + static_cast<size_t>(Room(std::ssize(values))));
+    return offset;
+  }
+  // At most a quarter more than `count`, but for small ones.
+  static int32_t Room(int64_t count) {
+    constexpr int64_t kLeastUnit = 64;
+    if (count == 0) return 0;
+    const auto quarter = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(count)) / 4);
+    const int64_t unit = std::max(kLeastUnit, quarter);
+    return static_cast<int32_t>((count + unit - 1) / unit * unit);
+  }
+
+  // [units][per_unit] pages of the segment, of the slots of `rows`; `sequences` are indices into
+  // the plan.
   size_t AppendBlocks(int32_t segment, const std::vector<int32_t>& sequences,
-                      const std::vector<SequenceRows>& rows) {
+                      const std::vector<SequenceRows>& rows, int32_t per_unit) {
     const int32_t units = context_.segments.units()[segment];
     const size_t offset = out_.index.size();
     for (int32_t unit = 0; unit < units; ++unit) {
+      out_.index.resize(offset + static_cast<size_t>(unit) * static_cast<size_t>(per_unit));
       for (size_t i = 0; i < sequences.size(); ++i) {
         const auto pages = plan_.sequences[sequences[i]].segment_pages[segment];
         for (int32_t block = 0; block < Blocks(rows[i].slots); ++block) {
@@ -217,6 +236,7 @@ class Builder {
         }
       }
     }
+    out_.index.resize(offset + static_cast<size_t>(units) * static_cast<size_t>(per_unit));
     return offset;
   }
 

@@ -1,6 +1,7 @@
 // A StepPlan turned into what kernels follow: for every stretch of layers in which the set
 // of rows is constant, which rows run and where their K/V lies. All index arrays are one
-// host vector, uploaded once per part of the stack.
+// host vector, uploaded once per part of the stack. Arrays that grow with the sequences have room
+// to grow in, so that from a decode step to the next each array stays where it is.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ struct LayerSpan {
   size_t slots = 0;           // [rows]
   size_t blocks = 0;          // [units][blocks_per_unit]
   size_t slot_positions = 0;  // of the sequences that are not in order
-  int32_t blocks_per_unit = 0;
+  int32_t blocks_per_unit = 0;  // some more than there are
   std::vector<SequenceRows> sequences;
   std::vector<FormatRows> formats;  // of the span's rows, all of them
   std::vector<int32_t> plan_sequences;  // index into the plan of each of them

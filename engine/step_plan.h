@@ -204,6 +204,7 @@ struct SequenceResult {
 
 struct StepResult {
   std::vector<SequenceResult> sequences;  // parallel to StepPlan::sequences
+  int64_t replays = 0;                    // Ops::Replays() of this step
 };
 
 // The same of a draft model.

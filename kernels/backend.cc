@@ -25,7 +25,8 @@ absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const BackendOptions& options) {
   }
   if (options.backend == "cuda") {
 #ifdef SKIM_CUDA
-    return cuda::CudaOps::Create(options.device_memory, options.cuda_gemm == "cublaslt");
+    return cuda::CudaOps::Create(options.device_memory, options.cuda_gemm == "cublaslt",
+                                 options.cuda_graphs);
 #else
     return absl::FailedPreconditionError("backend: this build has no CUDA backend");
 #endif

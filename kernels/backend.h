@@ -17,6 +17,7 @@ struct BackendOptions {
   bool pin_threads = true;          // cpu: each thread to its own core
   DeviceMemory device_memory = {};  // cuda
   std::string cuda_gemm = "own";    // cuda: own | cublaslt, which gives up G1 in bf16 and fp8
+  bool cuda_graphs = true;          // cuda: steps that repeat are replayed as graphs
 };
 
 // INVALID_ARGUMENT for an unknown name; FAILED_PRECONDITION where this machine or build

@@ -166,6 +166,13 @@ class Ops {
   virtual absl::StatusOr<std::unique_ptr<PackedWeight>> PackQuantized(const QuantizedMatrix& weight,
                                                                       WeightShape shape) = 0;
 
+  // What follows, until the next Wait(), is likely to be called again soon with the same operands
+  // and the same shapes: a backend may put it off until then and keep what it makes of it. Results
+  // are the same.
+  virtual void ExpectRepeat() {}
+  // How often something kept was used again.
+  virtual int64_t Replays() const { return 0; }
+
   // y[r] = table[tokens[r]]. The table is packed as kPlain, [vocabulary, hidden]: a model
   // whose head is its embedding holds it once.
   virtual void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) = 0;

@@ -71,14 +71,14 @@ bool OneSplit(const DeviceRows& rows, const AttentionTiles& tiles, const KvLayou
 }
 
 template <KvFormat kFormat, int kDim, int kWarps>
-void Launch(Stream stream, const AttentionTask& task, dim3 grid) {
+void Launch(LaunchQueue& queue, const AttentionTask& task, dim3 grid) {
   using Shared = DynamicShared<sizeof(AttentionMemory<kFormat, kDim, kWarps>)>;
-  LaunchWithShared<Shared>(Attention<kFormat, kDim, kWarps, Shared>, grid, kWarps * kWarp, stream,
+  LaunchWithShared<Shared>(Attention<kFormat, kDim, kWarps, Shared>, grid, kWarps * kWarp, queue,
                            task);
 }
 
 template <int kWarps>
-void LaunchTiles(Stream stream, AttentionTask task, const DeviceRows& rows,
+void LaunchTiles(LaunchQueue& queue, AttentionTask task, const DeviceRows& rows,
                  const AttentionTile* tiles, int32_t count) {
   if (count == 0) return;
   const KvLayout& layout = task.kv.layout;
@@ -86,12 +86,12 @@ void LaunchTiles(Stream stream, AttentionTask task, const DeviceRows& rows,
   const auto blocks = static_cast<unsigned>(count), heads = static_cast<unsigned>(layout.kv_heads);
   const dim3 grid(blocks, heads, task.one_split ? static_cast<unsigned>(SplitsOf(rows)) : 1);
   ForKvFormat(layout.format, [&]<KvFormat kFormat>() {
-    if (layout.head_dim <= 64) return Launch<kFormat, 64, kWarps>(stream, task, grid);
-    if (layout.head_dim <= 128) return Launch<kFormat, 128, kWarps>(stream, task, grid);
-    Launch<kFormat, kAttentionHeadDim, kWarps>(stream, task, grid);
+    if (layout.head_dim <= 64) return Launch<kFormat, 64, kWarps>(queue, task, grid);
+    if (layout.head_dim <= 128) return Launch<kFormat, 128, kWarps>(queue, task, grid);
+    Launch<kFormat, kAttentionHeadDim, kWarps>(queue, task, grid);
   });
   if (!task.one_split) return;
-  CombineSplits<<<dim3(blocks, heads, kWarps * kWarpPairs), kCombineThreads, 0, stream>>>(task);
+  queue.Add(CombineSplits, dim3(blocks, heads, kWarps * kWarpPairs), kCombineThreads, 0, task);
 }
 
 }  // namespace
@@ -104,7 +104,7 @@ int64_t AttentionPartFloats(int heads, const DeviceRows& rows, const AttentionTi
   return rows.count * heads * parts * AttentionPart::Floats(layout.head_dim);
 }
 
-void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRows& rows,
+void LaunchAttention(LaunchQueue& queue, const AttentionArgs& args, const AttentionRows& rows,
                      const DeviceRows& device_rows, const AttentionTiles& tiles, const KvLayer& kv,
                      float* parts) {
   const int64_t of_pair = int64_t{args.heads} * AttentionPart::Floats(kv.layout.head_dim);
@@ -117,8 +117,8 @@ void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRo
   task.parts = parts;
   task.parts_of_pair = static_cast<int>(
       AttentionPartFloats(args.heads, device_rows, tiles, kv.layout) / device_rows.count / of_pair);
-  LaunchTiles<kLargeWarps>(stream, task, device_rows, tiles.tiles, tiles.large);
-  LaunchTiles<kSmallWarps>(stream, task, device_rows, tiles.tiles + tiles.large, tiles.small);
+  LaunchTiles<kLargeWarps>(queue, task, device_rows, tiles.tiles, tiles.large);
+  LaunchTiles<kSmallWarps>(queue, task, device_rows, tiles.tiles + tiles.large, tiles.small);
 }
 
 }  // namespace skim::cuda

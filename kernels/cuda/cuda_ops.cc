@@ -32,27 +32,23 @@ const WeightView& Own(const PackedWeight& weight) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const DeviceMemory& memory, bool cublaslt) {
+absl::StatusOr<std::unique_ptr<Ops>> CudaOps::Create(const DeviceMemory& memory, bool cublaslt,
+                                                     bool graphs) {
   SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Runtime> runtime, Runtime::Create(memory));
-  std::unique_ptr<CudaOps> ops(new CudaOps(std::move(runtime)));
+  std::unique_ptr<CudaOps> ops(new CudaOps(std::move(runtime), graphs));
   if (cublaslt) {
     SKIM_ASSIGN_OR_RETURN(ops->large_products_, LargeProducts::Create(ops->runtime_.get()));
   }
   return ops;
 }
 
-CudaOps::CudaOps(std::unique_ptr<Runtime> runtime)
+CudaOps::CudaOps(std::unique_ptr<Runtime> runtime, bool graphs)
     : runtime_(std::move(runtime)),
+      graphs_(graphs),
       input_codes_(runtime_.get()),
       input_scales_(runtime_.get()),
-      places_scratch_(runtime_.get()),
-      tiles_scratch_(runtime_.get()),
       attention_parts_(runtime_.get()),
-      score_tasks_(runtime_.get()),
-      scored_heads_(runtime_.get()),
       summed_scores_(runtime_.get()),
-      forced_rows_(runtime_.get()),
-      sample_lists_(runtime_.get()),
       sample_logits_(runtime_.get()),
       sample_results_(runtime_.get()) {}
 
@@ -80,15 +76,19 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaOps::PackQuantized(const Quant
   return CudaPackedWeight::Pack(runtime_.get(), weight, shape);
 }
 
+void CudaOps::ExpectRepeat() {
+  if (graphs_) runtime_->HoldLaunches();
+}
+
 void CudaOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  LaunchEmbed(runtime_->stream(), Own(table), tokens, y);
+  LaunchEmbed(runtime_->launches(), Own(table), tokens, y);
   runtime_->CheckLaunch("embed");
 }
 
 void CudaOps::RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  LaunchRmsNorm(runtime_->stream(), x, weight, eps, y);
+  LaunchRmsNorm(runtime_->launches(), x, weight, eps, y);
   runtime_->CheckLaunch("rms norm");
 }
 
@@ -103,13 +103,13 @@ LinearInput CudaOps::Input(Matrix<const Bf16> x, const WeightView& weight) {
   if (weight.format == WeightFormat::kInt8) {
     auto* scales = input_scales_.Reserve<float>(static_cast<size_t>(x.rows));
     if (!runtime_->ok()) return {};
-    LaunchQuantizeRows(runtime_->stream(), x, padded, weight.rotated, codes, scales);
+    LaunchQuantizeRows(runtime_->launches(), x, padded, weight.rotated, codes, scales);
     input.scales = scales;
   } else {
     auto* groups =
         input_scales_.Reserve<InputGroup>(static_cast<size_t>(x.rows * padded / kInt4Group));
     if (!runtime_->ok()) return {};
-    LaunchQuantizeGroups(runtime_->stream(), x, padded, codes, groups);
+    LaunchQuantizeGroups(runtime_->launches(), x, padded, codes, groups);
     input.groups = groups;
   }
   runtime_->CheckLaunch("quantise");
@@ -124,7 +124,7 @@ void CudaOps::Linear(Matrix<const Bf16> x, const PackedWeight& weight, const flo
   if (large_products_ && large_products_->Has(input, Own(weight), bias, &y)) {
     return large_products_->Linear(input, Own(weight), bias, accumulate, y);
   }
-  LaunchLinear(runtime_->stream(), input, Own(weight), bias, accumulate, y);
+  LaunchLinear(runtime_->launches(), input, Own(weight), bias, accumulate, y);
   runtime_->CheckLaunch("linear");
 }
 
@@ -136,19 +136,17 @@ void CudaOps::LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, con
   if (large_products_ && large_products_->Has(input, Own(weight), bias, nullptr)) {
     return large_products_->LinearSwiGlu(input, Own(weight), bias, y);
   }
-  LaunchLinearSwiGlu(runtime_->stream(), input, Own(weight), bias, y);
+  LaunchLinearSwiGlu(runtime_->launches(), input, Own(weight), bias, y);
   runtime_->CheckLaunch("linear swiglu");
 }
 
 template <typename T>
-const T* CudaOps::UploadList(std::span<const T> list, Scratch* scratch) {
+const T* CudaOps::UploadList(std::span<const T> list) {
   if (list.empty()) return nullptr;
-  T* device = scratch->Reserve<T>(list.size());
-  void* stage = runtime_->Stage(list.size_bytes());
-  if (stage == nullptr || device == nullptr) return nullptr;
-  std::memcpy(stage, list.data(), list.size_bytes());
-  runtime_->Upload(device, stage, list.size_bytes());
-  return device;
+  return reinterpret_cast<const T*>(
+      runtime_->MakeList(list.size_bytes(), [&](std::byte* host, const std::byte*) {
+        std::memcpy(host, list.data(), list.size_bytes());
+      }));
 }
 
 DeviceRows CudaOps::Rows(const AttentionRows& rows) {
@@ -160,7 +158,7 @@ DeviceRows CudaOps::Rows(const AttentionRows& rows) {
               RowPlace{sequence.block_begin, sequence.slots, sequence.positions_begin});
   }
   if (places != places_) {
-    device_places_ = UploadList<RowPlace>(places, &places_scratch_);
+    device_places_ = UploadList<RowPlace>(places);
     if (device_places_ == nullptr) return {};
     places_ = std::move(places);
   }
@@ -185,7 +183,7 @@ AttentionTiles CudaOps::Tiles(const AttentionRows& rows, int sharing) {
     }
   }
   if (tiles != tiles_) {
-    device_tiles_ = UploadList<AttentionTile>(tiles, &tiles_scratch_);
+    device_tiles_ = UploadList<AttentionTile>(tiles);
     tiles_ = std::move(tiles);
   }
   device.tiles = device_tiles_;
@@ -196,7 +194,7 @@ void CudaOps::RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& row
                              const KvLayer& kv) {
   const DeviceRows device = Rows(rows);
   if (device.count == 0 || !runtime_->ok()) return;
-  LaunchRopeAndWriteKv(runtime_->stream(), args, rows, device, kv);
+  LaunchRopeAndWriteKv(runtime_->launches(), args, rows, device, kv);
   runtime_->CheckLaunch("rope");
 }
 
@@ -209,7 +207,7 @@ void CudaOps::Attention(const AttentionArgs& args, const AttentionRows& rows, co
   const int64_t floats = AttentionPartFloats(args.heads, device, tiles, kv.layout);
   auto* parts = floats > 0 ? attention_parts_.Reserve<float>(static_cast<size_t>(floats)) : nullptr;
   if (!runtime_->ok()) return;
-  LaunchAttention(runtime_->stream(), args, rows, device, tiles, kv, parts);
+  LaunchAttention(runtime_->launches(), args, rows, device, tiles, kv, parts);
   runtime_->CheckLaunch("attention");
 }
 
@@ -226,10 +224,10 @@ void CudaOps::KeyScores(const KeyScoresArgs& args, const AttentionRows& rows, co
     device.most_slots = std::max(device.most_slots, sequence.slots);
   }
   if (device.most_slots == 0) return;
-  device.tasks = UploadList<KeyScoreTask>(tasks, &score_tasks_);
-  device.scored_heads = UploadList(args.scored_heads, &scored_heads_);
+  device.tasks = UploadList<KeyScoreTask>(tasks);
+  device.scored_heads = UploadList(args.scored_heads);
   if (!runtime_->ok()) return;
-  LaunchKeyScores(runtime_->stream(), args, device, rows, kv);
+  LaunchKeyScores(runtime_->launches(), args, device, rows, kv);
   runtime_->CheckLaunch("key scores");
 }
 
@@ -237,27 +235,27 @@ void CudaOps::PoolScores(const PoolScoresArgs& args) {
   if (args.positions == 0 || !runtime_->ok()) return;
   auto* summed = summed_scores_.Reserve<float>(static_cast<size_t>(args.positions));
   if (!runtime_->ok()) return;
-  LaunchPoolScores(runtime_->stream(), args, summed);
+  LaunchPoolScores(runtime_->launches(), args, summed);
   runtime_->CheckLaunch("pool scores");
 }
 
 void CudaOps::TopRows(const TopRowsArgs& args) {
   if (args.count == 0 || !runtime_->ok()) return;
-  const IndexRange* forced = UploadList(args.forced, &forced_rows_);
+  const IndexRange* forced = UploadList(args.forced);
   if (!runtime_->ok()) return;
-  LaunchTopRows(runtime_->stream(), args, forced);
+  LaunchTopRows(runtime_->launches(), args, forced);
   runtime_->CheckLaunch("top rows");
 }
 
 void CudaOps::GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  LaunchGatherRows(runtime_->stream(), x, index, y);
+  LaunchGatherRows(runtime_->launches(), x, index, y);
   runtime_->CheckLaunch("gather");
 }
 
 void CudaOps::ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
   if (x.rows == 0 || !runtime_->ok()) return;
-  LaunchScatterRows(runtime_->stream(), x, index, y);
+  LaunchScatterRows(runtime_->launches(), x, index, y);
   runtime_->CheckLaunch("scatter");
 }
 
@@ -267,15 +265,14 @@ void CudaOps::Sample(Matrix<const float> logits, std::span<const SampleRow> rows
   const auto count = static_cast<int64_t>(rows.size());
   const SampleStaging staging(rows, logits.cols);
   // One upload for the lists, one download for the results.
-  auto* lists = sample_lists_.Reserve<std::byte>(staging.list_bytes());
   auto* out = sample_results_.Reserve<std::byte>(staging.result_bytes());
   auto* adjusted = sample_logits_.Reserve<float>(staging.adjusts() ? count * logits.cols : 1);
-  auto* host_lists = static_cast<std::byte*>(runtime_->Stage(staging.list_bytes()));
-  auto* host_out = static_cast<std::byte*>(runtime_->Stage(staging.result_bytes()));
+  const std::byte* lists = runtime_->MakeList(
+      staging.list_bytes(),
+      [&](std::byte* host, const std::byte* device) { staging.Write(host, device); });
+  std::byte* host_out = runtime_->Stage(staging.result_bytes());
   if (!runtime_->ok()) return;
-  staging.Write(host_lists, lists);
-  runtime_->Upload(lists, host_lists, staging.list_bytes());
-  LaunchSample(runtime_->stream(), {logits.data, count, logits.cols, logits.stride},
+  LaunchSample(runtime_->launches(), {logits.data, count, logits.cols, logits.stride},
                reinterpret_cast<const SampleTask*>(lists),
                {adjusted, count, logits.cols, logits.cols}, staging.Outcomes(out), staging.Top(out),
                staging.max_top());
@@ -286,6 +283,8 @@ void CudaOps::Sample(Matrix<const float> logits, std::span<const SampleRow> rows
 }
 
 absl::Status CudaOps::Wait() {
+  places_.clear();  // lists do not outlive it
+  tiles_.clear();
   SKIM_RETURN_IF_ERROR(runtime_->Wait());
   for (const PendingSample& sample : pending_) {
     for (size_t r = 0; r < sample.results.size(); ++r) {

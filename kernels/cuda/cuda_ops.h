@@ -20,8 +20,10 @@ namespace skim::cuda {
 
 class CudaOps final : public Ops {
  public:
-  // As Runtime::Create, and with `cublaslt` as LargeProducts::Create.
-  static absl::StatusOr<std::unique_ptr<Ops>> Create(const DeviceMemory& memory, bool cublaslt);
+  // As Runtime::Create, and with `cublaslt` as LargeProducts::Create. With `graphs` what is said to
+  // repeat is replayed.
+  static absl::StatusOr<std::unique_ptr<Ops>> Create(const DeviceMemory& memory, bool cublaslt,
+                                                     bool graphs);
 
   std::string Description() const override {
     return "cuda " + runtime_->device_name() + (large_products_ ? ", cublaslt" : "");
@@ -36,6 +38,9 @@ class CudaOps final : public Ops {
                                                            WeightShape shape) override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackQuantized(const QuantizedMatrix& weight,
                                                               WeightShape shape) override;
+
+  void ExpectRepeat() override;
+  int64_t Replays() const override { return runtime_->launches().graph_launches(); }
 
   void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) override;
   void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) override;
@@ -66,23 +71,22 @@ class CudaOps final : public Ops {
     int32_t max_top;
   };
 
-  explicit CudaOps(std::unique_ptr<Runtime> runtime);
+  CudaOps(std::unique_ptr<Runtime> runtime, bool graphs);
   // x as the weight's format reads it: itself, or quantised in scratch memory.
   LinearInput Input(Matrix<const Bf16> x, const WeightView& weight);
-  // Copies a list to `scratch`; null if there is nothing or something failed.
+  // A copy until Wait(); null if there is nothing or something failed.
   template <typename T>
-  const T* UploadList(std::span<const T> list, Scratch* scratch);
+  const T* UploadList(std::span<const T> list);
   // The step's rows on the device: uploaded when they differ from the last call's.
   DeviceRows Rows(const AttentionRows& rows);
   // The same of the tiles that attention makes of them, with `sharing` query heads to a KV head.
   AttentionTiles Tiles(const AttentionRows& rows, int sharing);
 
   std::unique_ptr<Runtime> runtime_;
+  const bool graphs_;
   std::unique_ptr<LargeProducts> large_products_;  // null: all products are by our own kernels
   Scratch input_codes_, input_scales_;
-  Scratch places_scratch_, tiles_scratch_, attention_parts_;
-  Scratch score_tasks_, scored_heads_, summed_scores_, forced_rows_;
-  Scratch sample_lists_, sample_logits_, sample_results_;
+  Scratch attention_parts_, summed_scores_, sample_logits_, sample_results_;
   std::vector<RowPlace> places_;  // what lies at device_places_
   const RowPlace* device_places_ = nullptr;
   std::vector<AttentionTile> tiles_;  // what lies at device_tiles_

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "base/bf16.h"
+#include "kernels/cuda/launch_queue.h"
 
 namespace skim::cuda {
 
@@ -20,16 +21,15 @@ struct DynamicShared {
   static constexpr int kBytes = kSharedBytes;
 };
 
-// Launches a kernel with that much; what is more than the default has to be asked for. Failures are
-// found by cudaGetLastError.
+// Launches a kernel with that much; what is more than the default has to be asked for.
 template <typename Shared, typename... Args>
-void LaunchWithShared(void (*kernel)(Args...), dim3 grid, int threads, cudaStream_t stream,
+void LaunchWithShared(void (*kernel)(Args...), dim3 grid, int threads, LaunchQueue& queue,
                       const std::type_identity_t<Args>&... args) {
   constexpr int kDefault = 48 << 10;
   if constexpr (Shared::kBytes > kDefault) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shared::kBytes);
   }
-  kernel<<<grid, threads, Shared::kBytes, stream>>>(args...);
+  queue.Add(kernel, grid, threads, Shared::kBytes, args...);
 }
 
 __device__ inline float FromBf16(Bf16 x) { return __uint_as_float(uint32_t{x.bits} << 16); }

@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 
 }  // namespace
 
-void LaunchKeyScores(Stream stream, const KeyScoresArgs& args, const DeviceTargets& targets,
+void LaunchKeyScores(LaunchQueue& queue, const KeyScoresArgs& args, const DeviceTargets& targets,
                      const AttentionRows& rows, const KvLayer& kv) {
   const Scoring scoring = {args.q,     args.lse,       targets.scored_heads, args.heads,
                            args.scale, rows.positions, rows.blocks,          rows.slot_positions,
@@ -200,16 +200,16 @@ void LaunchKeyScores(Stream stream, const KeyScoresArgs& args, const DeviceTarge
       static_cast<unsigned>(args.targets.size()), static_cast<unsigned>(arrays));
   const size_t shared = sizeof(float) * kTile * static_cast<size_t>(kv.layout.head_dim);
   ForKvFormat(kv.layout.format, [&]<KvFormat kFormat>() {
-    KeyScores<kFormat><<<grid, kThreads, shared, stream>>>(scoring, targets.tasks);
+    queue.Add(KeyScores<kFormat>, grid, kThreads, shared, scoring, targets.tasks);
   });
 }
 
-void LaunchPoolScores(Stream stream, const PoolScoresArgs& args, float* summed) {
-  PoolScores<<<1, kSampleThreads, 0, stream>>>(args, summed);
+void LaunchPoolScores(LaunchQueue& queue, const PoolScoresArgs& args, float* summed) {
+  queue.Add(PoolScores, 1, kSampleThreads, 0, args, summed);
 }
 
-void LaunchTopRows(Stream stream, const TopRowsArgs& args, const IndexRange* forced) {
-  TopRows<<<1, kSampleThreads, 0, stream>>>(args, forced, static_cast<int>(args.forced.size()));
+void LaunchTopRows(LaunchQueue& queue, const TopRowsArgs& args, const IndexRange* forced) {
+  queue.Add(TopRows, 1, kSampleThreads, 0, args, forced, static_cast<int>(args.forced.size()));
 }
 
 }  // namespace skim::cuda

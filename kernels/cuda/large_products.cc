@@ -73,7 +73,7 @@ bool LargeProducts::Has(const LinearInput& x, const WeightView& weight, const fl
 }
 
 void LargeProducts::Unpack(const WeightView& weight, int64_t first, int64_t features) {
-  LaunchUnpack(runtime_.stream(), weight, first, WholeTiles(features), Inputs(weight), weights_);
+  LaunchUnpack(runtime_.launches(), weight, first, WholeTiles(features), Inputs(weight), weights_);
   runtime_.CheckLaunch("unpack");
 }
 
@@ -100,7 +100,7 @@ void LargeProducts::Linear(const LinearInput& x, const WeightView& weight, const
                            bool accumulate, Matrix<float> y) {
   if (!SumsAreResults(weight, bias)) {
     return ForSums(x, weight, WholeTiles(weight.features), [&](const ProductSums& sums) {
-      LaunchLinearOf(runtime_.stream(), sums, x, weight, bias, accumulate, y);
+      LaunchLinearOf(runtime_.launches(), sums, x, weight, bias, accumulate, y);
       runtime_.CheckLaunch("linear of sums");
     });
   }
@@ -117,7 +117,7 @@ void LargeProducts::LinearSwiGlu(const LinearInput& x, const WeightView& weight,
                                  Matrix<Bf16> y) {
   // Packed features: gate and up take turns, tile by tile, and the last tiles may be padding.
   ForSums(x, weight, 2 * WholeTiles(y.cols), [&](const ProductSums& sums) {
-    LaunchLinearSwiGluOf(runtime_.stream(), sums, x, weight, bias, y);
+    LaunchLinearSwiGluOf(runtime_.launches(), sums, x, weight, bias, y);
     runtime_.CheckLaunch("swiglu of sums");
   });
 }

@@ -110,27 +110,27 @@ void ForFormat(WeightFormat format, const F& f) {
 
 }  // namespace
 
-void LaunchUnpack(Stream stream, const WeightView& weight, int64_t first, int64_t features,
+void LaunchUnpack(LaunchQueue& queue, const WeightView& weight, int64_t first, int64_t features,
                   int64_t inputs, void* rows) {
   ForFormat(weight.format, [&]<WeightFormat kFormat>() {
-    Unpack<kFormat><<<Grid(features / kTileFeatures, weight.input_tiles, kThreads / kWarp),
-                      kThreads, 0, stream>>>(weight, first, inputs, static_cast<std::byte*>(rows));
+    queue.Add(Unpack<kFormat>, Grid(features / kTileFeatures, weight.input_tiles, kThreads / kWarp),
+              kThreads, 0, weight, first, inputs, static_cast<std::byte*>(rows));
   });
 }
 
-void LaunchLinearOf(Stream stream, const ProductSums& sums, const LinearInput& x,
+void LaunchLinearOf(LaunchQueue& queue, const ProductSums& sums, const LinearInput& x,
                     const WeightView& weight, const float* bias, bool accumulate, Matrix<float> y) {
   ForFormat(weight.format, [&]<WeightFormat kFormat>() {
-    LinearOf<kFormat><<<Grid(x.rows, sums.features, kThreads), kThreads, 0, stream>>>(
-        sums, x, weight, bias, accumulate, y);
+    queue.Add(LinearOf<kFormat>, Grid(x.rows, sums.features, kThreads), kThreads, 0, sums, x,
+              weight, bias, accumulate, y);
   });
 }
 
-void LaunchLinearSwiGluOf(Stream stream, const ProductSums& sums, const LinearInput& x,
+void LaunchLinearSwiGluOf(LaunchQueue& queue, const ProductSums& sums, const LinearInput& x,
                           const WeightView& weight, const float* bias, Matrix<Bf16> y) {
   ForFormat(weight.format, [&]<WeightFormat kFormat>() {
-    LinearSwiGluOf<kFormat><<<Grid(x.rows, sums.features / 2, kThreads), kThreads, 0, stream>>>(
-        sums, x, weight, bias, y);
+    queue.Add(LinearSwiGluOf<kFormat>, Grid(x.rows, sums.features / 2, kThreads), kThreads, 0, sums,
+              x, weight, bias, y);
   });
 }
 

@@ -1,4 +1,4 @@
-// The kernels of this folder as host functions: each enqueues one launch on `stream`, and the
+// The kernels of this folder as host functions: each adds its launches to `queue`, and the
 // caller checks for errors (Runtime::CheckLaunch). Pointers are device memory. No CUDA header
 // is needed to call them, and nothing of absl to compile them.
 #pragma once
@@ -6,17 +6,14 @@
 #include <cstdint>
 
 #include "base/types.h"
+#include "kernels/cuda/launch_queue.h"
 #include "kernels/kv_layout.h"
 #include "kernels/matrix.h"
 #include "kernels/ops.h"
 #include "kernels/weight.h"
 #include "kernels/weight_codes.h"
 
-struct CUstream_st;
-
 namespace skim::cuda {
-
-using Stream = CUstream_st*;
 
 // Weights in the order in which the tensor cores want their B operand: tiles of 8 output features,
 // [tiles of features][tiles of inputs][32 lanes][bytes of a lane], so that a lane gets what it
@@ -96,23 +93,26 @@ struct RowPlace {
 };
 
 // y[r] = row tokens[r] of the table, which is bf16.
-void LaunchEmbed(Stream stream, const WeightView& table, const TokenId* tokens, Matrix<float> y);
-void LaunchRmsNorm(Stream stream, Matrix<const float> x, const float* weight, float eps,
+void LaunchEmbed(LaunchQueue& queue, const WeightView& table, const TokenId* tokens,
+                 Matrix<float> y);
+void LaunchRmsNorm(LaunchQueue& queue, Matrix<const float> x, const float* weight, float eps,
                    Matrix<Bf16> y);
-void LaunchGatherRows(Stream stream, Matrix<const float> x, const int32_t* index, Matrix<float> y);
-void LaunchScatterRows(Stream stream, Matrix<const float> x, const int32_t* index, Matrix<float> y);
+void LaunchGatherRows(LaunchQueue& queue, Matrix<const float> x, const int32_t* index,
+                      Matrix<float> y);
+void LaunchScatterRows(LaunchQueue& queue, Matrix<const float> x, const int32_t* index,
+                       Matrix<float> y);
 
 // codes[r] = round(row r of x / its scale), of the rotated row if `rotate`; a row of `padded` codes
 // begins every `padded` bytes. As QuantizeRow and QuantizeGroups of kernels/cpu/gemm_kernels.h.
-void LaunchQuantizeRows(Stream stream, Matrix<const Bf16> x, int64_t padded, bool rotate,
+void LaunchQuantizeRows(LaunchQueue& queue, Matrix<const Bf16> x, int64_t padded, bool rotate,
                         int8_t* codes, float* scales);
-void LaunchQuantizeGroups(Stream stream, Matrix<const Bf16> x, int64_t padded, int8_t* codes,
+void LaunchQuantizeGroups(LaunchQueue& queue, Matrix<const Bf16> x, int64_t padded, int8_t* codes,
                           InputGroup* groups);
 
 // One arithmetic for any number of rows: a row's result does not depend on the others.
-void LaunchLinear(Stream stream, const LinearInput& x, const WeightView& weight, const float* bias,
-                  bool accumulate, Matrix<float> y);
-void LaunchLinearSwiGlu(Stream stream, const LinearInput& x, const WeightView& weight,
+void LaunchLinear(LaunchQueue& queue, const LinearInput& x, const WeightView& weight,
+                  const float* bias, bool accumulate, Matrix<float> y);
+void LaunchLinearSwiGlu(LaunchQueue& queue, const LinearInput& x, const WeightView& weight,
                         const float* bias, Matrix<Bf16> y);
 
 // What stands around a product that cuBLASLt computes (large_products.h). Row r of `rows`, each of
@@ -120,7 +120,7 @@ void LaunchLinearSwiGlu(Stream stream, const LinearInput& x, const WeightView& w
 // bf16 as they are, codes of fp8 as the bf16 that they are, codes of int8. `first`, `features` and
 // `inputs` are multiples of 8, `inputs` of int8 all that there are with the padding; `rows` lies on
 // 16 bytes. Not for int4.
-void LaunchUnpack(Stream stream, const WeightView& weight, int64_t first, int64_t features,
+void LaunchUnpack(LaunchQueue& queue, const WeightView& weight, int64_t first, int64_t features,
                   int64_t inputs, void* rows);
 // The sums [x.rows, features] of products with packed features from `first` on, as linear.cu would
 // have them: float, of int8 int32.
@@ -129,9 +129,9 @@ struct ProductSums {
   int64_t first = 0, features = 0;
 };
 // Columns of y from sums.first on. As LaunchLinear and LaunchLinearSwiGlu.
-void LaunchLinearOf(Stream stream, const ProductSums& sums, const LinearInput& x,
+void LaunchLinearOf(LaunchQueue& queue, const ProductSums& sums, const LinearInput& x,
                     const WeightView& weight, const float* bias, bool accumulate, Matrix<float> y);
-void LaunchLinearSwiGluOf(Stream stream, const ProductSums& sums, const LinearInput& x,
+void LaunchLinearSwiGluOf(LaunchQueue& queue, const ProductSums& sums, const LinearInput& x,
                           const WeightView& weight, const float* bias, Matrix<Bf16> y);
 
 // The step's rows on the device; `rows.sequences` is not read.
@@ -140,7 +140,7 @@ struct DeviceRows {
   const RowPlace* places = nullptr;  // [count]
   int32_t most_slots = 0;            // of a row
 };
-void LaunchRopeAndWriteKv(Stream stream, const RopeWriteArgs& args, const AttentionRows& rows,
+void LaunchRopeAndWriteKv(LaunchQueue& queue, const RopeWriteArgs& args, const AttentionRows& rows,
                           const DeviceRows& device_rows, const KvLayer& kv);
 
 // Neighbouring rows of a sequence times the query heads of a KV head: pairs, counted row by row.
@@ -164,7 +164,7 @@ struct AttentionTiles {
 int64_t AttentionPartFloats(int heads, const DeviceRows& rows, const AttentionTiles& tiles,
                             const KvLayout& layout);
 // A pair's result has the same bits whatever tiles there are. Rows of q and out begin on 4 bytes.
-void LaunchAttention(Stream stream, const AttentionArgs& args, const AttentionRows& rows,
+void LaunchAttention(LaunchQueue& queue, const AttentionArgs& args, const AttentionRows& rows,
                      const DeviceRows& device_rows, const AttentionTiles& tiles, const KvLayer& kv,
                      float* parts);
 
@@ -181,12 +181,12 @@ struct DeviceTargets {
   int32_t most_slots = 0;
 };
 // Of args.targets and args.scored_heads only the sizes are read.
-void LaunchKeyScores(Stream stream, const KeyScoresArgs& args, const DeviceTargets& targets,
+void LaunchKeyScores(LaunchQueue& queue, const KeyScoresArgs& args, const DeviceTargets& targets,
                      const AttentionRows& rows, const KvLayer& kv);
 // `summed` is scratch, [positions].
-void LaunchPoolScores(Stream stream, const PoolScoresArgs& args, float* summed);
+void LaunchPoolScores(LaunchQueue& queue, const PoolScoresArgs& args, float* summed);
 // `forced` is args.forced on the device.
-void LaunchTopRows(Stream stream, const TopRowsArgs& args, const IndexRange* forced);
+void LaunchTopRows(LaunchQueue& queue, const TopRowsArgs& args, const IndexRange* forced);
 
 // One row to sample, kernels/sampling.h with its lists in device memory.
 struct SampleTask {
@@ -209,7 +209,7 @@ struct SampleOutcome {
 
 // outcomes[r] for every row of logits; top[r * max_top ..] its best tokens. `scratch` has the
 // shape of the logits and takes the adjusted ones.
-void LaunchSample(Stream stream, Matrix<const float> logits, const SampleTask* tasks,
+void LaunchSample(LaunchQueue& queue, Matrix<const float> logits, const SampleTask* tasks,
                   Matrix<float> scratch, SampleOutcome* outcomes, TokenLogprob* top,
                   int32_t max_top);
 

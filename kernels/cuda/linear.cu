@@ -296,23 +296,23 @@ using Shared = DynamicShared<sizeof(Scratch<kFormat, kTiles>)>;
 
 }  // namespace
 
-void LaunchLinear(Stream stream, const LinearInput& x, const WeightView& weight, const float* bias,
-                  bool accumulate, Matrix<float> y) {
+void LaunchLinear(LaunchQueue& queue, const LinearInput& x, const WeightView& weight,
+                  const float* bias, bool accumulate, Matrix<float> y) {
   ForKernel(x, weight.format, [&]<WeightFormat kFormat, bool kAligned, int kTiles>() {
     using Bytes = Shared<kFormat, kTiles>;
     LaunchWithShared<Bytes>(Linear<kFormat, kAligned, kTiles, Bytes>,
-                            Grid(y.rows, kTiles, weight.features, kFeatures), kThreads, stream, x,
+                            Grid(y.rows, kTiles, weight.features, kFeatures), kThreads, queue, x,
                             weight, bias, accumulate, y);
   });
 }
 
-void LaunchLinearSwiGlu(Stream stream, const LinearInput& x, const WeightView& weight,
+void LaunchLinearSwiGlu(LaunchQueue& queue, const LinearInput& x, const WeightView& weight,
                         const float* bias, Matrix<Bf16> y) {
   ForKernel(x, weight.format, [&]<WeightFormat kFormat, bool kAligned, int kTiles>() {
     using Bytes = Shared<kFormat, kTiles>;
     LaunchWithShared<Bytes>(LinearSwiGlu<kFormat, kAligned, kTiles, Bytes>,
-                            Grid(y.rows, kTiles, y.cols, kFeatures / 2), kThreads, stream, x,
-                            weight, bias, y);
+                            Grid(y.rows, kTiles, y.cols, kFeatures / 2), kThreads, queue, x, weight,
+                            bias, y);
   });
 }
 

@@ -108,16 +108,16 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void LaunchQuantizeRows(Stream stream, Matrix<const Bf16> x, int64_t padded, bool rotate,
+void LaunchQuantizeRows(LaunchQueue& queue, Matrix<const Bf16> x, int64_t padded, bool rotate,
                         int8_t* codes, float* scales) {
   auto* kernel = rotate ? QuantizeRows<true> : QuantizeRows<false>;
-  kernel<<<static_cast<unsigned>(x.rows), kThreads, 0, stream>>>(x, padded, codes, scales);
+  queue.Add(kernel, static_cast<unsigned>(x.rows), kThreads, 0, x, padded, codes, scales);
 }
 
-void LaunchQuantizeGroups(Stream stream, Matrix<const Bf16> x, int64_t padded, int8_t* codes,
+void LaunchQuantizeGroups(LaunchQueue& queue, Matrix<const Bf16> x, int64_t padded, int8_t* codes,
                           InputGroup* groups) {
   static_assert(kInt4Group == kWarp, "a lane holds one number of a group");
-  QuantizeGroups<<<static_cast<unsigned>(x.rows), kThreads, 0, stream>>>(x, padded, codes, groups);
+  queue.Add(QuantizeGroups, static_cast<unsigned>(x.rows), kThreads, 0, x, padded, codes, groups);
 }
 
 }  // namespace skim::cuda

@@ -138,13 +138,13 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 
 }  // namespace
 
-void LaunchRopeAndWriteKv(Stream stream, const RopeWriteArgs& args, const AttentionRows& rows,
+void LaunchRopeAndWriteKv(LaunchQueue& queue, const RopeWriteArgs& args, const AttentionRows& rows,
                           const DeviceRows& device_rows, const KvLayer& kv) {
   const dim3 grid(static_cast<unsigned>(device_rows.count),
                   static_cast<unsigned>(kv.layout.kv_heads));
   ForKvFormat(kv.layout.format, [&]<KvFormat kFormat>() {
-    RopeAndWriteKv<kFormat><<<grid, kWarps * kWarp, 0, stream>>>(
-        args, rows.positions, rows.slots, rows.blocks, device_rows.places, kv);
+    queue.Add(RopeAndWriteKv<kFormat>, grid, kWarps * kWarp, 0, args, rows.positions, rows.slots,
+              rows.blocks, device_rows.places, kv);
   });
 }
 

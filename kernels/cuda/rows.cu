@@ -48,22 +48,24 @@ unsigned Blocks(int64_t rows) { return static_cast<unsigned>(rows); }
 
 }  // namespace
 
-void LaunchEmbed(Stream stream, const WeightView& table, const TokenId* tokens, Matrix<float> y) {
-  Embed<<<Blocks(y.rows), kThreads, 0, stream>>>(table, tokens, y);
+void LaunchEmbed(LaunchQueue& queue, const WeightView& table, const TokenId* tokens,
+                 Matrix<float> y) {
+  queue.Add(Embed, Blocks(y.rows), kThreads, 0, table, tokens, y);
 }
 
-void LaunchRmsNorm(Stream stream, Matrix<const float> x, const float* weight, float eps,
+void LaunchRmsNorm(LaunchQueue& queue, Matrix<const float> x, const float* weight, float eps,
                    Matrix<Bf16> y) {
-  RmsNorm<<<Blocks(y.rows), kThreads, 0, stream>>>(x, weight, eps, y);
+  queue.Add(RmsNorm, Blocks(y.rows), kThreads, 0, x, weight, eps, y);
 }
 
-void LaunchGatherRows(Stream stream, Matrix<const float> x, const int32_t* index, Matrix<float> y) {
-  MoveRows<true><<<Blocks(y.rows), kThreads, 0, stream>>>(x, index, y);
+void LaunchGatherRows(LaunchQueue& queue, Matrix<const float> x, const int32_t* index,
+                      Matrix<float> y) {
+  queue.Add(MoveRows<true>, Blocks(y.rows), kThreads, 0, x, index, y);
 }
 
-void LaunchScatterRows(Stream stream, Matrix<const float> x, const int32_t* index,
+void LaunchScatterRows(LaunchQueue& queue, Matrix<const float> x, const int32_t* index,
                        Matrix<float> y) {
-  MoveRows<false><<<Blocks(x.rows), kThreads, 0, stream>>>(x, index, y);
+  queue.Add(MoveRows<false>, Blocks(x.rows), kThreads, 0, x, index, y);
 }
 
 }  // namespace skim::cuda

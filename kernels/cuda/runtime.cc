@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -12,8 +13,8 @@ namespace skim::cuda {
 namespace {
 
 constexpr int kOldestMajor = 8;  // sm_80: bf16 mma, cp.async
-constexpr size_t kChunkBytes = size_t{1} << 20;
-constexpr size_t kStageAlign = 64;
+constexpr size_t kStagingChunk = size_t{1} << 20;
+constexpr size_t kListChunk = size_t{64} << 10;
 constexpr size_t kArenaUnit = size_t{2} << 20;  // pages of a device
 
 std::string Text(cudaError_t error) {
@@ -21,6 +22,24 @@ std::string Text(cudaError_t error) {
 }
 
 }  // namespace
+
+Runtime::Runtime()
+    : staging_(
+          kStagingChunk,
+          [this](size_t bytes) -> void* {
+            void* data = nullptr;
+            return ok() && Check(cudaMallocHost(&data, bytes), "pinned host memory") ? data
+                                                                                     : nullptr;
+          },
+          [this](void* data) { Check(cudaFreeHost(data), "cudaFreeHost"); }),
+      lists_(
+          kListChunk,
+          [this](size_t bytes) -> void* {
+            const auto data = Allocate(bytes);
+            if (!data.ok()) Fail(data.status());
+            return data.ok() ? *data : nullptr;
+          },
+          [this](void* data) { Free(data); }) {}
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const DeviceMemory& memory) {
   int count = 0;
@@ -47,6 +66,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Create(const DeviceMemory& mem
   runtime->Check(cudaStreamCreateWithFlags(&runtime->stream_, cudaStreamNonBlocking),
                  "cudaStreamCreate");
   SKIM_RETURN_IF_ERROR(runtime->failure_);
+  runtime->launches_.SetStream(runtime->stream_);
   SKIM_RETURN_IF_ERROR(runtime->TakeMemory(memory));
   return runtime;
 }
@@ -89,11 +109,13 @@ absl::Status Runtime::TakeMemory(const DeviceMemory& memory) {
 Runtime::~Runtime() {
   // Nothing can be done about errors of an end; the process or the device is gone anyway.
   if (stream_ != nullptr) {
-    cudaStreamSynchronize(stream_);
+    Wait().IgnoreError();
+    launches_.Clear();
+    lists_.Clear();
     if (arena_ != nullptr) cudaMemPoolDestroy(arena_);
     cudaStreamDestroy(stream_);
   }
-  for (const Chunk& chunk : chunks_) cudaFreeHost(chunk.data);
+  staging_.Clear();
 }
 
 bool Runtime::Check(int error, const char* what) {
@@ -129,50 +151,72 @@ absl::StatusOr<void*> Runtime::Allocate(size_t bytes) {
 void Runtime::Free(void* device) {
   const auto found = allocated_.find(device);
   if (found == allocated_.end()) return;
+  Flush();
   used_bytes_ -= found->second;
   allocated_.erase(found);
   Check(cudaFreeAsync(device, stream_), "cudaFreeAsync");
 }
 
 void Runtime::Upload(void* device, const void* host, size_t bytes) {
+  Flush();
   if (bytes == 0 || !ok()) return;
   Check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "upload");
 }
 
 void Runtime::Download(void* host, const void* device, size_t bytes) {
+  Flush();
   if (bytes == 0 || !ok()) return;
   Check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "download");
 }
 
-void* Runtime::Stage(size_t bytes) {
-  bytes = (bytes + kStageAlign - 1) / kStageAlign * kStageAlign;
-  if (chunks_.empty() || staged_ + bytes > chunks_.back().bytes) {
-    const size_t wanted = std::max(bytes, kChunkBytes);
-    void* data = nullptr;
-    if (!ok() || !Check(cudaMallocHost(&data, wanted), "pinned host memory")) return nullptr;
-    chunks_.push_back({static_cast<std::byte*>(data), wanted});
-    staged_ = 0;
-  }
-  void* stage = chunks_.back().data + staged_;
-  staged_ += bytes;
-  return stage;
+Runtime::List Runtime::TakeList(size_t bytes) {
+  const List list = {staging_.Take(bytes), lists_.Take(bytes), bytes};
+  return list.host != nullptr && list.device != nullptr ? list : List{};
 }
 
-void Runtime::CheckLaunch(const char* what) { Check(cudaGetLastError(), what); }
+void Runtime::Send(const List& list) {
+  const size_t bytes = StepMemory::Rounded(unsent_.bytes);
+  if (unsent_.bytes > 0 && list.host == unsent_.host + bytes &&
+      list.device == unsent_.device + bytes) {
+    unsent_.bytes = bytes + list.bytes;
+  } else {
+    SendUnsent();
+    unsent_ = list;
+  }
+  if (!launches_.holding()) SendUnsent();
+}
+
+void Runtime::SendUnsent() {
+  const List list = std::exchange(unsent_, {});
+  if (list.bytes == 0 || !ok()) return;
+  Check(cudaMemcpyAsync(list.device, list.host, list.bytes, cudaMemcpyHostToDevice, stream_),
+        "upload");
+}
+
+void Runtime::Flush() {
+  SendUnsent();
+  if (!ok()) return launches_.Drop();
+  const char* what = nullptr;
+  const int error = launches_.Launch(&what);
+  if (!Check(error, what)) cudaGetLastError();  // told here, and by nobody else
+}
+
+void Runtime::CheckLaunch(const char* what) {
+  if (launches_.holding()) return launches_.Name(what);
+  Check(cudaGetLastError(), what);
+}
 
 void Runtime::Fail(const absl::Status& failure) {
   if (ok()) failure_ = failure;
 }
 
 absl::Status Runtime::Wait() {
+  Flush();
   // After a failure, too: what was enqueued before it still uses the caller's memory.
   Check(cudaStreamSynchronize(stream_), "the step");
-  // Keep the last chunk, which is the largest, for the next time.
-  while (chunks_.size() > 1) {
-    Check(cudaFreeHost(chunks_.front().data), "cudaFreeHost");
-    chunks_.erase(chunks_.begin());
-  }
-  staged_ = 0;
+  launches_.EndStep();
+  staging_.EndStep();
+  lists_.EndStep();
   return failure_;
 }
 

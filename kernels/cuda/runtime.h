@@ -16,6 +16,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/cuda/launch_queue.h"
+#include "kernels/cuda/step_memory.h"
 #include "kernels/device_memory.h"
 
 struct CUmemPoolHandle_st;
@@ -32,7 +34,15 @@ class Runtime {
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  CUstream_st* stream() const { return stream_; }
+  // Where kernels are launched.
+  LaunchQueue& launches() { return launches_; }
+  // Where kernels that are not ours are enqueued, behind all that were launched so far. Until the
+  // next Wait() none is held back any more: what is between theirs is too little to be kept.
+  CUstream_st* stream() {
+    Flush();
+    launches_.Release();
+    return stream_;
+  }
   const std::string& device_name() const { return device_name_; }
   size_t free_bytes() const { return arena_bytes_ - used_bytes_; }
 
@@ -42,16 +52,32 @@ class Runtime {
   // What is enqueued already may still use it.
   void Free(void* device);
 
+  // Until the next Wait() kernels may be held back, to be launched together (LaunchQueue::Hold).
+  // All that is enqueued otherwise keeps its place among them.
+  void HoldLaunches() { launches_.Hold(); }
+
   // Enqueue; host memory stays alive and unchanged until Wait().
   void Upload(void* device, const void* host, size_t bytes);
   void Download(void* host, const void* device, size_t bytes);
 
-  // Pinned host memory that lives until the next Wait() has returned, for what a call uploads
-  // or downloads on its own account. Null after a failure.
-  void* Stage(size_t bytes);
+  // Pinned host memory that lives until the next Wait() has returned, for what a call downloads
+  // on its own account. Null after a failure.
+  std::byte* Stage(size_t bytes) { return staging_.Take(bytes); }
+
+  // Device memory that lives as long, for lists that kernels launched from now on read:
+  // write(host, device) puts the bytes at `host` that will lie at `device`. Lists that are made
+  // while launches are held back go up together. Null after a failure.
+  template <typename Write>
+  std::byte* MakeList(size_t bytes, const Write& write) {
+    const List list = TakeList(bytes);
+    if (list.bytes == 0) return nullptr;
+    write(list.host, list.device);
+    Send(list);
+    return list.device;
+  }
 
   bool ok() const { return failure_.ok(); }
-  // After a launch of `what`.
+  // After a launch of `what`, perhaps in several kernels.
   void CheckLaunch(const char* what);
   // For Wait() to return, unless something failed before.
   void Fail(const absl::Status& failure);
@@ -59,15 +85,21 @@ class Runtime {
   absl::Status Wait();
 
  private:
-  struct Chunk {
-    std::byte* data;
-    size_t bytes;
+  struct List {
+    std::byte *host = nullptr, *device = nullptr;
+    size_t bytes = 0;
   };
 
-  Runtime() = default;
+  Runtime();
   absl::Status TakeMemory(const DeviceMemory& memory);
   // Keeps the first failure; true if there is none.
   bool Check(int error, const char* what);
+  // Zero bytes, if there is no memory.
+  List TakeList(size_t bytes);
+  void Send(const List& list);
+  void SendUnsent();
+  // Uploads lists and launches kernels that were held back.
+  void Flush();
 
   CUstream_st* stream_ = nullptr;
   CUmemPoolHandle_st* arena_ = nullptr;
@@ -75,8 +107,9 @@ class Runtime {
   std::unordered_map<void*, size_t> allocated_;
   std::string device_name_;
   absl::Status failure_;
-  std::vector<Chunk> chunks_;  // staging; the last one is being filled
-  size_t staged_ = 0;          // bytes of it in use
+  LaunchQueue launches_;
+  StepMemory staging_, lists_;  // pinned host memory, device memory
+  List unsent_;                 // neighbours on both sides
 };
 
 // A device buffer that only grows, for scratch. What it held is lost when it does.

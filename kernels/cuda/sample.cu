@@ -195,11 +195,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-void LaunchSample(Stream stream, Matrix<const float> logits, const SampleTask* tasks,
+void LaunchSample(LaunchQueue& queue, Matrix<const float> logits, const SampleTask* tasks,
                   Matrix<float> scratch, SampleOutcome* outcomes, TokenLogprob* top,
                   int32_t max_top) {
-  Sample<<<static_cast<unsigned>(logits.rows), kThreads, 0, stream>>>(logits, tasks, scratch,
-                                                                      outcomes, top, max_top);
+  queue.Add(Sample, static_cast<unsigned>(logits.rows), kThreads, 0, logits, tasks, scratch,
+            outcomes, top, max_top);
 }
 
 }  // namespace skim::cuda

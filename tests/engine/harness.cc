@@ -21,6 +21,7 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   backend.threads = options.threads;
   backend.pin_threads = false;
   backend.cuda_gemm = options.cuda_gemm;
+  backend.cuda_graphs = options.cuda_graphs;
   SKIM_ASSIGN_OR_RETURN(h.ops_, MakeOps(backend));
   SKIM_ASSIGN_OR_RETURN(h.weights_,
                         Weights::Load(h.config_, checkpoint, options.formats, h.ops_.get(), {}));

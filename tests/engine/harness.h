@@ -33,6 +33,7 @@ struct HarnessOptions {
   std::string draft_model = {};  // a directory; empty: none
   WeightFormat draft_format = WeightFormat::kInt8;
   std::string cuda_gemm = "own";
+  bool cuda_graphs = true;
 };
 
 struct HarnessSequence {

@@ -52,6 +52,7 @@ bool ScheduledEngine::Step() {
       }
     }
     ForgetPreempted();
+    replays_ += result.replays;
     Count(plan, result);
     scheduler_->Commit(status, std::move(result), ++now_);
   }

@@ -47,6 +47,7 @@ class ScheduledEngine {
   }
   const Scheduler& scheduler() const { return *scheduler_; }
   int64_t scout_rows() const { return scout_rows_; }
+  int64_t replays() const { return replays_; }  // Ops::Replays() of all steps
   // Rows times layers that pruned sequences ran, by (sequence, position, layer). Scouts
   // are not among them: they run ahead of tokens that run the same layers later.
   int64_t most_runs_of_a_token_layer() const { return most_runs_; }
@@ -75,6 +76,7 @@ class ScheduledEngine {
   std::map<SeqId, int32_t> preemptions_;
   int64_t most_runs_ = 0;
   int64_t scout_rows_ = 0;
+  int64_t replays_ = 0;
 };
 
 }  // namespace skim

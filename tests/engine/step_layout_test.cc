@@ -69,8 +69,9 @@ TEST(StepLayout, BlocksAreListedUnitByUnit) {
   Fixture f;
   const StepLayout layout = Build(f.plan);
   const LayerSpan& span = layout.spans[0];
-  EXPECT_EQ(span.blocks_per_unit, 3);  // two blocks of the first, one of the second
-  EXPECT_THAT(Slice(layout, span.blocks, 6), ElementsAre(10, 12, 20, 11, 13, 21));
+  // Two blocks of the first, one of the second.
+  EXPECT_THAT(Slice(layout, span.blocks, 3), ElementsAre(10, 12, 20));
+  EXPECT_THAT(Slice(layout, span.blocks + span.blocks_per_unit, 3), ElementsAre(11, 13, 21));
   EXPECT_EQ(span.sequences[0].slots, 34);
   EXPECT_EQ(span.sequences[1].block_begin, 2);
   EXPECT_THAT(Slice(layout, layout.spans[1].blocks, 3), ElementsAre(10, 11, 20));
@@ -295,7 +296,54 @@ TEST(StepLayout, RowsOfAPrunedSegmentTakeTheSlotsBehindThoseInUse) {
   EXPECT_EQ(span.sequences[1].positions_begin, SequenceRows::kInOrder);
   EXPECT_THAT(Slice(layout, span.slots, 5), ElementsAre(3, 4, 5, 6, 5));
   EXPECT_THAT(Slice(layout, span.slot_positions, 7), ElementsAre(0, 9, 4, 30, 31, 32, 33));
-  EXPECT_EQ(span.blocks_per_unit, 2);  // one block each
+  EXPECT_THAT(Slice(layout, span.blocks, 2), ElementsAre(10, 20));  // one block each
+}
+
+// A decode row of each of two sequences, of which the first is pruned, `age` tokens later.
+StepLayout Decoding(int32_t age) {
+  const std::vector<PageId> pages(64, 3), hidden(64, 7);
+  std::vector<int32_t> held;
+  for (int32_t i = 0; i < 20 + age; ++i) held.push_back(2 * i);
+  const PruneRules rules;
+  StepPlan plan;
+  plan.tokens = {1, 2};
+  plan.positions = {100 + age, 5 + age};
+  plan.enter.assign(2, 0);
+  plan.leave.assign(2, 6);
+  plan.sequences.resize(2);
+  for (int32_t i : {0, 1}) {
+    PlanSequence& sequence = plan.sequences[i];
+    sequence.id = i + 1;
+    sequence.row_begin = i;
+    sequence.row_count = 1;
+    sequence.segment_pages = {pages, pages};
+  }
+  PlanSequence& pruned = plan.sequences[0];
+  pruned.cut_segment = pruned.dense_segments = 1;
+  pruned.slot_positions = {{}, held};
+  pruned.hidden_pages = hidden;
+  pruned.rules = &rules;
+  return Build(plan);
+}
+
+TEST(StepLayout, ArraysStayWhereTheyAreWhileSequencesGrow) {
+  int moves = 0;
+  StepLayout before = Decoding(0);
+  for (int32_t age = 1; age <= 200; ++age) {
+    const StepLayout layout = Decoding(age);
+    ASSERT_EQ(layout.spans.size(), 2u);
+    bool same = layout.index.size() == before.index.size();
+    for (size_t s : {0, 1}) {
+      const LayerSpan &now = layout.spans[s], &then = before.spans[s];
+      same &= now.positions == then.positions && now.slots == then.slots;
+      same &= now.blocks == then.blocks && now.blocks_per_unit == then.blocks_per_unit;
+      same &= now.slot_positions == then.slot_positions;
+    }
+    moves += !same;
+    before = layout;
+  }
+  EXPECT_LE(moves, 4);  // and not at every token, nor at every page
+  EXPECT_LE(before.index.size(), 1000u);
 }
 
 TEST(StepLayout, ReservedRowsRunOnceATokenIsRevived) {

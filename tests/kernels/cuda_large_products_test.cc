@@ -70,7 +70,7 @@ class CudaLargeProducts : public testing::Test {
     const int64_t padded = w.padded_inputs();
     auto* codes = Up(std::vector<int8_t>(x.rows * padded));
     auto* scales = Up(std::vector<float>(x.rows));
-    LaunchQuantizeRows(runtime_->stream(), x, padded, w.rotated, codes, scales);
+    LaunchQuantizeRows(runtime_->launches(), x, padded, w.rotated, codes, scales);
     return {reinterpret_cast<const std::byte*>(codes), x.rows, padded, padded, scales};
   }
   bool Has(Matrix<const Bf16> x, const WeightView& w) {
@@ -100,7 +100,7 @@ TEST_F(CudaLargeProducts, LinearIsOursWhateverPartOfTheWeightsIsCopiedAtATime) {
       for (const auto& [with, accumulate] :
            {std::pair{bias, false}, {nullptr, true}, {bias, true}, {nullptr, false}}) {
         ASSERT_TRUE(products_->Has(input, weight->view(), with, &theirs));
-        LaunchLinear(runtime_->stream(), input, weight->view(), with, accumulate, ours);
+        LaunchLinear(runtime_->launches(), input, weight->view(), with, accumulate, ours);
         products_->Linear(input, weight->view(), with, accumulate, theirs);
         const auto want = Down(ours.data, kRows * stride), got = Down(theirs.data, kRows * stride);
         for (int64_t i = 0; i < kRows * stride; ++i) {
@@ -128,7 +128,7 @@ TEST_F(CudaLargeProducts, SwiGluIsOurs) {
       };
       const Matrix<Bf16> ours = room(), theirs = room();
       ASSERT_TRUE(products_->Has(input, weight->view(), bias, nullptr));
-      LaunchLinearSwiGlu(runtime_->stream(), input, weight->view(), bias, ours);
+      LaunchLinearSwiGlu(runtime_->launches(), input, weight->view(), bias, ours);
       products_->LinearSwiGlu(input, weight->view(), bias, theirs);
       const auto want = Down(ours.data, kRows * stride), got = Down(theirs.data, kRows * stride);
       for (int64_t i = 0; i < kRows * stride; ++i) {

@@ -24,7 +24,7 @@ using Fault = void (*)(Runtime&);
 
 // An invalid configuration: a grid of no blocks.
 void FailToLaunch(Runtime& runtime) {
-  LaunchRmsNorm(runtime.stream(), {nullptr, 0, 8, 8}, nullptr, 0, {nullptr, 0, 8, 8});
+  LaunchRmsNorm(runtime.launches(), {nullptr, 0, 8, 8}, nullptr, 0, {nullptr, 0, 8, 8});
   runtime.CheckLaunch("nothing to do");
 }
 
