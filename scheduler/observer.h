@@ -20,6 +20,7 @@ struct StepStats {
   int32_t catch_up_rows = 0;  // of a draft model, from which no draft is drawn
   // Of the model: sums to rows, without those of the draft head and of the draft model.
   std::array<int32_t, kWeightFormats> rows_by_format = {};
+  int64_t replays = 0;            // of what the backend kept of earlier steps
   int32_t preempted = 0;          // sequences preempted by this step's plan
   int64_t prefix_queries = 0;     // prompt tokens looked up in the prefix cache
   int64_t prefix_hits = 0;        // of those, found

@@ -174,9 +174,11 @@ class ServingLoop::Impl {
       const absl::Status executed = Execute(plan, &result);
       if (!executed.ok()) Fault();
       const Micros end = clock_->Now();
+      const int64_t replays = result.replays;
       scheduler_.Commit(executed, std::move(result), end);
       StepStats stats = scheduler_.stats();
       stats.duration = end - begin;
+      stats.replays = replays;
       observer_->OnStep(stats);
       observer_->OnState(scheduler_.State());
       TellPrefixes();

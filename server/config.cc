@@ -49,7 +49,7 @@ struct RawFlags {
   uint64_t kv_cache_bytes = 0;
   uint64_t answer_store_bytes = 0;
   std::string kv_format{KvFormatName(KvFormat::kBf16)};
-  std::string device_memory, cuda_gemm;
+  std::string device_memory, cuda_gemm, cuda_graphs;
   uint64_t max_message_bytes = 4 << 20;
   uint64_t drain_timeout_ms = 30'000;
   uint64_t slow_reader_ms = 30'000;
@@ -185,6 +185,14 @@ void AddMachineFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
                   "library, which must be installed and keeps that in int8 only; default own")
       ->check(Quiet(CLI::IsMember({"own", "cublaslt"})))
       ->type_name("own|cublaslt")
+      ->group("Machine");
+  app->add_option("--cuda-graphs", raw->cuda_graphs,
+                  "Whether decode steps that repeat are launched as a CUDA graph, with one call in "
+                  "place of one for each kernel: less for the host to do, most felt where steps are "
+                  "short; results are the same. Graphs take some memory of the driver's beside "
+                  "--device-memory; default on")
+      ->check(Quiet(CLI::IsMember({"on", "off"})))
+      ->type_name("on|off")
       ->group("Machine");
   app->add_option("--isa", config->engine.backend.isa,
                   "Instructions to compute with on a CPU; auto = the best this machine has")
@@ -417,6 +425,10 @@ std::variant<ServerConfig, EarlyExit> Convert(ServerConfig config, const RawFlag
   if (!raw.cuda_gemm.empty()) {
     if (!cuda) return Mistake("--cuda-gemm: only the backend cuda has it");
     config.engine.backend.cuda_gemm = raw.cuda_gemm;
+  }
+  if (!raw.cuda_graphs.empty()) {
+    if (!cuda) return Mistake("--cuda-graphs: only the backend cuda has them");
+    config.engine.backend.cuda_graphs = raw.cuda_graphs == "on";
   }
   constexpr uint64_t kLeastStore = 1 << 20, kMostStore = uint64_t{1} << 40;
   if (raw.answer_store_bytes != 0 &&

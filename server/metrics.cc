@@ -84,6 +84,8 @@ Metrics::Metrics()
       answer_lookups_(AddCounter("skim_answer_store_lookups_total",
                                  "Looks into earlier answers for drafts, one a sequence and step")),
       answer_hits_(AddCounter("skim_answer_store_hits_total", "Of those, found a continuation")),
+      graph_launches_(AddCounter("skim_cuda_graph_launches_total",
+                                 "CUDA graphs launched in place of a step's kernels one by one")),
       preemptions_(AddCounter("skim_preemptions_total", "Sequences preempted")),
       finished_(prometheus::BuildCounter()
                     .Name("skim_requests_finished_total")
@@ -165,6 +167,7 @@ void Metrics::OnStep(const StepStats& stats) {
   for (size_t i = 0; i < rows_by_format_.size(); ++i) {
     rows_by_format_[i]->Increment(stats.rows_by_format[i]);
   }
+  graph_launches_.Increment(static_cast<double>(stats.replays));
   preemptions_.Increment(stats.preempted);
   prefix_queries_.Increment(static_cast<double>(stats.prefix_queries));
   prefix_hits_.Increment(static_cast<double>(stats.prefix_hits));

@@ -85,6 +85,7 @@ class Metrics final : public ServingObserver {
   prometheus::Counter& prefix_hits_;
   prometheus::Counter& answer_lookups_;
   prometheus::Counter& answer_hits_;
+  prometheus::Counter& graph_launches_;
   prometheus::Counter& preemptions_;
   prometheus::Family<prometheus::Counter>& finished_;
   std::array<prometheus::Counter*, 5> finished_by_reason_;

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "loadtest/metrics_scrape.h"
 #include "tests/e2e/real_daemon.h"
 #include "tests/engine/golden.h"
 
@@ -76,6 +77,26 @@ TEST(CudaDaemon, StreamsTheCpusTokensOfExactAndOfPrunedPrompts) {
   // Leaks and unfinished work are faults of the simulated device, and end it otherwise.
   EXPECT_EQ(*device.daemon->Stop(kLong), 0);
   EXPECT_EQ(*host.daemon->Stop(kLong), 0);
+}
+
+TEST(CudaDaemon, LaunchesGraphsUnlessToldNotToAndStreamsTheSameTokens) {
+  std::vector<std::vector<uint32_t>> tokens;
+  for (const std::string graphs : {"on", "off"}) {
+    const Started device = Start("cuda", {"--cuda-graphs", graphs});
+    if (device.daemon == nullptr) {
+      ASSERT_THAT(device.log, HasSubstr("no CUDA device")) << "the daemon did not start";
+      GTEST_SKIP() << device.log;
+    }
+    const Reply reply = Generate(*Connect(*device.daemon), Continue("a stream of bytes", 8));
+    ASSERT_TRUE(reply.status.ok()) << reply.status.error_message();
+    tokens.push_back(reply.token_ids);
+    const auto metrics = ScrapeMetrics(device.daemon->metrics_address());
+    ASSERT_TRUE(metrics.ok()) << metrics.status();
+    // Of 7 steps after the prompt's the first is new.
+    EXPECT_EQ(metrics->at("skim_cuda_graph_launches_total"), graphs == "on" ? 6 : 0);
+    EXPECT_EQ(*device.daemon->Stop(kLong), 0);
+  }
+  EXPECT_EQ(tokens[0], tokens[1]);
 }
 
 // A daemon that guesses by itself, and takes what it can from cuBLASLt.

@@ -138,6 +138,8 @@ TEST(Config, NamesWhatIsWrong) {
       {{"--model", "m", "--backend", "cuda", "--device-memory", "lots"}, "--device-memory"},
       {{"--model", "m", "--cuda-gemm", "own"}, "--cuda-gemm: only the backend cuda"},
       {{"--model", "m", "--backend", "cuda", "--cuda-gemm", "mkl"}, "--cuda-gemm"},
+      {{"--model", "m", "--cuda-graphs", "on"}, "--cuda-graphs: only the backend cuda"},
+      {{"--model", "m", "--backend", "cuda", "--cuda-graphs", "1"}, "--cuda-graphs"},
       {{"--model", "m", "--weights", "int3"}, "--weights"},
       {{"--model", "m", "--weights", "bf16,int8,bf16"}, "bf16 is given twice"},
       {{"--model", "m", "--drafters", "oracle"}, "--drafters"},

@@ -47,6 +47,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
                   .decode_rows = 2,
                   .verify_rows = 3,
                   .rows_by_format = {9, 0, 0, 3},
+                  .replays = 2,
                   .preempted = 1,
                   .prefix_queries = 100,
                   .prefix_hits = 64});
@@ -121,6 +122,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
            "skim_kv_pages{state=\"owned\"} 10",
            "skim_prefix_cache_queries_total 100",
            "skim_prefix_cache_hits_total 64",
+           "skim_cuda_graph_launches_total 2",
            "skim_preemptions_total 1",
            "skim_requests_finished_total{reason=\"length\"} 1",
            "skim_requests_finished_total{reason=\"stop\"} 0",
