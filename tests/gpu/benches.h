@@ -14,7 +14,8 @@ namespace skim {
 std::optional<double> RunKernelBench(bool tiny, Report* report);
 
 // A model with random weights, written into `directory` and removed again: prompts, decoding, and
-// whether a sequence gets the same tokens alone and among others. `copy` as returned above.
+// whether a sequence gets the same tokens alone and among others, and with CUDA graphs and without.
+// `copy` as returned above.
 void RunEngineBench(bool tiny, const std::string& directory, std::optional<double> copy,
                     Report* report);
 

@@ -15,6 +15,9 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// In which graphs are made, before decoding is measured.
+constexpr int32_t kStepsBefore = 2;
+
 struct Sizes {
   int32_t prompt, beside, sequences, steps;
 };
@@ -36,20 +39,37 @@ class EngineBench {
     }
     const int32_t tokens = sizes_.prompt + sizes_.sequences * sizes_.beside +
                            2 * (sizes_.sequences + 1) * (sizes_.steps + 64);
-    auto loaded =
-        EngineHarness::Load(directory, {.backend = "cuda",
-                                        .kv_pages = tokens / 32,  // of all layers each
-                                        .max_rows = std::max(sizes_.prompt, 64),
-                                        .formats = {WeightFormat::kBf16, WeightFormat::kInt8}});
-    std::filesystem::remove_all(directory, error);
-    if (!loaded.ok()) return report_.Fail("engine", loaded.status());
-    harness_ = *std::move(loaded);
-    harness_->executor().SetLogitsProbe({});  // it would bring every row's logits to the host
-    for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kInt8}) Serve(format);
+    HarnessOptions options = {.backend = "cuda",
+                              .kv_pages = tokens / 32,  // of all layers each
+                              .max_rows = std::max(sizes_.prompt, 64),
+                              .formats = {WeightFormat::kBf16, WeightFormat::kInt8}};
+    std::vector<TokenId> with, without;
+    if (Load(directory, options)) {
+      with = Serve(WeightFormat::kBf16);
+      Serve(WeightFormat::kInt8);
+    }
     harness_.reset();
+    options.cuda_graphs = graphs_ = false;
+    options.formats = {WeightFormat::kBf16};
+    if (Load(directory, options)) without = Serve(WeightFormat::kBf16);
+    harness_.reset();
+    std::filesystem::remove_all(directory, error);
+    report_.Checked("tokens_do_not_depend_on_graphs", with == without && replays_ > 0,
+                    {{"weights", "bf16"}, {"graphs_launched", replays_}});
   }
 
  private:
+  bool Load(const std::string& directory, const HarnessOptions& options) {
+    auto loaded = EngineHarness::Load(directory, options);
+    if (!loaded.ok()) {
+      report_.Fail("engine", loaded.status());
+      return false;
+    }
+    harness_ = *std::move(loaded);
+    harness_->executor().SetLogitsProbe({});  // it would bring every row's logits to the host
+    return true;
+  }
+
   HarnessSequence Sequence(int32_t prompt, WeightFormat format) {
     std::vector<TokenId> tokens;
     for (int32_t i = 0; i < prompt; ++i) tokens.push_back((i * 53 + prompt) % 250);
@@ -62,10 +82,12 @@ class EngineBench {
   std::optional<double> Steps(const std::vector<EngineHarness::Work>& work, int32_t count) {
     const double begin = Now();
     for (int32_t i = 0; i < count; ++i) {
-      if (const absl::Status status = harness_->Step(work); !status.ok()) {
+      StepResult result;
+      if (const absl::Status status = harness_->Step(work, &result); !status.ok()) {
         report_.Fail("engine", status);
         return std::nullopt;
       }
+      replays_ += result.replays;
     }
     return report_.emulated() ? std::nullopt : std::optional(Now() - begin);
   }
@@ -93,15 +115,17 @@ class EngineBench {
     const double bytes = BytesOfAStep(format, sequences);
     Json params = {
         {"sequences", sequences}, {"context", sizes_.beside}, {"bytes_of_a_step", bytes}};
+    params["cuda_graphs"] = graphs_;
     params["share_of_copy"] = nullptr;
     if (seconds && copy_) params["share_of_copy"] = bytes * sizes_.steps / *seconds / *copy_;
     Tell("decode", format, sizes_.steps * sequences, seconds, std::move(params));
   }
 
-  void Serve(WeightFormat format) {
+  // The tokens of a sequence that is served alone.
+  std::vector<TokenId> Serve(WeightFormat format) {
     // Once unmeasured: what is needed for the first time is made then.
     for (const bool measured : {false, true}) {
-      if (tiny_ && !measured) continue;
+      if (measured ? !graphs_ : tiny_) continue;  // prompts have no graphs
       HarnessSequence prompt = Sequence(sizes_.prompt, format);
       const auto seconds = Steps({{&prompt, sizes_.prompt}}, 1);
       if (measured) {
@@ -111,6 +135,7 @@ class EngineBench {
     }
     HarnessSequence alone = Sequence(sizes_.beside, format);
     Steps({{&alone, sizes_.beside}}, 1);
+    Steps({{&alone, 1}}, kStepsBefore);
     TellDecode(format, 1, Steps({{&alone, 1}}, sizes_.steps));
     // The same one among others of other prompts.
     std::vector<HarnessSequence> all;
@@ -122,12 +147,14 @@ class EngineBench {
       Steps({{&sequence, sequence.prompt_tokens}}, 1);
       decode.push_back({&sequence, 1});
     }
+    Steps(decode, kStepsBefore);
     TellDecode(format, sizes_.sequences, Steps(decode, sizes_.steps));
     report_.Checked(
         "tokens_do_not_depend_on_the_batch", alone.tokens == all[0].tokens,
         {{"weights", std::string(WeightFormatName(format))}, {"sequences", sizes_.sequences}});
     harness_->Preempt(&alone);
     for (HarnessSequence& sequence : all) harness_->Preempt(&sequence);
+    return alone.tokens;
   }
 
   const bool tiny_;
@@ -135,6 +162,8 @@ class EngineBench {
   const std::optional<double> copy_;
   Report& report_;
   std::unique_ptr<EngineHarness> harness_;
+  bool graphs_ = true;  // it may replay
+  int64_t replays_ = 0;
 };
 
 }  // namespace
