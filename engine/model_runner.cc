@@ -175,7 +175,9 @@ absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
   std::vector<int32_t> stops = {segments_.layers()};
   bool cuts = false;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    for (const PlanCut& cut : plan.sequences[i].cuts) stops.push_back(cut.chosen_at(segments_.layers()));
+    for (const PlanCut& cut : plan.sequences[i].cuts) {
+      stops.push_back(cut.chosen_at(segments_.layers()));
+    }
     result->sequences[i].cuts.resize(plan.sequences[i].cuts.size());
     cuts |= !plan.sequences[i].cuts.empty();
   }

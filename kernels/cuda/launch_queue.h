@@ -24,7 +24,7 @@ namespace skim::cuda {
 class LaunchQueue {
  public:
   // Lists that are known at one time, those with a graph among them. A graph takes memory of the
-  // driver's own, about a kibibyte for each kernel.
+  // driver's own.
   static constexpr size_t kMostLists = 64;
 
   LaunchQueue() = default;
