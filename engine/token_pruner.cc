@@ -37,13 +37,14 @@ TokenPruner::TokenPruner(const LayerSegments& segments, const ScoreHeads& heads,
     } else {
       scorers_.push_back(ScorerOf(heads[b], /*windows=*/1));
     }
-    scouts_.push_back(scouts.empty() ? Scorer() : ScorerOf(scouts[b].heads, /*windows=*/2));
+    const bool scouted = !scouts.empty() && scouts[b].any();
+    scouts_.push_back(scouted ? ScorerOf(scouts[b].heads, /*windows=*/2) : Scorer());
+    late_.push_back(scouted ? ScorerOf(scouts[b].heads, /*windows=*/1) : scorers_.back());
   }
 }
 
 TokenPruner::Scorer TokenPruner::ScorerOf(const std::vector<ScoreHead>& heads, int32_t windows) {
   Scorer scorer;
-  scorer.windows = windows;
   scorer.normalize = true;
   for (const ScoreHead& head : heads) {
     auto found = std::ranges::find(scorer.layers, head.layer, &Scorer::Layer::layer);
@@ -79,9 +80,8 @@ absl::Status TokenPruner::Begin(const StepPlan& plan) {
     const int64_t slots = plan.positions[sequence.row_begin + sequence.row_count - 1] + 1;
     for (size_t c = 0; c < sequence.cuts.size(); ++c) {
       const PlanCut& cut = sequence.cuts[c];
-      const int32_t b = BoundaryIndex(cut.layer);
-      const bool by_scouts = cut.scouted() || (cut.late && scouts_[b].arrays > 0);
-      const Scorer& scorer = by_scouts ? scouts_[b] : scorers_[b];
+      const auto& scorers = cut.scouted() ? scouts_ : cut.late ? late_ : scorers_;
+      const Scorer& scorer = scorers[BoundaryIndex(cut.layer)];
       scored_.push_back({static_cast<int32_t>(i), static_cast<int32_t>(c), &scorer, slots, floats});
       floats += static_cast<size_t>(scorer.arrays * slots);
     }
@@ -125,7 +125,7 @@ absl::StatusOr<std::span<const ScoreRequest>> TokenPruner::Requests(const StepPl
       }
       std::vector<KeyScoreTarget>& targets = at->second.targets;
       float* scores = scores_->As<float>() + scored.scores + of.first_array * scored.slots;
-      if (scored.scorer->windows == 2) {
+      if (cut.scouted()) {
         targets.push_back({in.index, 1, scores});
         scores += std::ssize(of.heads) * scored.slots;
       }

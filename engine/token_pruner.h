@@ -76,7 +76,6 @@ class TokenPruner {
     };
     std::vector<Layer> layers;
     int32_t arrays = 0;
-    int32_t windows = 1;  // 2: the last row apart, then all that score
     bool normalize = false;
   };
   struct Scored {      // a cut of the step
@@ -112,7 +111,8 @@ class TokenPruner {
               const PlanSequence& sequence, StepPlan* plan) const;
 
   const LayerSegments& segments_;
-  std::vector<Scorer> scorers_, scouts_;  // per boundary
+  // Per boundary: by rows below, by scouts, and by a new token's row for who is revived late.
+  std::vector<Scorer> scorers_, scouts_, late_;
   const int32_t max_context_;
   Ops& ops_;
   std::unique_ptr<Buffer> scores_, pooled_, allowed_, top_;
