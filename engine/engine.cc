@@ -217,6 +217,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   info.parameters = impl->weights.parameters;
   info.layers = config.layers;
   info.hidden_size = config.hidden_size;
+  info.kv_size = config.kv_width();
   info.vocabulary = config.vocab_size;
   info.max_context = executor.max_context;
   info.eos_tokens = config.eos_tokens;

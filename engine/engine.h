@@ -52,6 +52,7 @@ struct ModelInfo {
   uint64_t parameters = 0;
   int32_t layers = 0;
   int32_t hidden_size = 0;
+  int32_t kv_size = 0;      // numbers of a token's key in a layer, and of its value
   int32_t vocabulary = 0;   // rows of the LM head
   int32_t max_context = 0;  // tokens
   std::vector<TokenId> eos_tokens;

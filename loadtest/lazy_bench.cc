@@ -21,12 +21,22 @@ constexpr char kCell[] = "  %14s";  // of the table
 
 double Seconds(Micros time) { return static_cast<double>(time) * 1e-6; }
 
-// Above boundary `b`; of the exact model, which has no name, 1.
-double KeepRatio(const v1::GetModelResponse& model, const std::string& profile, int b) {
+// Of the exact model, which has no name, none.
+const v1::PrefillProfile* SettingsOf(const v1::GetModelResponse& model,
+                                     const std::string& profile) {
   for (const v1::PrefillProfile& settings : model.prefill_profile_settings()) {
-    if (settings.name() == profile) return settings.keep_ratio(b);
+    if (settings.name() == profile) return &settings;
   }
-  return 1;
+  return nullptr;
+}
+
+// How many layers the scouts of this boundary run; 0: it has none.
+double ScoutLayers(const v1::GetModelResponse& model, uint32_t boundary) {
+  for (int i = 0; i < model.prefill_scouted_boundaries_size(); ++i) {
+    if (model.prefill_scouted_boundaries(i) != boundary) continue;
+    return static_cast<double>(model.prefill_scout_layers(i)) - boundary;
+  }
+  return 0;
 }
 
 std::string NameOf(const std::string& profile) { return profile.empty() ? "exact" : profile; }
@@ -121,17 +131,34 @@ absl::Status LazyBench::MeasurePages(const Setting& setting) {
 double LazyBench::PredictSeconds(const Setting& setting, int64_t prompt_tokens) const {
   const v1::GetModelResponse& model = client_->model();
   const auto all = static_cast<double>(prompt_tokens);
+  const v1::PrefillProfile* profile = SettingsOf(model, setting.profile);
+  const bool phantoms =
+      profile != nullptr && (profile->decode_mode() == v1::PrefillPolicy::DECODE_MODE_PHANTOM ||
+                             profile->decode_mode() == v1::PrefillPolicy::DECODE_MODE_LATE);
   std::vector<LayerTokens> stretches;
   uint32_t first_layer = 0;
   double tokens = all;
+  const auto add = [&](uint32_t end_layer) {
+    LayerTokens& stretch = stretches.emplace_back();
+    stretch.layers = end_layer - first_layer;
+    stretch.tokens = tokens;
+    if (phantoms) {
+      stretch.seen = all;
+      stretch.predicted_layers = (all - tokens) * stretch.layers;
+    }
+    first_layer = end_layer;
+  };
   for (int b = 0; b < model.prefill_boundaries_size(); ++b) {
-    stretches.push_back({static_cast<double>(model.prefill_boundaries(b) - first_layer), tokens});
-    first_layer = model.prefill_boundaries(b);
-    const double kept = std::max<double>(model.prefill_min_kept_tokens(),
-                                         KeepRatio(model, setting.profile, b) * all);
-    tokens = std::min(tokens, kept);
+    add(model.prefill_boundaries(b));
+    if (profile == nullptr) continue;
+    const double kept =
+        std::max<double>(model.prefill_min_kept_tokens(), profile->keep_ratio(b) * all);
+    if (kept >= tokens) continue;
+    tokens = kept;
+    // The scouts themselves are too few to count.
+    stretches.back().predicted_layers += all * ScoutLayers(model, first_layer);
   }
-  stretches.push_back({static_cast<double>(model.layers() - first_layer), tokens});
+  add(model.layers());
   return ServeCost(model, setting.weights).PrefillSeconds(stretches, roofs_);
 }
 

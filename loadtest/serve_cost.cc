@@ -22,6 +22,7 @@ ServeCost::ServeCost(const v1::GetModelResponse& model, v1::WeightFormat weights
       embedding_parameters_(static_cast<double>(model.vocabulary()) * model.hidden_size()),
       layers_(model.layers()),
       hidden_size_(model.hidden_size()),
+      kv_size_(model.kv_size()),
       weights_(weights) {}
 
 double ServeCost::ProductFlops(std::span<const LayerTokens> stretches) const {
@@ -31,13 +32,14 @@ double ServeCost::ProductFlops(std::span<const LayerTokens> stretches) const {
   return flops;
 }
 
-double ServeCost::AttentionFlops(std::span<const LayerTokens> stretches) const {
+double ServeCost::FixedFlops(std::span<const LayerTokens> stretches) const {
   double flops = 0;
   for (size_t i = 0; i < stretches.size(); ++i) {
-    const auto& [layers, tokens] = stretches[i];
-    flops += 2 * hidden_size_ * layers * tokens * tokens;
-    const bool cut = i + 1 < stretches.size() && stretches[i + 1].tokens < tokens;
-    if (cut) flops += 2 * hidden_size_ * tokens;
+    const LayerTokens& s = stretches[i];
+    flops += 2 * hidden_size_ * s.layers * s.tokens * (s.seen > 0 ? s.seen : s.tokens);
+    flops += 4 * hidden_size_ * kv_size_ * s.predicted_layers;
+    const bool cut = i + 1 < stretches.size() && stretches[i + 1].tokens < s.tokens;
+    if (cut) flops += 2 * hidden_size_ * s.tokens;
   }
   return flops;
 }
@@ -52,7 +54,7 @@ double ServeCost::StepBytes(double layers) const {
 double ServeCost::PrefillSeconds(std::span<const LayerTokens> stretches, const Roofs& roofs) const {
   const bool eight_bits = weights_ == v1::WEIGHT_FORMAT_INT8 || weights_ == v1::WEIGHT_FORMAT_INT4;
   return ProductFlops(stretches) / (eight_bits ? roofs.int8_ops : roofs.bf16_flops) +
-         AttentionFlops(stretches) / roofs.bf16_flops;
+         FixedFlops(stretches) / roofs.bf16_flops;
 }
 
 double ServeCost::PrefillSeconds(double prompt_tokens, const Roofs& roofs) const {

@@ -15,10 +15,12 @@ struct Roofs {
   double read_bytes_per_s = 0;
 };
 
-// A stretch of layers that so many tokens of a prompt run.
+// A stretch of layers, and what of a prompt runs it.
 struct LayerTokens {
   double layers = 0;
   double tokens = 0;
+  double seen = 0;              // tokens whose keys are read there; 0: those that run it
+  double predicted_layers = 0;  // keys and values that are predicted in a layer, summed over layers
 };
 
 class ServeCost {
@@ -27,15 +29,17 @@ class ServeCost {
   ServeCost(const v1::GetModelResponse& model, v1::WeightFormat weights);
 
   // Of computing a prompt and its first token. With p weights outside the embedding, l layers of
-  // width h and a vocabulary of v, of which stretch s has l_s layers that n_s tokens run:
+  // width h with keys of width w and a vocabulary of v, of which stretch s has l_s layers that n_s
+  // tokens run and m_s are seen in:
   //   products   sum of 2 p / l * l_s * n_s     two operations for each weight and token
-  //   attention  sum of 2 h * l_s * n_s^2       scores and values, 4 h for n_s^2 / 2 pairs
+  //   attention  sum of 2 h * l_s * n_s * m_s   scores and values, 4 h for n_s * m_s / 2 pairs
   //   head       2 v h                          one row
   //   scoring    2 h * n_s                      where fewer tokens go on, one row scores all
+  //   predicted  4 h w                          each key and value, a product of its own
   // The embedding is a look-up. (For a model whose head is not tied to its embedding p counts
   // the head, a little too much.)
   double PrefillFlops(std::span<const LayerTokens> stretches) const {
-    return ProductFlops(stretches) + AttentionFlops(stretches);
+    return ProductFlops(stretches) + FixedFlops(stretches);
   }
 
   // That one decode step reads whatever the number of streams: every weight once, of int4
@@ -45,7 +49,7 @@ class ServeCost {
   // Of a draft that leaves before this layer.
   double StepBytes(double layers) const;
 
-  // int8 and int4 multiply in 8 bits; the others, and all attention, in bf16.
+  // int8 and int4 multiply in 8 bits; the others, all attention and all predictions, in bf16.
   double PrefillSeconds(std::span<const LayerTokens> stretches, const Roofs& roofs) const;
   // All tokens at full depth.
   double PrefillSeconds(double prompt_tokens, const Roofs& roofs) const;
@@ -53,12 +57,14 @@ class ServeCost {
 
  private:
   double ProductFlops(std::span<const LayerTokens> stretches) const;
-  double AttentionFlops(std::span<const LayerTokens> stretches) const;
+  // That are the same in all formats.
+  double FixedFlops(std::span<const LayerTokens> stretches) const;
 
   double parameters_;
   double embedding_parameters_;
   double layers_;
   double hidden_size_;
+  double kv_size_;
   v1::WeightFormat weights_;
 };
 

@@ -69,6 +69,7 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   response->set_parameters(info.parameters);
   response->set_layers(info.layers);
   response->set_hidden_size(info.hidden_size);
+  response->set_kv_size(info.kv_size);
   response->set_vocabulary(info.vocabulary);
   response->set_max_context(info.max_context);
   for (const int32_t boundary : info.lazy.boundaries) {
@@ -80,6 +81,7 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   for (size_t b = 0; b < info.lazy.scouts.size(); ++b) {
     if (!info.lazy.scouts[b].any()) continue;
     response->add_prefill_scouted_boundaries(static_cast<uint32_t>(info.lazy.boundaries[b]));
+    response->add_prefill_scout_layers(static_cast<uint32_t>(info.lazy.scouts[b].end_layer()));
   }
   for (const PruneProfile& profile : info.lazy.profiles) {
     if (!info.lazy.Serves(profile)) continue;

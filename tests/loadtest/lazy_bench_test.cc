@@ -66,12 +66,13 @@ class LazyBenchTest : public testing::Test {
             .repetitions = 2};
   }
 
-  absl::Status Run(FakeInference::Script script, const LazyBenchOptions& options = Options()) {
+  absl::Status Run(FakeInference::Script script, const LazyBenchOptions& options = Options(),
+                   const v1::GetModelResponse& model = PruningModel()) {
     const FakeInference fake(std::move(script));
     ConnectionOptions to;
     to.server = fake.address();
     const auto connection = *Connection::Open(to);
-    BenchClient client(connection.get(), PruningModel());
+    BenchClient client(connection.get(), model);
     std::atomic<int> scrapes = 0;
     LazyBench bench(
         &client, options, {.bf16_flops = 1e12, .int8_ops = 2e12, .read_bytes_per_s = 1e10},
@@ -151,6 +152,23 @@ TEST_F(LazyBenchTest, PredictsFromBoundariesAndSharesAlone) {
               1e-9);
   EXPECT_GT(Value("predicted_gain", "fast", "int8", 200, 1),
             Value("predicted_gain", "fast", "bf16", 200, 1));
+}
+
+TEST_F(LazyBenchTest, PredictsWhatScoutsAndPhantomsTakeToo) {
+  v1::GetModelResponse model = PruningModel();
+  model.set_kv_size(20);
+  model.add_prefill_scouted_boundaries(5);
+  model.add_prefill_scout_layers(8);
+  model.mutable_prefill_profile_settings(0)->set_decode_mode(
+      v1::PrefillPolicy::DECODE_MODE_PHANTOM);
+  ASSERT_TRUE(Run(Serve, Options(), model).ok());
+  // As above; what half of 200 tokens lack in five layers is predicted, and for the scouts the keys
+  // and values of all in three. Tokens that are seen are attended to.
+  const double rest = 2 * 90'000 * 5 * (200 + 100) + 2 * 100'000 + 2 * 100 * 200;
+  const double pruned =
+      rest + 2 * 100 * 5 * (200 * 200 + 100 * 200) + 4 * 100 * 20 * (5 * 100 + 3 * 200);
+  const double exact = 2 * 90'000 * 10 * 200 + 2 * 100'000 + 2 * 100 * 10 * 200 * 200;
+  EXPECT_NEAR(Value("predicted_gain", "fast", "bf16", 200, 1), exact / pruned, 1e-9);
 }
 
 TEST_F(LazyBenchTest, RefusesProfilesAndLengthsThatTheServerDoesNotHave) {

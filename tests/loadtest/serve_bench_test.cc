@@ -68,6 +68,16 @@ TEST(ServeCost, CountsWhatEachStretchOfLayersRuns) {
                                                      2 * 100 * (6 * 100 + 4 * 9) + 2 * 100 * 10);
 }
 
+TEST(ServeCost, CountsWhatIsSeenWithoutBeingRunAndWhatItTakesToPredictIt) {
+  v1::GetModelResponse model = SmallModel();
+  model.set_kv_size(20);
+  const ServeCost cost(model, v1::WEIGHT_FORMAT_BF16);
+  const LayerTokens without[] = {{6, 10}, {4, 3}};
+  const LayerTokens seen[] = {{6, 10}, {4, 3, 10, 4 * 7}};
+  EXPECT_DOUBLE_EQ(cost.PrefillFlops(seen) - cost.PrefillFlops(without),
+                   2 * 100 * 4 * (3 * 10 - 3 * 3) + 4 * 100 * 20 * (4 * 7));
+}
+
 TEST(ServeCost, ReadsFewerBytesOfSmallerWeights) {
   const auto bytes = [](v1::WeightFormat weights) {
     return ServeCost(SmallModel(), weights).StepBytes();

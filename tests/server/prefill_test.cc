@@ -184,6 +184,7 @@ TEST(Prefill, ScoutsNeedPredictorsWhateverTheDecoding) {
   v1::GetModelResponse model;
   ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
   EXPECT_THAT(model.prefill_scouted_boundaries(), ElementsAre(1u));
+  EXPECT_THAT(model.prefill_scout_layers(), ElementsAre(2u));
 }
 
 TEST(Prefill, RefusalsNameTheField) {
