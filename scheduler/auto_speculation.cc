@@ -111,7 +111,8 @@ void AutoSpeculation::Choose(std::span<Speculation* const> asking,
     drafting_ = plan.any();
     // Also whether steps are as full as they seem.
     if (!plan.any() && trying) {
-      plan = ExploreDrafts(candidates, decoding_, times_, balance_ - kReserve);
+      plan = ExploreDrafts(candidates, decoding_, times_, balance_ - kReserve, try_together_);
+      try_together_ = !try_together_;
       since_tried_ = 0;
     }
   }

@@ -66,6 +66,8 @@ class AutoSpeculation {
   std::array<Plain, 33> plain_ = {};
   int64_t steps_ = 0;
   int32_t since_tried_ = 0;  // steps since drafts were tried that were not expected to pay
+  bool try_together_ = false;  // next time in passes that all share: what else their texts offer
+                               // would hide what these are worth
 
   // Of the step that is about to run, or running.
   Step step_ = Step::kNone;

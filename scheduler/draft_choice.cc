@@ -222,9 +222,9 @@ DraftPlan ChooseDrafts(std::span<const DraftCandidate> candidates, const RowsByF
 }
 
 DraftPlan ExploreDrafts(std::span<const DraftCandidate> candidates, const RowsByFormat& decoding,
-                        const StepTimes& times, double most_stake) {
+                        const StepTimes& times, double most_stake, bool together) {
   Chooser chooser(candidates, decoding, times, 0, most_stake);
-  chooser.PickOffers(/*together=*/false);
+  chooser.PickOffers(together);
   chooser.Explore();
   return chooser.TakeBest();
 }

@@ -49,9 +49,10 @@ struct DraftPlan {
 DraftPlan ChooseDrafts(std::span<const DraftCandidate> candidates, const RowsByFormat& decoding,
                        const StepTimes& times, double least_gain, double most_stake);
 
-// One draft for each candidate, whether or not it pays, to learn whether it would.
+// One draft for each candidate, whether or not it pays, to learn whether it would: of the offer
+// that seems best, or, `together`, of the best that takes a pass, which all then share.
 DraftPlan ExploreDrafts(std::span<const DraftCandidate> candidates, const RowsByFormat& decoding,
-                        const StepTimes& times, double most_stake);
+                        const StepTimes& times, double most_stake, bool together);
 
 // Whether steps are so full that a draft for everybody would not pay even if all were right:
 // twice the rows take `kSaturated` times as long.

@@ -151,11 +151,24 @@ TEST(DraftChoice, ExploringTakesOneDraftOfEachWhetherOrNotItPays) {
   const StepTimes times = Times(0.03);
   const std::vector<DraftCandidate> candidates = {
       {kBf16, {Offer(0.01)}}, {kBf16, {Offer(0.02, true)}}, {kBf16, {}}};
-  const DraftPlan plan = ExploreDrafts(candidates, {3, 0, 0, 0}, times, kAny);
+  const DraftPlan plan = ExploreDrafts(candidates, {3, 0, 0, 0}, times, kAny, /*together=*/false);
   EXPECT_EQ(plan.choices[0].drafts, 1);
   EXPECT_EQ(plan.choices[1].drafts, 1);
   EXPECT_EQ(plan.choices[2].drafts, 0);
-  EXPECT_FALSE(ExploreDrafts(candidates, {3, 0, 0, 0}, times, plan.stake * 0.9).any());
+  EXPECT_FALSE(ExploreDrafts(candidates, {3, 0, 0, 0}, times, plan.stake * 0.9, false).any());
+}
+
+// What a pass is worth that all share is never learned where each draws from its text.
+TEST(DraftChoice, ExploringTogetherTakesAPassForAllWhoHaveOneWhateverTheirTextsOffer) {
+  const StepTimes times = Times(0.03);
+  const std::vector<DraftCandidate> candidates = {{kBf16, {Offer(0.9), Offer(0.02, true)}},
+                                                  {kBf16, {Offer(0.9)}}};
+  const auto offers = [&](bool together) {
+    const auto choices = ExploreDrafts(candidates, {2, 0, 0, 0}, times, kAny, together).choices;
+    return std::vector<int32_t>{choices[0].offer, choices[1].offer};
+  };
+  EXPECT_EQ(offers(false), (std::vector<int32_t>{0, 0}));
+  EXPECT_EQ(offers(true), (std::vector<int32_t>{1, 0}));
 }
 
 // For one sequence alone, no other plan is better; for many, tokens per second grow by what is
