@@ -292,11 +292,7 @@ class DraftHeadFile : public ::testing::Test {
   DraftHeadFile() : model_(kModel) { model_.FillWithNoise(kInner, kStride, 1); }
   std::string Refusal() {
     model_.Write();
-    EngineOptions options;
-    options.model_dir = model_.path();
-    options.backend.pin_threads = false;
-    const auto engine = Engine::Load(options, {});
-    return engine.ok() ? "" : std::string(engine.status().message());
+    return model_.Refusal();
   }
   TestTensor& tensor(const char* name) { return model_.tensors().at(name); }
   ModelWithDraftHead model_;

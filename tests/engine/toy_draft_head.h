@@ -1,45 +1,27 @@
 // Draft heads of a test's own making, beside a copy of a golden model.
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
-#include <filesystem>
-#include <map>
-#include <numeric>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "base/bf16.h"
-#include "base/check.h"
+#include "engine/checkpoint.h"
 #include "engine/draft_head_weights.h"
-#include "engine/fingerprint.h"
-#include "tests/engine/golden.h"
-#include "tests/engine/write_safetensors.h"
-#include "tests/temp_dir.h"
+#include "tests/engine/copied_model.h"
 
 namespace skim {
 
-class ModelWithDraftHead {
+class ModelWithDraftHead : public CopiedModel {
  public:
-  using Tensors = std::map<std::string, TestTensor>;
+  using CopiedModel::CopiedModel;
 
-  explicit ModelWithDraftHead(const std::string& golden) {
-    for (const auto& entry : std::filesystem::directory_iterator(GoldenPath(golden))) {
-      std::filesystem::copy(entry.path(), std::filesystem::path(path()) / entry.path().filename());
-    }
-    config_ = *LoadModelConfig(path());
-    metadata_ = {{"version", "1"}, {"fingerprint", *Fingerprint(*Checkpoint::Open(path()))}};
-  }
-
-  const std::string& path() const { return dir_.path(); }
-  const ModelConfig& config() const { return config_; }
   Tensors& tensors() { return tensors_; }
-  std::map<std::string, std::string>& metadata() { return metadata_; }
 
   // Noise, of which no two numbers depend on one another; drafts every `stride`th token.
   void FillWithNoise(int64_t inner, int32_t stride, uint32_t seed) {
-    const int64_t hidden = config_.hidden_size;
+    const int64_t hidden = config().hidden_size;
     std::mt19937 rng(seed);
     Matrix("mix", hidden, 2 * hidden, &rng);
     Matrix("gate_up", 2 * inner, 2 * hidden, &rng);
@@ -50,14 +32,14 @@ class ModelWithDraftHead {
     for (float& value : norm) value = std::uniform_real_distribution<float>(0.5f, 2)(rng);
     tensors_["output_norm"] = TestTensor::Of("F32", {hidden}, norm);
     std::vector<int32_t> ids;
-    for (int32_t id = 0; id < config_.vocab_size; id += stride) ids.push_back(id);
+    for (int32_t id = 0; id < config().vocab_size; id += stride) ids.push_back(id);
     tensors_["vocabulary"] = TestTensor::Of("I32", {static_cast<int64_t>(ids.size())}, ids);
   }
 
   // Its row is the row it goes on from: it drafts what that row says, which is the token that it
   // is given, if the row is the right one.
   void FillWithIdentity() {
-    const int64_t hidden = config_.hidden_size;
+    const int64_t hidden = config().hidden_size;
     FillWithNoise(16, 1, 1);
     std::vector<Bf16> mix(static_cast<size_t>(2 * hidden * hidden));
     for (int64_t i = 0; i < hidden; ++i) mix[i * 2 * hidden + hidden + i] = ToBf16(1);
@@ -70,20 +52,14 @@ class ModelWithDraftHead {
         TestTensor::Of("F32", {hidden}, *checkpoint.FloatTensor("model.norm.weight", {hidden}));
   }
 
-  void Write() { dir_.Write(kDraftHeadFile, SafetensorsContent(tensors_, metadata_)); }
+  void Write() { WriteBeside(kDraftHeadFile, tensors_); }
 
  private:
   void Matrix(const char* name, int64_t rows, int64_t cols, std::mt19937* rng) {
-    std::normal_distribution<float> values(0, 1 / std::sqrt(static_cast<float>(cols)));
-    std::vector<Bf16> matrix;
-    for (int64_t i = 0; i < rows * cols; ++i) matrix.push_back(ToBf16(values(*rng)));
-    tensors_[name] = TestTensor::Of("BF16", {rows, cols}, matrix);
+    tensors_[name] = NoiseMatrix(rows, cols, 1, rng);
   }
 
-  TempDir dir_;
-  ModelConfig config_;
   Tensors tensors_;
-  std::map<std::string, std::string> metadata_;
 };
 
 }  // namespace skim
