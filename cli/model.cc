@@ -31,6 +31,13 @@ std::string DescribeWeights(const v1::GetModelResponse& model) {
   return out;
 }
 
+// "at layers 9, 15, 0.7 MiB", or "no".
+std::string DescribeAdapters(const v1::GetModelResponse& model) {
+  if (model.adapted_exits().empty()) return "no";
+  return absl::StrCat("at layers ", absl::StrJoin(model.adapted_exits(), ", "), ", ",
+                      Mebibytes(model.exit_adapter_bytes()));
+}
+
 // "after layers 18, 23; prompts from 1000 tokens on", or "no".
 std::string DescribePruning(const v1::GetModelResponse& model) {
   if (model.prefill_boundaries().empty()) return "no";
@@ -97,6 +104,7 @@ ExitCode ModelCommand::Run(const ConnectionOptions& options) {
       {"weights", DescribeWeights(model)},
       {"KV cache", absl::StrCat(model.kv_format(), ", ", model.kv_cache_tokens(), " tokens")},
       {"drafters", absl::StrJoin(model.drafters(), ", ")},
+      {"exit adapters", DescribeAdapters(model)},
       {"draft model",
        model.draft_model_bytes() > 0 ? Mebibytes(model.draft_model_bytes()) : std::string("no")},
       {"backend", model.backend()},

@@ -128,6 +128,7 @@ absl::StatusOr<std::unique_ptr<LoadedDraftModel>> LoadedDraftModel::Load(
   SKIM_ASSIGN_OR_RETURN(model->weights,
                         Weights::Load(model->config, checkpoint, std::span(&format, 1), ops, {}));
   model->weights.draft_head.reset();
+  model->weights.exit_adapters = {};
   return model;
 }
 
@@ -225,11 +226,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   const Weights& weights = impl->weights;
   info.common_weight_bytes = weights.common_bytes + impl->predictors.bytes();
   info.draft_head_bytes = weights.draft_head ? weights.draft_head->bytes : 0;
+  info.adapted_exits = weights.exit_adapters.exits();
+  info.exit_adapter_bytes = weights.exit_adapters.bytes();
   if (const LoadedDraftModel* model = impl->draft_model.get()) {
     info.draft_model_step_bytes = model->StepBytes();
     info.draft_model_bytes = model->bytes();
   }
-  info.weight_bytes = info.common_weight_bytes + info.draft_head_bytes + info.draft_model_bytes;
+  info.weight_bytes = info.common_weight_bytes + info.draft_head_bytes + info.exit_adapter_bytes +
+                      info.draft_model_bytes;
   for (const WeightFormat format : weights.formats) {
     const uint64_t bytes = weights.format_bytes[static_cast<size_t>(format)];
     info.weights.push_back(

@@ -56,10 +56,12 @@ struct ModelInfo {
   int32_t vocabulary = 0;   // rows of the LM head
   int32_t max_context = 0;  // tokens
   std::vector<TokenId> eos_tokens;
-  std::string backend;               // Ops::Description()
-  std::vector<FormatInfo> weights;   // resident; the first is the default
-  uint64_t common_weight_bytes = 0;  // resident: embedding, norms, biases, predictors
-  uint64_t draft_head_bytes = 0;     // resident; 0: the model has no draft head
+  std::string backend;                 // Ops::Description()
+  std::vector<FormatInfo> weights;     // resident; the first is the default
+  uint64_t common_weight_bytes = 0;    // resident: embedding, norms, biases, predictors
+  uint64_t draft_head_bytes = 0;       // resident; 0: the model has no draft head
+  std::vector<int32_t> adapted_exits;  // exits whose drafts go through an adapter, ascending
+  uint64_t exit_adapter_bytes = 0;     // resident, of all of them
   // Resident, and what a step of it reads of its matrices; 0: there is no draft model.
   uint64_t draft_model_bytes = 0;
   uint64_t draft_model_step_bytes = 0;

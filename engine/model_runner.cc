@@ -251,6 +251,7 @@ absl::Status ModelRunner::RunHead(const StepPlan& plan, std::span<const Wanted> 
   const Matrix<Bf16> normed{head_normed_->As<Bf16>(), rows, hidden, hidden};
   const Matrix<float> logits{logits_->As<float>(), rows, vocab, vocab};
   ops_.GatherRows(transformer_->Hidden(plan.rows()), index, x);
+  AdaptExits(plan, wanted, x);
   ops_.RmsNorm(x, Floats(weights_.final_norm), config_.norm_eps, normed);
   LinearByFormat(ops_, formats, normed, weights_.head, nullptr, /*accumulate=*/false, logits);
   if (probe_) SKIM_RETURN_IF_ERROR(Probe(plan, wanted));
@@ -269,6 +270,26 @@ absl::Status ModelRunner::RunHead(const StepPlan& plan, std::span<const Wanted> 
     }
   }
   return absl::OkStatus();
+}
+
+void ModelRunner::AdaptExits(const StepPlan& plan, std::span<const Wanted> wanted,
+                             Matrix<float> x) {
+  const auto adapter_of = [&](const Wanted& want) {
+    const bool draft = plan.sequences[want.sequence].draft;
+    return draft ? weights_.exit_adapters.At(plan.leave[want.row]) : nullptr;
+  };
+  // Once per stretch of neighbours that left at one exit.
+  for (size_t begin = 0, end = 0; begin < wanted.size(); begin = end) {
+    const ExitAdapters::Map* const adapter = adapter_of(wanted[begin]);
+    while (end < wanted.size() && adapter_of(wanted[end]) == adapter) ++end;
+    if (adapter == nullptr) continue;
+    const auto first = static_cast<int64_t>(begin), count = static_cast<int64_t>(end - begin);
+    const Matrix<float> rows = x.Rows(first, count);
+    const Matrix<Bf16> normed =
+        Matrix<Bf16>{head_normed_->As<Bf16>(), x.rows, x.cols, x.cols}.Rows(first, count);
+    ops_.RmsNorm(rows, weights_.exit_adapters.ones().As<float>(), config_.norm_eps, normed);
+    ops_.Linear(normed, *adapter->weight, adapter->bias->As<float>(), /*accumulate=*/true, rows);
+  }
 }
 
 absl::Status ModelRunner::KeepFeatures(const StepPlan& plan) {

@@ -79,6 +79,9 @@ class ModelRunner {
   // `index`: the rows of `wanted`, uploaded.
   absl::Status RunHead(const StepPlan& plan, std::span<const Wanted> wanted, const int32_t* index,
                        StepResult* result);
+  // Rows `x`, those of `wanted`, of which drafts that left at an exit with an adapter go through
+  // it.
+  void AdaptExits(const StepPlan& plan, std::span<const Wanted> wanted, Matrix<float> x);
   // Of the sequences that have a place for them, the rows that are drawn from.
   absl::Status KeepFeatures(const StepPlan& plan);
   absl::Status RunDraftHead(const StepPlan& plan, StepResult* result);

@@ -290,6 +290,7 @@ absl::StatusOr<Weights> Weights::Load(const ModelConfig& config, const Checkpoin
   SKIM_ASSIGN_OR_RETURN(weights.final_norm,
                         load.Vector({"model.norm.weight"}, {config.hidden_size}));
   SKIM_ASSIGN_OR_RETURN(weights.draft_head, DraftHeadWeights::Load(config, checkpoint, ops));
+  SKIM_ASSIGN_OR_RETURN(weights.exit_adapters, ExitAdapters::Load(config, checkpoint, ops));
   return weights;
 }
 

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
 #include "engine/draft_head_weights.h"
+#include "engine/exit_adapters.h"
 #include "engine/model_config.h"
 #include "engine/weight_by_format.h"
 #include "kernels/ops.h"
@@ -52,6 +53,7 @@ struct Weights {
   // else to the first of them.
   std::array<uint64_t, kWeightFormats> format_bytes = {};
   std::unique_ptr<DraftHeadWeights> draft_head;  // null: the model has none
+  ExitAdapters exit_adapters;
   uint64_t common_bytes = 0;  // embedding, norms, biases
 
   bool Has(WeightFormat format) const {

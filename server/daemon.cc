@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "server/metric_aliases.h"
 #include "server/metrics_exposer.h"
@@ -42,6 +43,10 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadEngine(const EngineOptions& options,
   log->info("weights common to all formats: {:.1f} MiB", Mebibytes(model.common_weight_bytes));
   if (model.draft_head_bytes > 0) {
     log->info("draft head: {:.1f} MiB", Mebibytes(model.draft_head_bytes));
+  }
+  if (!model.adapted_exits.empty()) {
+    log->info("adapters of exits {}: {:.1f} MiB", absl::StrJoin(model.adapted_exits, ", "),
+              Mebibytes(model.exit_adapter_bytes));
   }
   if (model.draft_model_bytes > 0) {
     log->info("draft model {}: {:.1f} MiB", options.draft_model_dir,

@@ -110,6 +110,10 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
   }
   response->set_common_weight_bytes(info.common_weight_bytes);
   response->set_draft_head_bytes(info.draft_head_bytes);
+  for (const int32_t exit : info.adapted_exits) {
+    response->add_adapted_exits(static_cast<uint32_t>(exit));
+  }
+  response->set_exit_adapter_bytes(info.exit_adapter_bytes);
   response->set_draft_model_bytes(info.draft_model_bytes);
   response->set_draft_model_step_bytes(info.draft_model_step_bytes);
   response->set_backend(info.backend);

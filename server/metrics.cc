@@ -255,6 +255,10 @@ void Metrics::SetModel(const std::string& name, const ModelInfo& model) {
   if (model.draft_head_bytes > 0) {
     format_bytes.Add({{"format", "head"}}).Set(static_cast<double>(model.draft_head_bytes));
   }
+  if (model.exit_adapter_bytes > 0) {
+    format_bytes.Add({{"format", "exit-adapters"}})
+        .Set(static_cast<double>(model.exit_adapter_bytes));
+  }
   if (model.draft_model_bytes > 0) {
     format_bytes.Add({{"format", "draft-model"}}).Set(static_cast<double>(model.draft_model_bytes));
   }

@@ -15,7 +15,8 @@ struct SpeculationSaved {
   // those of the layers it runs. The draft head and the draft model have none of them.
   int64_t layer_passes = 0;
   // Bytes of matrices, those of the LM head included, that those passes would have read; also those
-  // that a draft model read to know the text.
+  // that a draft model read to know the text. Adapters of exits are left out: one has the size of a
+  // tenth of a layer or less.
   int64_t weight_bytes = 0;
 };
 

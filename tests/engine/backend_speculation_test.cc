@@ -6,7 +6,7 @@
 #include <cmath>
 #include <functional>
 
-#include "tests/engine/golden.h"
+#include "tests/engine/copied_model.h"
 #include "tests/engine/scheduled_engine.h"
 
 namespace skim {
@@ -15,6 +15,17 @@ namespace {
 constexpr char kModel[] = "tiny-llama3";  // three layers
 constexpr int32_t kGenerated = 7;
 constexpr float kRelative = 2e-2f;  // of the largest logit, as in backend_parity_test.cc
+
+// Its first exit has an adapter.
+std::string ModelPath() {
+  static CopiedModel model(kModel);
+  static const bool written = [] {
+    model.WriteBeside(kExitAdapterFile, NoisyAdapters(model.config(), {1}, /*seed=*/1));
+    return true;
+  }();
+  EXPECT_TRUE(written);
+  return model.path();
+}
 
 struct Drafted {
   std::string name;
@@ -47,13 +58,13 @@ struct Told {
 
 // Nothing where there is no device.
 std::optional<Told> Ask(const std::string& backend, const Drafted& drafted) {
-  const auto harness = EngineHarness::Load(GoldenPath(kModel),
-                                           {.backend = backend,
-                                            .page_tokens = 16,
-                                            .kv_pages = 256,
-                                            .max_rows = 64,
-                                            .boundaries = {1},
-                                            .formats = {WeightFormat::kBf16, WeightFormat::kInt8}});
+  const auto harness =
+      EngineHarness::Load(ModelPath(), {.backend = backend,
+                                        .page_tokens = 16,
+                                        .kv_pages = 256,
+                                        .max_rows = 64,
+                                        .boundaries = {1},
+                                        .formats = {WeightFormat::kBf16, WeightFormat::kInt8}});
   if (harness.status().code() == absl::StatusCode::kFailedPrecondition) return std::nullopt;
   EXPECT_TRUE(harness.ok()) << harness.status();
   Request request;

@@ -28,6 +28,8 @@ std::string ModelPath() {
   static const bool written = [] {
     model.FillWithNoise(/*inner=*/40, /*stride=*/2, /*seed=*/1);
     model.Write();
+    // Exit 2 has none.
+    model.WriteBeside(kExitAdapterFile, NoisyAdapters(model.config(), {1}, /*seed=*/2));
     return true;
   }();
   EXPECT_TRUE(written);

@@ -38,6 +38,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
   model.backend = "cpu";
   model.weights = {{WeightFormat::kBf16, 900}, {WeightFormat::kInt4, 100}};
   model.common_weight_bytes = 24;
+  model.exit_adapter_bytes = 12;
   model.weight_bytes = 1024;
   model.kv_format = KvFormat::kInt8;
   metrics.SetModel("m", model);
@@ -133,6 +134,7 @@ TEST(Metrics, ShowsWhatTheLoopReportsOverHttp) {
            "skim_weight_bytes{format=\"bf16\"} 900",
            "skim_weight_bytes{format=\"int4\"} 100",
            "skim_weight_bytes{format=\"common\"} 24",
+           "skim_weight_bytes{format=\"exit-adapters\"} 12",
            "skim_rows_total{format=\"bf16\"} 9",
            "skim_rows_total{format=\"int4\"} 5",
            "skim_build_info{",

@@ -13,6 +13,7 @@ namespace skim {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -193,6 +194,19 @@ TEST(ServedSpeculation, AHeadThatIsNotThereIsRefusedWithWhatMakesOne) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(ViolatedField(status), "speculation.head");
   EXPECT_THAT(status.error_message(), HasSubstr("./run train-head"));
+}
+
+TEST(ServedSpeculation, ExitsWithAnAdapterAreTold) {
+  for (const bool there : {false, true}) {
+    TestServerOptions options;
+    options.exit_adapter = there;
+    TestServer server(options);
+    grpc::ClientContext context;
+    v1::GetModelResponse model;
+    ASSERT_TRUE(server.stub().GetModel(&context, {}, &model).ok());
+    EXPECT_THAT(model.adapted_exits(), ElementsAreArray(std::vector<uint32_t>(there ? 1 : 0, 1)));
+    EXPECT_EQ(model.exit_adapter_bytes(), there ? 70u : 0u);
+  }
 }
 
 TEST(ServedSpeculation, TheDraftModelDraftsAndTellsWhatItRan) {

@@ -80,6 +80,10 @@ TestServer::TestServer(TestServerOptions options)
     info_.draft_model_bytes = 90;
     info_.draft_model_step_bytes = 80;
   }
+  if (options_.exit_adapter) {
+    info_.adapted_exits = {1};
+    info_.exit_adapter_bytes = 70;
+  }
   info_.kv_format = KvFormat::kFp8;
   info_.kv_cache_tokens = 12345;
   if (options_.prunes) {

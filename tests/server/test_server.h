@@ -56,6 +56,7 @@ struct TestServerOptions {
   bool scouts = false;    // at the boundary
   bool draft_head = false;
   bool draft_model = false;
+  bool exit_adapter = false;  // of layer 1
   bool serve = true;  // else it stays as while loading
 };
 
