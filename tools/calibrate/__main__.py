@@ -1,6 +1,6 @@
 """./run calibrate: finds after which layers a model's prompts can be cut, how much of them has to
 go on there, and the heads whose attention picks what answers need; writes skim_lazy.json beside the
-model.
+model. Or it fits maps that the daemon takes from other files there.
 
 It makes retrieval items of public texts, has a daemon answer them with one cut or two in many
 places, and takes for each profile the cheapest that lose no more of the replies than it may. Heads
@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from calibrate import cut_command, lazy_file, predictor_command, scout_command, search
+from calibrate import cut_command, exit_command, lazy_file, predictor_command, scout_command, search
 from eval.errors import EvalError
 from eval.progress import say
 
@@ -24,6 +24,8 @@ def main() -> int:
     try:
         if args.predictors is not None:
             predictor_command.run(args)
+        elif args.exit_adapters is not None:
+            exit_command.run(args)
         elif args.scouts is not None:
             scout_command.run(args)
         else:
@@ -45,7 +47,8 @@ def parse_args() -> argparse.Namespace:
     add(
         "--items",
         type=int,
-        help="half to choose on, half to judge on (default 192; for scouts 64)",
+        help="half to choose on, half to judge on (default 192; for scouts 64); for exit adapters "
+        "answers, an eighth of them to judge on (default 224)",
     )
     add("--tokens", type=int, default=1024, help="of a prompt (default 1024)")
     add("--boundaries", type=layer_list, metavar="A,...", help="cut nowhere else")
@@ -76,14 +79,24 @@ def parse_args() -> argparse.Namespace:
         "after so many layers, by default a fifth; needs predictors from there, and is added to "
         f"{lazy_file.NAME}",
     )
+    add(
+        "--exit-adapters",
+        type=layer_list,
+        metavar="A,...",
+        help="instead: fit maps that bring the rows with which drafts leave behind so many layers "
+        "closer to the last layer's, on answers of the model; written to "
+        "skim_exit_adapters.safetensors",
+    )
     add("--skimd", type=Path, default=ROOT / "build" / "release" / "bin" / "skimd")
     add("--folder", type=Path, default=ROOT / "build" / "eval", help="for texts and replies")
     add("--seed", type=int, default=1, help="of the items (default 1)")
     args = parser.parse_args()
     if args.items is not None and args.items < FEWEST_ITEMS:
         parser.error(f"--items must be at least {FEWEST_ITEMS}")
-    if args.scouts is not None and (args.scouts < 0 or args.predictors is not None):
-        parser.error("--scouts is a layer, and not combined with --predictors")
+    if args.scouts is not None and args.scouts < 0:
+        parser.error("--scouts is a layer")
+    if sum(of is not None for of in (args.predictors, args.exit_adapters, args.scouts)) > 1:
+        parser.error("--predictors, --exit-adapters and --scouts are not combined")
     if args.boundaries and len(args.boundaries) > search.MOST_CANDIDATES:
         parser.error(f"--boundaries: at most {search.MOST_CANDIDATES}")
     return args

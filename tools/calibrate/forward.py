@@ -69,6 +69,8 @@ class Inside:
 
 # Called for every layer and prompt: (index of the prompt, its inside).
 Visit = Callable[[int, Inside], None]
+# Called for every prompt: (its index, what leaves the last layer that runs, [n, hidden]).
+Leave = Callable[[int, Array], None]
 # The tensor of that name, as float32; None if the model has none.
 Tensors = Callable[[str], Array | None]
 
@@ -79,9 +81,10 @@ def run(
     prompts: Sequence[Sequence[int]],
     visit: Visit,
     end: int | None = None,
+    leave: Leave | None = None,
 ) -> None:
-    """Through layers [0, end), by default all, but for the last one's output, which nobody looks
-    at."""
+    """Through layers [0, end), by default all; what leaves the last one is not computed if nobody
+    looks at it."""
     end = shape.layers if end is None else end
     embedding = tensors("model.embed_tokens.weight")
     states = [embedding[list(prompt)] for prompt in prompts]
@@ -91,9 +94,12 @@ def run(
         for i, state in enumerate(states):
             inside = layer.project(state)
             visit(i, inside)
-            if number + 1 < end:
+            if number + 1 < end or leave is not None:
                 attended = attend(inside.queries, inside.keys, inside.values)
                 states[i] = layer.finish(inside, attended)
+    if leave is not None:
+        for i, state in enumerate(states):
+            leave(i, state)
 
 
 class Layer:

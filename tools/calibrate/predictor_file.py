@@ -1,11 +1,11 @@
 """skim_predictors.safetensors: what the daemon reads beside a model (engine/predictors.h)."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from calibrate import tensor_file
 from calibrate.predictors import Maps
 from eval.errors import EvalError
 
@@ -14,17 +14,9 @@ NAME = "skim_predictors.safetensors"
 
 def write(path: Path, maps: Maps, made_for: dict[str, str]) -> None:
     """As a whole or not at all."""
-    import ml_dtypes
-    from safetensors.numpy import save
-
-    tensors = {}
-    for (boundary, layer), of in maps.items():
-        weight = np.ascontiguousarray(of.weight.astype(np.float32))
-        tensors[f"{boundary}.{layer}.weight"] = weight.astype(ml_dtypes.bfloat16)
-        tensors[f"{boundary}.{layer}.bias"] = np.ascontiguousarray(of.bias.astype(np.float32))
-    scratch = path.with_suffix(".partial")
-    scratch.write_bytes(save(tensors, made_for))
-    os.replace(scratch, path)
+    weights = {f"{boundary}.{layer}.weight": of.weight for (boundary, layer), of in maps.items()}
+    biases = {f"{boundary}.{layer}.bias": of.bias for (boundary, layer), of in maps.items()}
+    tensor_file.write(path, weights, biases, made_for)
 
 
 def read(

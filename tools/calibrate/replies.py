@@ -77,11 +77,13 @@ def asked(
 
 
 @contextlib.contextmanager
-def model_with(model: Path, settings: dict) -> Iterator[Path]:
-    """A directory with the model's files and these settings, until the end of the context."""
+def model_with(model: Path, settings: dict | None) -> Iterator[Path]:
+    """A directory with the model's files and these settings, if any, until the end of the context:
+    nothing else that was made for the model."""
     with tempfile.TemporaryDirectory() as folder:
         for path in model.iterdir():
             if not path.name.startswith("skim_"):
                 (Path(folder) / path.name).symlink_to(path.resolve())
-        write(Path(folder) / NAME, settings)
+        if settings is not None:
+            write(Path(folder) / NAME, settings)
         yield Path(folder)

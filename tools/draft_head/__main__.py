@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from draft_head import data
+from draft_head.errors import HeadError
 from draft_head.generate import generate
 from draft_head.head import DraftHead, save
 from draft_head.prompts import Prompts
-from draft_head.teacher import HEAD_FILE, HeadError, Teacher
+from draft_head.teacher import HEAD_FILE, Teacher
 from draft_head.train import Plan, Trainer, begun_vocabulary, measure
 
 

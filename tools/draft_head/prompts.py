@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from draft_head.teacher import HeadError, read_json
+from draft_head.errors import HeadError, read_json
 
 FORMS = (
     "What is {}?", "Explain {} in simple words.", "Write a short story about {}.",

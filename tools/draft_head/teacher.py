@@ -1,25 +1,15 @@
 """The model whose tokens are to be guessed, in PyTorch: a decoder of the Llama family that takes
 one token of every slot at a time and shows its last hidden rows."""
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from draft_head.errors import HeadError, read_json
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-class HeadError(Exception):
-    """One line for the user."""
-
-
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HeadError(f"{path} cannot be read: {error}") from error
 
 
 def load_tensors(model: Path) -> dict[str, Tensor]:
