@@ -15,6 +15,16 @@ absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Create(const ModelConfig& 
   return head;
 }
 
+// A tied one is the embedding, which is always there.
+const PackedWeight* DraftHead::LmHeadInBf16(const ModelConfig& config, const Weights& weights) {
+  if (config.tied_embeddings) return weights.embedding_table;
+  for (const WeightFormat format : weights.formats) {
+    const PackedWeight& head = weights.head.In(format);
+    if (head.format() == WeightFormat::kBf16) return &head;
+  }
+  return nullptr;
+}
+
 absl::Status DraftHead::Allocate() {
   const auto hidden = static_cast<size_t>(config_.hidden_size);
   const size_t row_bytes = hidden * sizeof(float);
@@ -28,9 +38,10 @@ absl::Status DraftHead::Allocate() {
   SKIM_ASSIGN_OR_RETURN(x_, ops_.Allocate(kMostRows * row_bytes));
   SKIM_ASSIGN_OR_RETURN(
       inner_, ops_.Allocate(kMostRows * static_cast<size_t>(weights_.inner) * sizeof(Bf16)));
-  SKIM_ASSIGN_OR_RETURN(
-      logits_,
-      ops_.Allocate(kMostRows * static_cast<size_t>(weights_.vocabulary.size()) * sizeof(float)));
+  const auto own = static_cast<size_t>(candidates_.own_columns());
+  const auto columns = static_cast<size_t>(weights_.vocabulary.size()) + own;
+  SKIM_ASSIGN_OR_RETURN(own_index_, ops_.Allocate(kMostRows * own * sizeof(TokenId)));
+  SKIM_ASSIGN_OR_RETURN(logits_, ops_.Allocate(kMostRows * columns * sizeof(float)));
   std::vector<int32_t> evens, odds;
   for (int32_t i = 0; i < kMostRows; ++i) {
     evens.push_back(2 * i);
@@ -56,10 +67,13 @@ absl::Status DraftHead::Keep(Matrix<const float> hidden, std::span<const int32_t
 }
 
 Matrix<const float> DraftHead::Run(std::span<const TokenId> tokens,
-                                   std::span<const int32_t> kept_at) {
+                                   std::span<const int32_t> kept_at, std::span<const TokenId> own) {
   const auto rows = static_cast<int64_t>(tokens.size());
+  const int64_t own_columns = candidates_.own_columns();
   SKIM_CHECK(rows <= kMostRows && tokens.size() == kept_at.size());
-  const int64_t width = config_.hidden_size, columns = weights_.vocabulary.size();
+  SKIM_CHECK(static_cast<int64_t>(own.size()) == rows * own_columns);
+  const int64_t width = config_.hidden_size, vocabulary = weights_.vocabulary.size();
+  const int64_t columns = vocabulary + own_columns;
   const float eps = config_.norm_eps;
   const Matrix<float> x{x_->As<float>(), rows, width, width};
   const Matrix<float> pairs{pairs_->As<float>(), 2 * rows, width, width};
@@ -69,6 +83,7 @@ Matrix<const float> DraftHead::Run(std::span<const TokenId> tokens,
   const Matrix<Bf16> inner{inner_->As<Bf16>(), rows, weights_.inner, weights_.inner};
   const Matrix<float> kept{kept_->As<float>(), int64_t{places_} * kFeatureRows, width, width};
   const Matrix<float> logits{logits_->As<float>(), rows, columns, columns};
+  const Matrix<float> common{logits.data, rows, vocabulary, columns};
   const float* ones = weights_.ones->As<float>();
   auto* const token_index = index_->As<TokenId>();
   const int32_t* const kept_index = index_->As<int32_t>() + kMostRows;
@@ -88,7 +103,12 @@ Matrix<const float> DraftHead::Run(std::span<const TokenId> tokens,
   ops_.Linear(inner, *weights_.deep_down, nullptr, /*accumulate=*/true, x);
   ops_.ScatterRows(x, kept_index, kept);
   ops_.RmsNorm(x, weights_.output_norm->As<float>(), eps, normed);
-  ops_.Linear(normed, *weights_.lm_rows, nullptr, /*accumulate=*/false, logits);
+  ops_.Linear(normed, *weights_.lm_rows, nullptr, /*accumulate=*/false, common);
+  if (own_rows_ != nullptr) {
+    ops_.Upload(own_index_->data(), own.data(), own.size_bytes());
+    ops_.LinearAt(normed, *own_rows_, own_index_->As<int32_t>(), kOwnBias,
+                  {logits.data + vocabulary, rows, own_columns, columns});
+  }
   return logits;
 }
 

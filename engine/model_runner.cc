@@ -321,23 +321,24 @@ absl::Status ModelRunner::RunDraftHead(const StepPlan& plan, StepResult* result)
     const auto part = std::span(drafting).subspan(begin, count);
     std::vector<TokenId> tokens;
     std::vector<int32_t> kept_at;
+    DraftCandidates& candidates = draft_head_->candidates();
+    candidates.Clear();
     sample_rows_.Clear();
     for (const size_t s : part) {
       const PlanSequence& sequence = plan.sequences[s];
       tokens.push_back(plan.tokens[sequence.row_begin]);
       kept_at.push_back(sequence.feature_place * kFeatureRows + sequence.feature_row);
-      sample_rows_.AddDraw(sequence, plan.positions[sequence.row_begin] + 1,
-                           draft_head_->vocabulary());
+      const int32_t position = plan.positions[sequence.row_begin] + 1;
+      sample_rows_.AddDraw(sequence, position, candidates.Add(sequence, position));
     }
-    const Matrix<const float> logits = draft_head_->Run(tokens, kept_at);
+    const Matrix<const float> logits = draft_head_->Run(tokens, kept_at, candidates.own());
     std::vector<SampledToken> sampled(count);
     ops_.Sample(logits, sample_rows_.rows(), sampled);
     SKIM_RETURN_IF_ERROR(ops_.Wait());
     for (size_t i = 0; i < count; ++i) {
       SampledToken& drawn = sampled[i];
-      const auto& ids = draft_head_->vocabulary().ids();
-      if (drawn.token >= 0) drawn.token = ids[drawn.token];
-      for (TokenLogprob& top : drawn.top) top.token = ids[top.token];
+      drawn.token = candidates.TokenAt(i, drawn.token);
+      for (TokenLogprob& top : drawn.top) top.token = candidates.TokenAt(i, top.token);
       result->sequences[part[i]].sampled.push_back(std::move(drawn));
     }
   }

@@ -185,6 +185,11 @@ class Ops {
   // y = silu(x Wgate^T + bgate) * (x Wup^T + bup); weight packed as kGateUp, bias [2 * cols(y)].
   virtual void LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                             Matrix<Bf16> y) = 0;
+  // Products with a few rows of a large matrix, other ones for each row of x:
+  // y[r][c] = x[r] . table[index[r * cols(y) + c]] + bias, in float32; -inf where the index is
+  // negative. The table is bf16, packed as kPlain.
+  virtual void LinearAt(Matrix<const Bf16> x, const PackedWeight& table, const int32_t* index,
+                        float bias, Matrix<float> y) = 0;
   // Normalises (optional), rotates and rounds q; rotates k and writes k, v into their slots in
   // the format of the layout.
   virtual void RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,

@@ -105,6 +105,11 @@ void CpuOps::PoolScores(const PoolScoresArgs& args) { CpuPoolScores(choice_scrat
 
 void CpuOps::TopRows(const TopRowsArgs& args) { CpuTopRows(choice_scratch_, args); }
 
+void CpuOps::LinearAt(Matrix<const Bf16> x, const PackedWeight& table, const int32_t* index,
+                      float bias, Matrix<float> y) {
+  CpuLinearAt(pool_, x, Own(table), index, bias, y);
+}
+
 void CpuOps::GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
   CpuGatherRows(pool_, x, index, y);
 }

@@ -39,6 +39,8 @@ class CpuOps final : public Ops {
               Matrix<float> y) override;
   void LinearSwiGlu(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias,
                     Matrix<Bf16> y) override;
+  void LinearAt(Matrix<const Bf16> x, const PackedWeight& table, const int32_t* index, float bias,
+                Matrix<float> y) override;
   void RopeAndWriteKv(const RopeWriteArgs& args, const AttentionRows& rows,
                       const KvLayer& kv) override;
   void Attention(const AttentionArgs& args, const AttentionRows& rows, const KvLayer& kv) override;

@@ -247,6 +247,13 @@ void CudaOps::TopRows(const TopRowsArgs& args) {
   runtime_->CheckLaunch("top rows");
 }
 
+void CudaOps::LinearAt(Matrix<const Bf16> x, const PackedWeight& table, const int32_t* index,
+                       float bias, Matrix<float> y) {
+  if (y.rows == 0 || y.cols == 0 || !runtime_->ok()) return;
+  LaunchLinearAt(runtime_->launches(), x, Own(table), index, bias, y);
+  runtime_->CheckLaunch("linear at");
+}
+
 void CudaOps::GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
   LaunchGatherRows(runtime_->launches(), x, index, y);

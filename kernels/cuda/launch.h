@@ -97,6 +97,10 @@ void LaunchEmbed(LaunchQueue& queue, const WeightView& table, const TokenId* tok
                  Matrix<float> y);
 void LaunchRmsNorm(LaunchQueue& queue, Matrix<const float> x, const float* weight, float eps,
                    Matrix<Bf16> y);
+// y[r][c] = x[r] . row index[r * y.cols + c] of the table, which is bf16, + bias; -inf where the
+// index is negative.
+void LaunchLinearAt(LaunchQueue& queue, Matrix<const Bf16> x, const WeightView& table,
+                    const int32_t* index, float bias, Matrix<float> y);
 void LaunchGatherRows(LaunchQueue& queue, Matrix<const float> x, const int32_t* index,
                       Matrix<float> y);
 void LaunchScatterRows(LaunchQueue& queue, Matrix<const float> x, const int32_t* index,

@@ -1,4 +1,5 @@
-// Embedding, RMSNorm, gather and scatter: one block per row.
+// Embedding, RMSNorm, gather and scatter: one block per row. Products with rows that an index
+// names: one warp per product.
 #include "kernels/cuda/device_util.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -34,6 +35,26 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    LinearAt(Matrix<const Bf16> x, WeightView table, const int32_t* index, float bias,
+             Matrix<float> y) {
+  const int64_t r = blockIdx.y;
+  const int64_t c = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
+  if (c >= y.cols) return;
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+  const int64_t row = index[r * y.cols + c];
+  const Bf16* in = x.data + r * x.stride;
+  float sum = 0;
+  if (row >= 0) {
+    for (int64_t k = lane; k < x.cols; k += kWarp) {
+      sum += FromBf16(in[k]) *
+             FromBf16(*reinterpret_cast<const Bf16*>(table.data + table.At(row, k).byte));
+    }
+  }
+  sum = WarpSum(sum);
+  if (lane == 0) y.data[r * y.stride + c] = row >= 0 ? sum + bias : -__builtin_inff();
+}
+
 // Row `from` of x to row `to` of y; one of them comes from the index.
 template <bool kGather>
 __global__ void __launch_bounds__(kThreads)
@@ -56,6 +77,12 @@ void LaunchEmbed(LaunchQueue& queue, const WeightView& table, const TokenId* tok
 void LaunchRmsNorm(LaunchQueue& queue, Matrix<const float> x, const float* weight, float eps,
                    Matrix<Bf16> y) {
   queue.Add(RmsNorm, Blocks(y.rows), kThreads, 0, x, weight, eps, y);
+}
+
+void LaunchLinearAt(LaunchQueue& queue, Matrix<const Bf16> x, const WeightView& table,
+                    const int32_t* index, float bias, Matrix<float> y) {
+  const dim3 grid(Blocks((y.cols * kWarp + kThreads - 1) / kThreads), Blocks(y.rows));
+  queue.Add(LinearAt, grid, kThreads, 0, x, table, index, bias, y);
 }
 
 void LaunchGatherRows(LaunchQueue& queue, Matrix<const float> x, const int32_t* index,

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <span>
+#include <utility>
 
 #include "engine/engine.h"
 #include "tests/engine/scheduled_engine.h"
@@ -93,13 +95,19 @@ class Reference {
   }
 
   Row Logits(const Row& row) const {
+    std::vector<TokenId> vocabulary;
+    for (int32_t token = 0; token < model_.config().vocab_size; token += kStride) {
+      vocabulary.push_back(token);
+    }
+    return Logits(row, vocabulary);
+  }
+
+  Row Logits(const Row& row, std::span<const TokenId> tokens) const {
     Row normed = Normed(row, eps());
     const Row weight = Tensor("output_norm");
     for (size_t i = 0; i < normed.size(); ++i) normed[i] *= weight[i];
     Row logits;
-    for (int32_t token = 0; token < model_.config().vocab_size; token += kStride) {
-      logits.push_back(Product(RowOf(lm_head_, token), normed)[0]);
-    }
+    for (const TokenId token : tokens) logits.push_back(Product(RowOf(lm_head_, token), normed)[0]);
     return logits;
   }
 
@@ -132,14 +140,25 @@ struct Loaded {
   std::unique_ptr<DraftHead> head;
 };
 
-Loaded LoadHead(const ModelWithDraftHead& model, int32_t places) {
+Loaded LoadHead(const ModelWithDraftHead& model, int32_t places,
+                WeightFormat format = WeightFormat::kBf16) {
   Loaded loaded;
   loaded.ops = *MakeOps({.backend = "cpu", .threads = 1, .pin_threads = false});
-  const std::vector<WeightFormat> formats = {WeightFormat::kBf16};
+  const std::vector<WeightFormat> formats = {format};
   loaded.weights = *Weights::Load(model.config(), *Checkpoint::Open(model.path()), formats,
                                   loaded.ops.get(), {});
   loaded.head = *DraftHead::Create(model.config(), loaded.weights, loaded.ops.get(), places);
   return loaded;
+}
+
+// As DraftCandidates::own has them, a list for each row.
+std::vector<TokenId> Own(const std::vector<std::vector<TokenId>>& rows) {
+  std::vector<TokenId> own;
+  for (const std::vector<TokenId>& row : rows) {
+    own.insert(own.end(), row.begin(), row.end());
+    own.resize(own.size() + DraftCandidates::kMostOwn - row.size(), kNoToken);
+  }
+  return own;
 }
 
 TEST(DraftHead, ItsRowsAndLogitsAreThoseOfTheFormulasAlongAChain) {
@@ -158,14 +177,25 @@ TEST(DraftHead, ItsRowsAndLogitsAreThoseOfTheFormulasAlongAChain) {
   for (const int32_t row : index) {
     want.emplace_back(rows.begin() + row * hidden, rows.begin() + (row + 1) * hidden);
   }
+  const std::vector<std::vector<TokenId>> own = {{1, 200, 77, 5}, {31, 32, 34, 35, 37, 38, 40}};
   for (int step = 0; step < 4; ++step) {
+    const std::string what = "step " + std::to_string(step);
     const std::vector<TokenId> tokens = {11 + 40 * step, 250 - step};
-    const Matrix<const float> logits = loaded.head->Run(tokens, kept_at);
+    const Matrix<const float> logits = loaded.head->Run(tokens, kept_at, Own(own));
     for (size_t i = 0; i < tokens.size(); ++i) {
       want[i] = reference.After(tokens[i], want[i]);
-      ExpectNear(reference.Logits(want[i]),
-                 {logits.Row(static_cast<int64_t>(i)), static_cast<size_t>(logits.cols)},
-                 "step " + std::to_string(step));
+      const Row common = reference.Logits(want[i]);
+      const std::span<const float> got(logits.Row(static_cast<int64_t>(i)),
+                                       static_cast<size_t>(logits.cols));
+      ExpectNear(common, got.first(common.size()), what);
+      std::vector<float> own_got;
+      for (const float logit : got.subspan(common.size(), own[i].size())) {
+        own_got.push_back(logit - DraftHead::kOwnBias);
+      }
+      ExpectNear(reference.Logits(want[i], own[i]), own_got, what + ", own tokens");
+      for (const float logit : got.subspan(common.size() + own[i].size())) {
+        ASSERT_EQ(logit, -std::numeric_limits<float>::infinity()) << what;
+      }
     }
   }
 }
@@ -182,20 +212,24 @@ TEST(DraftHead, ARowDoesNotDependOnThoseBesideIt) {
   for (float& value : rows) value = std::normal_distribution<float>()(rng);
   std::vector<int32_t> index, kept_at;
   std::vector<TokenId> tokens;
+  std::vector<std::vector<TokenId>> own(places);
   for (int32_t i = 0; i < places; ++i) {
     index.push_back(i);
     kept_at.push_back(i * kFeatureRows);
     tokens.push_back(static_cast<TokenId>(rng() % 256));
+    for (int32_t left = 2 * i; left > 0; --left) {
+      own[i].push_back(static_cast<TokenId>(rng() % 256));
+    }
   }
   const Matrix<const float> hidden_rows{rows.data(), places, hidden, hidden};
   for (const Loaded* loaded : {&together, &alone}) {
     ASSERT_TRUE(loaded->head->Keep(hidden_rows, index, kept_at).ok());
   }
   for (int step = 0; step < 2; ++step) {
-    const Matrix<const float> all = together.head->Run(tokens, kept_at);
+    const Matrix<const float> all = together.head->Run(tokens, kept_at, Own(own));
     for (int32_t i = 0; i < places; ++i) {
-      const Matrix<const float> one =
-          alone.head->Run(std::span(tokens).subspan(i, 1), std::span(kept_at).subspan(i, 1));
+      const Matrix<const float> one = alone.head->Run(
+          std::span(tokens).subspan(i, 1), std::span(kept_at).subspan(i, 1), Own({own[i]}));
       ASSERT_EQ(std::memcmp(all.Row(i), one.Row(0), static_cast<size_t>(all.cols) * sizeof(float)),
                 0)
           << "row " << i;
@@ -247,16 +281,57 @@ TEST(DraftHead, ItGoesOnFromTheRowBehindTheLastTokenInEveryRound) {
   EXPECT_GT(preempted, 0);
 }
 
+TEST(DraftHead, WhatStandsInTheTextCanBeDraftedThoughItsVocabularyLacksIt) {
+  ModelWithDraftHead model(kModel);
+  model.FillWithIdentity(kStride);
+  model.Write();
+  const auto harness = *EngineHarness::Load(model.path(), {});
+  ScheduledEngine engine(harness.get(), {});
+  int32_t drafts = 0, as_the_row_says = 0;
+  engine.SetChangeDraft([&](const PlanSequence& draft, TokenId drawn) {
+    if (draft.tokens.back() % kStride == 0) return drawn;
+    ++drafts;
+    as_the_row_says += drawn == draft.tokens.back();
+    return drawn;
+  });
+  for (uint32_t i = 0; i < 6; ++i) engine.Submit(HeadRequest(30, i));
+  engine.RunToEnd();
+  EXPECT_GT(drafts, 100);
+  EXPECT_GT(as_the_row_says, drafts * 95 / 100);
+}
+
+// Without bf16 there is no table of all the LM head's rows, unless that is the embedding.
+TEST(DraftHead, DraftsItsVocabularyAloneWhereTheLmHeadIsRounded) {
+  for (const auto& [name, own] : {std::pair{"tiny-llama3", true}, std::pair{"tiny-llama2", false}}) {
+    ModelWithDraftHead model(name);
+    ASSERT_EQ(model.config().tied_embeddings, own) << name;
+    model.FillWithNoise(kInner, kStride, 10);
+    model.Write();
+    const Loaded loaded = LoadHead(model, 1, WeightFormat::kInt8);
+    const auto& vocabulary = loaded.weights.draft_head->vocabulary;
+    EXPECT_EQ(loaded.head->candidates().own_columns() > 0, own) << name;
+    const std::vector<TokenId> tokens = {7};
+    const std::vector<int32_t> kept_at = {0};
+    EXPECT_EQ(loaded.head->Run(tokens, kept_at, own ? Own({{1}}) : std::vector<TokenId>()).cols,
+              vocabulary.size() + loaded.head->candidates().own_columns())
+        << name;
+  }
+}
+
 // The right tokens need not be among those it can draft, and whoever has no place is not drafted
-// for.
-TEST(DraftHead, DraftsAreOfItsVocabularyAndPlacesAreReturned) {
+// for. What stands in the texts of others, with whom it is drafted for, is nobody's draft.
+TEST(DraftHead, DraftsAreOfItsVocabularyOrTheRequestsTextAndPlacesAreReturned) {
   ModelWithDraftHead model(kModel);
   model.FillWithNoise(kInner, kStride, 9);
   model.Write();
   const auto harness = *EngineHarness::Load(model.path(), {});
   ScheduledEngine engine(harness.get(), {});
-  engine.SetChangeDraft([](const PlanSequence&, TokenId drawn) {
-    EXPECT_EQ(drawn % kStride, 0);
+  int own_drafts = 0;
+  engine.SetChangeDraft([&](const PlanSequence& draft, TokenId drawn) {
+    if (drawn % kStride == 0) return drawn;
+    ++own_drafts;
+    EXPECT_TRUE(std::ranges::count(draft.tokens, drawn) + std::ranges::count(draft.drafts, drawn))
+        << drawn;
     return drawn;
   });
   for (int round = 0; round < 3; ++round) {
@@ -276,6 +351,7 @@ TEST(DraftHead, DraftsAreOfItsVocabularyAndPlacesAreReturned) {
     for (const SeqId id : ids) EXPECT_TRUE(engine.client(id).finish->status.ok());
     EXPECT_GT(engine.client(ids[0]).finish->speculation.total().rounds, 0);
   }
+  EXPECT_GT(own_drafts, 0);
 }
 
 TEST(DraftHead, NobodyIsDraftedForWithoutAHead) {

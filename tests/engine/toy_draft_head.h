@@ -37,10 +37,10 @@ class ModelWithDraftHead : public CopiedModel {
   }
 
   // Its row is the row it goes on from: it drafts what that row says, which is the token that it
-  // is given, if the row is the right one.
-  void FillWithIdentity() {
+  // is given, if the row is the right one. Its vocabulary is every `stride`th token.
+  void FillWithIdentity(int32_t stride = 1) {
     const int64_t hidden = config().hidden_size;
-    FillWithNoise(16, 1, 1);
+    FillWithNoise(16, stride, 1);
     std::vector<Bf16> mix(static_cast<size_t>(2 * hidden * hidden));
     for (int64_t i = 0; i < hidden; ++i) mix[i * 2 * hidden + hidden + i] = ToBf16(1);
     tensors_["mix"] = TestTensor::Of("BF16", {hidden, 2 * hidden}, mix);

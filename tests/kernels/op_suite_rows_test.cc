@@ -1,5 +1,6 @@
 // Row-wise ops and products.
 #include <cmath>
+#include <limits>
 
 #include "tests/kernels/op_suite.h"
 
@@ -171,6 +172,40 @@ TEST_P(OpSuite, ARowOfAProductDoesNotDependOnTheOthers) {
     ops().Linear(device_x.Rows(r, 1), *packed, nullptr, false, one);
     const auto alone = scene().Down(one.data, 24);
     for (int64_t n = 0; n < 24; ++n) ASSERT_EQ(alone[n], together[r * 24 + n]);
+  }
+}
+
+TEST_P(OpSuite, LinearAtIsTheProductWithTheRowsThatAreNamed) {
+  constexpr int64_t kRows = 3, kPicked = 21, kTable = 45;
+  for (const int64_t k : {5, 48, 152}) {
+    const auto x = RandomBf16(15, kRows, k, 1, 2), table = RandomBf16(16, kTable, k, 0.3f, 1);
+    const auto packed = scene().Pack(table, WeightShape::kPlain);
+    std::vector<int32_t> index;
+    for (int32_t i = 0; i < kRows * kPicked; ++i) index.push_back(i % 5 == 3 ? -1 : i * 7 % kTable);
+    const auto device_x = scene().Up(x);
+    const auto* device_index = scene().Up(index);
+    TestMatrix<float> y(kRows, kPicked, 3, kUntouched);
+    const auto device = scene().Up(y);
+    ops().LinearAt(device_x, *packed, device_index, 1.5f, device);
+    scene().Down(device, &y);
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t c = 0; c < kPicked; ++c) {
+        const int32_t row = index[r * kPicked + c];
+        if (row < 0) {
+          ASSERT_EQ(y.at(r, c), -std::numeric_limits<float>::infinity());
+          continue;
+        }
+        const Product want = Dot(x, r, table, row, 1.5);
+        ASSERT_NEAR(y.at(r, c), want.value, kOpTolerance.float_sum * (want.magnitude + 1))
+            << "row " << r << " column " << c;
+      }
+      for (int64_t c = kPicked; c < y.stride(); ++c) ASSERT_EQ(y.at(r, c), kUntouched);
+      // Alone it is the same, to the bit.
+      const Matrix<float> one = {scene().Room<float>(kPicked), 1, kPicked, kPicked};
+      ops().LinearAt(device_x.Rows(r, 1), *packed, device_index + r * kPicked, 1.5f, one);
+      const auto alone = scene().Down(one.data, kPicked);
+      for (int64_t c = 0; c < kPicked; ++c) ASSERT_EQ(alone[c], y.at(r, c));
+    }
   }
 }
 

@@ -36,6 +36,24 @@ TEST(Embed, CopiesTheRowOfEachToken) {
   }
 }
 
+TEST(LinearAt, IsTheSameForAnyNumberOfThreads) {
+  constexpr int64_t kPicked = 40;
+  const TestMatrix<Bf16> table = RandomBf16(5, kRows, kCols), x = RandomBf16(6, 3, kCols);
+  std::vector<int32_t> index;
+  for (int32_t i = 0; i < 3 * kPicked; ++i) index.push_back(i % kPicked < 30 ? i * 7 % kRows : -1);
+  std::vector<TestMatrix<float>> results;
+  for (int threads : {1, 2, 3}) {
+    ThreadPool pool(threads, false);
+    const auto packed =
+        *CpuPackedWeight::Pack(pool, table.view(), WeightFormat::kBf16, WeightShape::kPlain);
+    TestMatrix<float>& y = results.emplace_back(3, kPicked, 0);
+    CpuLinearAt(pool, x.view(), *packed, index.data(), 0.25f, y.view());
+    for (int64_t r = 0; r < 3; ++r) {
+      for (int64_t c = 0; c < kPicked; ++c) ASSERT_EQ(y.at(r, c), results[0].at(r, c));
+    }
+  }
+}
+
 TEST(GatherRows, TakesRowsByIndexAndLeavesTheGapsAlone) {
   const std::vector<float> x = RandomFloats(2, kRows * kCols);
   const std::vector<int32_t> index = ShuffledIndex();
