@@ -93,6 +93,46 @@ int IntegerProgram() {
   return 0;
 }
 
+// ---- loads into wider registers ----
+
+// In 64 bits, so that the compiler extends while it loads.
+__host__ __device__ int64_t Scaled(int64_t value, int64_t by) { return value / 8 * by + value; }
+
+__global__ void LoadKernel(const int8_t* bytes, const int16_t* halves, const int32_t* words,
+                           int64_t by, int64_t* out) {
+  out[threadIdx.x] = Scaled(bytes[threadIdx.x], by) + Scaled(halves[threadIdx.x], by) +
+                     Scaled(words[threadIdx.x], by);
+}
+
+int LoadProgram() {
+  constexpr int64_t kBy = 12345678901;
+  std::mt19937_64 random(2);
+  std::vector<int8_t> bytes(kThreads);
+  std::vector<int16_t> halves(kThreads);
+  std::vector<int32_t> words(kThreads);
+  for (int i = 0; i < kThreads; ++i) {
+    bytes[i] = static_cast<int8_t>(random());
+    halves[i] = static_cast<int16_t>(random());
+    words[i] = static_cast<int32_t>(random());
+  }
+  auto* device_bytes = ToDevice(bytes);
+  auto* device_halves = ToDevice(halves);
+  auto* device_words = ToDevice(words);
+  auto* out = ToDevice(std::vector<int64_t>(kThreads));
+  LoadKernel<<<1, kThreads>>>(device_bytes, device_halves, device_words, kBy, out);
+  MUST(cudaGetLastError());
+  const auto got = ToHost(out, kThreads);
+  ToHost(device_bytes, 1), ToHost(device_halves, 1), ToHost(device_words, 1);
+  for (int i = 0; i < kThreads; ++i) {
+    const int64_t want = Scaled(bytes[i], kBy) + Scaled(halves[i], kBy) + Scaled(words[i], kBy);
+    if (got[i] == want) continue;
+    std::printf("of %d, %d and %d: %lld, not %lld\n", bytes[i], halves[i], words[i],
+                static_cast<long long>(got[i]), static_cast<long long>(want));
+    return 1;
+  }
+  return 0;
+}
+
 // ---- bits ----
 
 __global__ void BitKernel(const uint32_t* a, uint32_t* out) {
@@ -325,7 +365,7 @@ int PlainProgram() {
 }  // namespace
 
 Programs CorrectPrograms() {
-  return {{"integers", IntegerProgram}, {"bits", BitProgram},     {"floats", FloatProgram},
-          {"warps", WarpProgram},       {"events", EventProgram}, {"limits", LimitProgram},
-          {"pools", PoolProgram},       {"plain", PlainProgram}};
+  return {{"integers", IntegerProgram}, {"loads", LoadProgram}, {"bits", BitProgram},
+          {"floats", FloatProgram},     {"warps", WarpProgram}, {"events", EventProgram},
+          {"limits", LimitProgram},     {"pools", PoolProgram}, {"plain", PlainProgram}};
 }

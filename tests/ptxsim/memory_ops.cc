@@ -9,10 +9,18 @@ namespace {
 
 enum Atomic : uint8_t { kAdd, kMin, kMax, kAnd, kOr, kXor, kExch, kCas };
 
-// A loaded element as it lies in a register: signed bytes and halves are extended.
+// A loaded element as it lies in a register, which may be wider: signed ones are extended.
 uint64_t Widened(Type type, uint64_t bits) {
-  if (type == Type::kS8) return static_cast<uint32_t>(static_cast<int8_t>(bits));
-  return bits;
+  switch (type) {
+    case Type::kS8:
+      return static_cast<uint64_t>(static_cast<int8_t>(bits));
+    case Type::kS16:
+      return static_cast<uint64_t>(static_cast<int16_t>(bits));
+    case Type::kS32:
+      return static_cast<uint64_t>(static_cast<int32_t>(bits));
+    default:
+      return bits;
+  }
 }
 
 void RunLoad(const Instruction& i, Thread& t) {

@@ -45,8 +45,8 @@ TEST_P(Correct, ProgramsEndWellInAnyOrder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ptxsim, Correct,
-                         testing::Values("integers", "bits", "floats", "warps", "events", "limits",
-                                         "pools", "plain", "products", "packed", "matmul",
+                         testing::Values("integers", "loads", "bits", "floats", "warps", "events",
+                                         "limits", "pools", "plain", "products", "packed", "matmul",
                                          "matmul-integers", "matrices", "async", "graphs",
                                          "broken_captures", "captures_in_threads"),
                          [](const auto& info) { return TestName(info.param); });
