@@ -37,8 +37,8 @@ const std::vector<DefaultProfile>& DefaultProfiles() {
       {"aggressive", {{.60, .15f}, {.77, .05f}}, DecodeMode::kLazy, 32},
       {"phantom", {{.60, .3f}, {.77, .1f}}, DecodeMode::kPhantom, 0},
       // What the early cut misses comes back late ([P14]).
-      {kScoutProfiles[0], {{.60, .25f}, {.77, .1f}}, DecodeMode::kLate, 8, .5f},
-      {kScoutProfiles[1], {{.60, .2f}, {.77, .1f}}, DecodeMode::kLate, 8, .35f},
+      {kScoutProfiles[0], {{.60, .25f}, {.77, .1f}}, DecodeMode::kLate, 2, .5f},
+      {kScoutProfiles[1], {{.60, .2f}, {.77, .1f}}, DecodeMode::kLate, 2, .35f},
       // LazyLLM's layout: three cuts after equal parts of the layers, and its decoding.
       {"paper", {{.30, .5f}, {.60, .25f}, {.90, .125f}}, DecodeMode::kStrict, 64},
   };

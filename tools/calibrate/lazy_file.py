@@ -13,7 +13,7 @@ VERSION = 1
 # Name -> what scouts keep; above them these profiles cut as `fast` does. What the early cut misses
 # comes back late.
 SCOUT_PROFILES = {"scout-safe": 0.5, "scout-fast": 0.35}
-SCOUT_REVIVAL_BUDGET = 8
+SCOUT_REVIVAL_BUDGET = 2
 
 
 def contents(
