@@ -81,6 +81,14 @@ absl::StatusOr<std::unique_ptr<Buffer>> CompanionFile::Vector(const std::string&
   return Upload(values);
 }
 
+absl::StatusOr<LinearMap> CompanionFile::Map(const std::string& name, int64_t outputs,
+                                             int64_t inputs, WeightFormat format) {
+  LinearMap map;
+  SKIM_ASSIGN_OR_RETURN(map.weight, Matrix(name + ".weight", outputs, inputs, format));
+  SKIM_ASSIGN_OR_RETURN(map.bias, Vector(name + ".bias", outputs));
+  return map;
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> CompanionFile::Upload(std::span<const float> values) {
   SKIM_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, ops_.Allocate(values.size_bytes()));
   ops_.Upload(buffer->data(), values.data(), values.size_bytes());

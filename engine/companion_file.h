@@ -18,6 +18,12 @@
 
 namespace skim {
 
+// y = W x + b, as it lies in the backend: tensors `NAME.weight` and `NAME.bias`.
+struct LinearMap {
+  std::unique_ptr<PackedWeight> weight;
+  std::unique_ptr<Buffer> bias;
+};
+
 class CompanionFile {
  public:
   // The file `name` beside the model whose tensors are `checkpoint`; null if there is none. An
@@ -43,6 +49,9 @@ class CompanionFile {
                                                        int64_t cols, WeightFormat format,
                                                        WeightShape shape = WeightShape::kPlain);
   absl::StatusOr<std::unique_ptr<Buffer>> Vector(const std::string& name, int64_t size);
+  // Its weight is [outputs, inputs].
+  absl::StatusOr<LinearMap> Map(const std::string& name, int64_t outputs, int64_t inputs,
+                                WeightFormat format);
   // Of other values.
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(std::span<const Bf16> values, int64_t rows,
                                                      int64_t cols, WeightFormat format,

@@ -8,13 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
-#include "engine/companion_file.h"
 
 namespace skim {
 namespace {
-
-std::string WeightName(int32_t exit) { return absl::StrCat(exit, ".weight"); }
-std::string BiasName(int32_t exit) { return absl::StrCat(exit, ".bias"); }
 
 // The exit that a tensor is of; nothing if it is of none.
 std::optional<int32_t> ExitOf(const std::string& tensor) {
@@ -22,7 +18,8 @@ std::optional<int32_t> ExitOf(const std::string& tensor) {
   const std::pair<std::string, std::string> parts = absl::StrSplit(tensor, absl::MaxSplits('.', 1));
   if (!absl::SimpleAtoi(parts.first, &exit)) return std::nullopt;
   // Numbers can be written in several ways, names cannot.
-  if (tensor != WeightName(exit) && tensor != BiasName(exit)) return std::nullopt;
+  const std::string name = absl::StrCat(exit);
+  if (tensor != name + ".weight" && tensor != name + ".bias") return std::nullopt;
   return exit;
 }
 
@@ -48,10 +45,8 @@ absl::StatusOr<ExitAdapters> ExitAdapters::Load(const ModelConfig& config,
   if (exits.empty()) return file->Error("no adapter in it");
   const int64_t hidden = config.hidden_size;
   for (const int32_t exit : exits) {
-    Map& map = adapters.maps_[exit];
-    SKIM_ASSIGN_OR_RETURN(map.weight,
-                          file->Matrix(WeightName(exit), hidden, hidden, WeightFormat::kInt8));
-    SKIM_ASSIGN_OR_RETURN(map.bias, file->Vector(BiasName(exit), hidden));
+    SKIM_ASSIGN_OR_RETURN(adapters.maps_[exit],
+                          file->Map(absl::StrCat(exit), hidden, hidden, WeightFormat::kInt8));
   }
   SKIM_ASSIGN_OR_RETURN(adapters.ones_,
                         file->Upload(std::vector<float>(static_cast<size_t>(hidden), 1.0f)));

@@ -16,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
+#include "engine/companion_file.h"
 #include "engine/model_config.h"
 #include "kernels/ops.h"
 
@@ -26,19 +27,15 @@ inline constexpr char kExitAdapterFile[] = "skim_exit_adapters.safetensors";
 // Immutable after Load.
 class ExitAdapters {
  public:
-  struct Map {
-    std::unique_ptr<PackedWeight> weight;  // int8, whatever the weight format of the rows
-    std::unique_ptr<Buffer> bias;
-  };
-
   // Those beside the model whose tensors are `checkpoint`; none if there is no file.
   // INVALID_ARGUMENT, naming file and tensor, for a file that is broken, of another model, or holds
   // a tensor that is none of the above.
   static absl::StatusOr<ExitAdapters> Load(const ModelConfig& config, const Checkpoint& checkpoint,
                                            Ops* ops);
 
-  // Null if rows that leave behind so many layers go to the head as they are.
-  const Map* At(int32_t exit_layer) const {
+  // In int8, whatever the weight format of the rows; null if rows that leave behind so many layers
+  // go to the head as they are.
+  const LinearMap* At(int32_t exit_layer) const {
     const auto found = maps_.find(exit_layer);
     return found == maps_.end() ? nullptr : &found->second;
   }
@@ -47,7 +44,7 @@ class ExitAdapters {
   uint64_t bytes() const { return bytes_; }      // resident in the backend
 
  private:
-  std::map<int32_t, Map> maps_;
+  std::map<int32_t, LinearMap> maps_;
   std::unique_ptr<Buffer> ones_;
   uint64_t bytes_ = 0;
 };

@@ -280,7 +280,7 @@ void ModelRunner::AdaptExits(const StepPlan& plan, std::span<const Wanted> wante
   };
   // Once per stretch of neighbours that left at one exit.
   for (size_t begin = 0, end = 0; begin < wanted.size(); begin = end) {
-    const ExitAdapters::Map* const adapter = adapter_of(wanted[begin]);
+    const LinearMap* const adapter = adapter_of(wanted[begin]);
     while (end < wanted.size() && adapter_of(wanted[end]) == adapter) ++end;
     if (adapter == nullptr) continue;
     const auto first = static_cast<int64_t>(begin), count = static_cast<int64_t>(end - begin);

@@ -2,7 +2,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "engine/companion_file.h"
 
 namespace skim {
 absl::StatusOr<Predictors> Predictors::Load(const ModelConfig& config, const Checkpoint& checkpoint,
@@ -15,13 +14,10 @@ absl::StatusOr<Predictors> Predictors::Load(const ModelConfig& config, const Che
   const int64_t width = 2 * int64_t{config.kv_width()}, hidden = config.hidden_size;
   for (const int32_t boundary : wanted) {
     if (!file->tensors().contains(absl::StrCat(boundary, ".", boundary, ".weight"))) continue;
-    std::vector<Map>& maps = predictors.maps_[boundary];
+    std::vector<LinearMap>& maps = predictors.maps_[boundary];
     for (int32_t layer = boundary; layer < config.layers; ++layer) {
-      const std::string name = absl::StrCat(boundary, ".", layer);
-      Map& map = maps.emplace_back();
-      SKIM_ASSIGN_OR_RETURN(map.weight,
-                            file->Matrix(name + ".weight", width, hidden, WeightFormat::kBf16));
-      SKIM_ASSIGN_OR_RETURN(map.bias, file->Vector(name + ".bias", width));
+      SKIM_ASSIGN_OR_RETURN(maps.emplace_back(), file->Map(absl::StrCat(boundary, ".", layer),
+                                                           width, hidden, WeightFormat::kBf16));
     }
   }
   predictors.bytes_ = file->bytes();

@@ -11,12 +11,11 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
+#include "engine/companion_file.h"
 #include "engine/model_config.h"
 #include "kernels/ops.h"
 
@@ -27,25 +26,21 @@ inline constexpr char kPredictorFile[] = "skim_predictors.safetensors";
 // Immutable after Load.
 class Predictors {
  public:
-  struct Map {
-    std::unique_ptr<PackedWeight> weight;  // bf16, whatever the weight format of the rows
-    std::unique_ptr<Buffer> bias;
-  };
-
   // Those of the boundaries in `wanted` that the file has; none if there is no file. The errors
   // name the file: INVALID_ARGUMENT for one that is broken, of another shape or of another model.
   static absl::StatusOr<Predictors> Load(const ModelConfig& config, const Checkpoint& checkpoint,
                                          const std::vector<int32_t>& wanted, Ops* ops);
 
   bool Has(int32_t boundary) const { return maps_.contains(boundary); }
-  const Map& At(int32_t boundary, int32_t layer) const {
+  // In bf16, whatever the weight format of the rows.
+  const LinearMap& At(int32_t boundary, int32_t layer) const {
     return maps_.at(boundary)[static_cast<size_t>(layer - boundary)];
   }
   std::vector<int32_t> boundaries() const;   // ascending
   uint64_t bytes() const { return bytes_; }  // resident in the backend
 
  private:
-  std::map<int32_t, std::vector<Map>> maps_;  // by boundary, from its layer on
+  std::map<int32_t, std::vector<LinearMap>> maps_;  // by boundary, from its layer on
   uint64_t bytes_ = 0;
 };
 

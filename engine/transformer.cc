@@ -107,7 +107,7 @@ void Transformer::Predict(const PhantomSpan& span, const int32_t* index) {
   rows.positions = rows.slots = index + span.positions;
   for (int32_t layer = span.first_layer; layer < span.end_layer; ++layer) {
     rows.blocks = index + span.blocks + int64_t{UnitOf(layer)} * span.blocks_per_unit;
-    const Predictors::Map& map = predictors_.At(span.cut_layer, layer);
+    const LinearMap& map = predictors_.At(span.cut_layer, layer);
     ops_.Linear(normed, *map.weight, map.bias->As<float>(), /*accumulate=*/false, kv);
     ops_.RopeAndWriteKv(RopeArgs(kv, /*heads=*/0, {}), rows, LayerKv(layer));
   }
