@@ -282,6 +282,17 @@ TEST(AutoSpeculation, FullStepsAreLeftAlone) {
   }
 }
 
+// Text that only seems to repeat is always at hand, and neither pays: what the model's passes are
+// worth is tried all the same, as often as what the text is.
+TEST(AutoSpeculation, TextsOnOfferDoNotHideWhatSharedPassesAreWorth) {
+  const World world = {.name = "", .int8 = 1, .right = 0, .streams = 4, .vocabulary = 8};
+  const Outcome outcome = Serving(world).Run(Auto(), 40);
+  const auto text = outcome.drafts[0].drafted;
+  const auto passes = outcome.drafts[SelfSource(WeightFormat::kInt8)].drafted;
+  EXPECT_GT(text, 100);
+  EXPECT_GT(passes, text / 3);
+}
+
 // The drafts get bad in the midst of it: the account bounds what is lost before it is noticed.
 TEST(AutoSpeculation, AWrongExpectationCostsNoMoreThanTheAccount) {
   World world = {.name = "", .right = 0};
