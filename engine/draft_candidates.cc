@@ -10,6 +10,7 @@ const TokenSubset& DraftCandidates::Add(const PlanSequence& sequence, int32_t po
   const int32_t oldest = std::max(0, position - kOwnText);
   for (int32_t i = position - 1; i >= oldest && candidates_.size() < most; --i) {
     const TokenId token = sequence.TokenAt(i);
+    if (IsPending(token)) continue;
     if (candidates_.ColumnOf(token) == kNoToken) candidates_.Append(token);
   }
   const auto& ids = candidates_.ids();
@@ -17,11 +18,6 @@ const TokenSubset& DraftCandidates::Add(const PlanSequence& sequence, int32_t po
   own_.insert(own_.end(), ids.begin() + vocabulary_, ids.end());
   own_.resize(end, kNoToken);
   return candidates_;
-}
-
-TokenId DraftCandidates::TokenAt(size_t row, TokenId column) const {
-  if (column < vocabulary_) return column < 0 ? kNoToken : candidates_.ids()[column];
-  return own_[row * static_cast<size_t>(own_columns()) + static_cast<size_t>(column - vocabulary_)];
 }
 
 }  // namespace skim

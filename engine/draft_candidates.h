@@ -26,13 +26,12 @@ class DraftCandidates {
   void Clear() { own_.clear(); }
   // One more row, which draws the token at `position` of the sequence. Returns its columns, valid
   // until the next call: the vocabulary, then its distinct own tokens before `position`, known or
-  // drafted, the newest first.
+  // drafted, the newest first. Pending ones are left out; drafts of this head are among the others
+  // anyway.
   const TokenSubset& Add(const PlanSequence& sequence, int32_t position);
 
   // [rows, own_columns]: of each row the tokens behind the vocabulary's, kNoToken behind the last.
   std::span<const TokenId> own() const { return own_; }
-  // What stands in a column of row `row`; kNoToken for none.
-  TokenId TokenAt(size_t row, TokenId column) const;
 
  private:
   TokenSubset candidates_;  // of the last row

@@ -9,8 +9,8 @@ namespace skim {
 
 absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Create(const ModelConfig& config,
                                                              const Weights& weights, Ops* ops,
-                                                             int32_t places) {
-  std::unique_ptr<DraftHead> head(new DraftHead(config, weights, ops, places));
+                                                             int32_t places, const TokenId* drawn) {
+  std::unique_ptr<DraftHead> head(new DraftHead(config, weights, ops, places, drawn));
   SKIM_RETURN_IF_ERROR(head->Allocate());
   return head;
 }
@@ -40,6 +40,8 @@ absl::Status DraftHead::Allocate() {
       inner_, ops_.Allocate(kMostRows * static_cast<size_t>(weights_.inner) * sizeof(Bf16)));
   const auto own = static_cast<size_t>(candidates_.own_columns());
   const auto columns = static_cast<size_t>(weights_.vocabulary.size()) + own;
+  const std::vector<TokenId>& vocabulary = weights_.vocabulary.ids();
+  SKIM_ASSIGN_OR_RETURN(vocabulary_, ops_.Allocate(vocabulary.size() * sizeof(TokenId)));
   SKIM_ASSIGN_OR_RETURN(own_index_, ops_.Allocate(kMostRows * own * sizeof(TokenId)));
   SKIM_ASSIGN_OR_RETURN(logits_, ops_.Allocate(kMostRows * columns * sizeof(float)));
   std::vector<int32_t> evens, odds;
@@ -49,11 +51,12 @@ absl::Status DraftHead::Allocate() {
   }
   ops_.Upload(evens_->data(), evens.data(), evens.size() * sizeof(int32_t));
   ops_.Upload(odds_->data(), odds.data(), odds.size() * sizeof(int32_t));
+  ops_.Upload(vocabulary_->data(), vocabulary.data(), vocabulary.size() * sizeof(TokenId));
   return ops_.Wait();
 }
 
-absl::Status DraftHead::Keep(Matrix<const float> hidden, std::span<const int32_t> index,
-                             std::span<const int32_t> kept_at) {
+void DraftHead::Keep(Matrix<const float> hidden, std::span<const int32_t> index,
+                     std::span<const int32_t> kept_at) {
   const auto rows = static_cast<int64_t>(index.size());
   SKIM_CHECK(rows <= kMostRows && index.size() == kept_at.size());
   const int64_t width = config_.hidden_size;
@@ -63,7 +66,6 @@ absl::Status DraftHead::Keep(Matrix<const float> hidden, std::span<const int32_t
   ops_.Upload(index_->As<int32_t>() + kMostRows, kept_at.data(), kept_at.size_bytes());
   ops_.GatherRows(hidden, index_->As<int32_t>(), x);
   ops_.ScatterRows(x, index_->As<int32_t>() + kMostRows, kept);
-  return ops_.Wait();
 }
 
 Matrix<const float> DraftHead::Run(std::span<const TokenId> tokens,
@@ -90,7 +92,7 @@ Matrix<const float> DraftHead::Run(std::span<const TokenId> tokens,
 
   ops_.Upload(token_index, tokens.data(), tokens.size_bytes());
   ops_.Upload(index_->As<int32_t>() + kMostRows, kept_at.data(), kept_at.size_bytes());
-  ops_.Embed(table_, token_index, x);
+  ops_.Embed(table_, token_index, drawn_, x);
   ops_.ScatterRows(x, evens_->As<int32_t>(), pairs);
   ops_.GatherRows(kept, kept_index, x);
   ops_.ScatterRows(x, odds_->As<int32_t>(), pairs);

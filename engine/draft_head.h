@@ -28,35 +28,42 @@ class DraftHead {
   // vocabulary, and holds what stands in the text less likely than it is (docs/draft_head.md).
   static constexpr float kOwnBias = 2;
 
-  // Borrows all, and `weights` with its draft head. Places are zero at first.
+  // Borrows all, and `weights` with its draft head. Places are zero at first. `drawn` is what
+  // pending tokens stand for, in device memory.
   static absl::StatusOr<std::unique_ptr<DraftHead>> Create(const ModelConfig& config,
                                                            const Weights& weights, Ops* ops,
-                                                           int32_t places);
+                                                           int32_t places, const TokenId* drawn);
 
   // With own tokens where the model's LM head is resident in bf16, whose rows those need.
   DraftCandidates& candidates() { return candidates_; }
 
-  // Row index[i] of `hidden` is kept as row kept_at[i] of all places, up to kMostRows. Both are
-  // host memory; returns when they have been read.
-  absl::Status Keep(Matrix<const float> hidden, std::span<const int32_t> index,
-                    std::span<const int32_t> kept_at);
+  // Spans are host memory that has to stay until the next Wait().
+
+  // Row index[i] of `hidden` is kept as row kept_at[i] of all places, up to kMostRows.
+  void Keep(Matrix<const float> hidden, std::span<const int32_t> index,
+            std::span<const int32_t> kept_at);
 
   // Of up to kMostRows rows, each of a token and a kept row, which it replaces by its own: logits
   // [rows, vocabulary, then own_columns], valid until the next call. `own` is that of candidates
-  // with as many rows, and -inf where it has no token. Host memory, as above; what is read has to
-  // stay until the next Wait().
+  // with as many rows, and -inf where it has no token.
   Matrix<const float> Run(std::span<const TokenId> tokens, std::span<const int32_t> kept_at,
                           std::span<const TokenId> own);
+  // Of the logits of the last Run.
+  ColumnTokens columns() const {
+    return {vocabulary_->As<TokenId>(), weights_.vocabulary.size(), own_index_->As<TokenId>()};
+  }
 
  private:
-  DraftHead(const ModelConfig& config, const Weights& weights, Ops* ops, int32_t places)
+  DraftHead(const ModelConfig& config, const Weights& weights, Ops* ops, int32_t places,
+            const TokenId* drawn)
       : config_(config),
         table_(*weights.embedding_table),
         weights_(*weights.draft_head),
         own_rows_(LmHeadInBf16(config, weights)),
         candidates_(weights_.vocabulary, own_rows_ != nullptr),
         ops_(*ops),
-        places_(places) {}
+        places_(places),
+        drawn_(drawn) {}
   static const PackedWeight* LmHeadInBf16(const ModelConfig& config, const Weights& weights);
   absl::Status Allocate();
 
@@ -67,12 +74,14 @@ class DraftHead {
   DraftCandidates candidates_;
   Ops& ops_;
   const int32_t places_;
+  const TokenId* const drawn_;
 
   std::unique_ptr<Buffer> kept_;            // [places * kFeatureRows, hidden]
   std::unique_ptr<Buffer> index_;           // [2, kMostRows]
   std::unique_ptr<Buffer> evens_, odds_;    // [kMostRows]: 0 2 4 .., 1 3 5 ..
   std::unique_ptr<Buffer> pairs_, normed_;  // [2 rows, hidden]: of each row the token's, the kept
   std::unique_ptr<Buffer> x_, inner_;       // [rows, hidden], [rows, inner]
+  std::unique_ptr<Buffer> vocabulary_;      // [vocabulary]: its tokens
   std::unique_ptr<Buffer> own_index_;       // [rows, own_columns]
   std::unique_ptr<Buffer> logits_;          // [rows, vocabulary + own_columns]
 };

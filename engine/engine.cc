@@ -46,13 +46,12 @@ absl::StatusOr<int32_t> KvPages(const EngineOptions& options, const ExecutorOpti
   const int64_t context_pages = (executor.max_context + executor.page_tokens - 1) /
                                 executor.page_tokens * (units + draft_units);
   const int64_t useful = context_pages * options.max_running;
-  const int64_t bytes =
-      options.kv_cache_bytes > 0 ? options.kv_cache_bytes : DefaultKvBytes(ops);
+  const int64_t bytes = options.kv_cache_bytes > 0 ? options.kv_cache_bytes : DefaultKvBytes(ops);
   const int64_t pages = std::min({bytes / page_bytes, useful, int64_t{1} << 30});
   if (pages < units) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the KV cache has room for ", bytes, " bytes, one block of ",
-                     executor.page_tokens, " tokens takes ", page_bytes * units));
+    return absl::ResourceExhaustedError(absl::StrCat("the KV cache has room for ", bytes,
+                                                     " bytes, one block of ", executor.page_tokens,
+                                                     " tokens takes ", page_bytes * units));
   }
   return static_cast<int32_t>(pages);
 }
@@ -156,9 +155,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   SKIM_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
   SKIM_ASSIGN_OR_RETURN(impl->ops, MakeOps(options.backend));
   if (!impl->ops->HasKvFormat(options.kv_format)) {
-    return absl::UnimplementedError(
-        absl::StrCat("kv_format: the ", options.backend.backend, " backend does not have ",
-                     std::string(KvFormatName(options.kv_format))));
+    return absl::UnimplementedError(absl::StrCat("kv_format: the ", options.backend.backend,
+                                                 " backend does not have ",
+                                                 std::string(KvFormatName(options.kv_format))));
   }
   SKIM_ASSIGN_OR_RETURN(impl->weights,
                         Weights::Load(config, checkpoint, formats, impl->ops.get(), progress));
@@ -168,8 +167,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
                         LoadLazyConfig(options.model_dir, config, options.lazy_boundaries));
   if (!impl->ops->ScoresKeys()) {
     if (options.lazy_boundaries.has_value() && !options.lazy_boundaries->empty()) {
-      return absl::UnimplementedError(
-          absl::StrCat("--lazy-boundaries: prompts cannot be pruned on ", impl->ops->Description()));
+      return absl::UnimplementedError(absl::StrCat(
+          "--lazy-boundaries: prompts cannot be pruned on ", impl->ops->Description()));
     }
     info.lazy = {};
   }
@@ -181,6 +180,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(
   executor.max_rows = options.max_rows_per_step;
   executor.kv_format = options.kv_format;
   executor.feature_places = std::min(options.max_running, kMostFeaturePlaces);
+  if (impl->ops->Asynchronous()) executor.pending_draws = options.max_running * kFeatureRows;
   if (!info.lazy.boundaries.empty()) {
     // Rows of a pruned prompt run about half of the layers: a step's work is more of them.
     executor.max_rows = 2 * options.max_rows_per_step + options.max_revival_rows;

@@ -130,8 +130,9 @@ absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ModelConfig& co
   SKIM_ASSIGN_OR_RETURN(e.kv_pool_, ops->Allocate(pool.page_bytes * options.kv_pages));
   pool.data = e.kv_pool_->data();
   const LayerSegments segments(config.layers, options.boundaries);
-  SKIM_ASSIGN_OR_RETURN(
-      e.served_, ModelRunner::Create(config, weights, predictors, ops, options, segments, pool));
+  SKIM_ASSIGN_OR_RETURN(e.pending_, PendingDraws::Create(options.pending_draws, ops));
+  SKIM_ASSIGN_OR_RETURN(e.served_, ModelRunner::Create(config, weights, predictors, ops, options,
+                                                       segments, pool, e.pending_.get()));
   e.geometry_.hidden_rows_per_page = e.served_->hidden().rows_per_page;
   if (e.served_->has_draft_head()) e.geometry_.feature_places = options.feature_places;
   if (draft != nullptr) SKIM_RETURN_IF_ERROR(e.AddDraftModel(config, *draft, pool));
@@ -150,25 +151,40 @@ absl::Status Executor::AddDraftModel(const ModelConfig& config, const DraftModel
   options.max_context = geometry_.draft_model.context;
   const auto segments =
       LayerSegments::Paged(draft.config.layers, LayersPerPage(config, options_, draft.config));
-  SKIM_ASSIGN_OR_RETURN(draft_, ModelRunner::Create(draft.config, draft.weights, no_predictors_,
-                                                    &ops_, options, segments, pool));
+  SKIM_ASSIGN_OR_RETURN(
+      draft_, ModelRunner::Create(draft.config, draft.weights, no_predictors_, &ops_, options,
+                                  segments, pool, pending_.get()));
   return absl::OkStatus();
 }
 
 absl::Status Executor::Execute(const StepPlan& plan, StepResult* result) {
-  if (std::ranges::none_of(plan.sequences, [](const PlanSequence& sequence) {
-        return sequence.model == PlanModel::kDraft;
-      })) {
-    return served_->Run(plan, result);
+  int32_t draws = 0;
+  bool of_served_only = true;
+  for (const PlanSequence& sequence : plan.sequences) {
+    draws += sequence.draws;
+    of_served_only &= sequence.model == PlanModel::kServed;
   }
+  *result = {};
+  result->pending = plan.put_off && draws > 0 && draws <= pending_->room();
+  if (of_served_only) {
+    SKIM_RETURN_IF_ERROR(served_->Run(plan, result));
+  } else {
+    SKIM_RETURN_IF_ERROR(RunParts(plan, result));
+  }
+  if (!result->pending) result->settled = pending_->Settle();
+  return absl::OkStatus();
+}
+
+absl::Status Executor::RunParts(const StepPlan& plan, StepResult* result) {
   if (!draft_) return absl::InternalError("step plan: there is no draft model");
   if (!RowsAreThere(plan)) return absl::InternalError("step plan: rows are not consecutive");
-  *result = {};
   result->sequences.resize(plan.sequences.size());
   for (const PlanModel model : {PlanModel::kServed, PlanModel::kDraft}) {
-    const Part part = PartOf(plan, model);
+    Part part = PartOf(plan, model);
+    part.plan.put_off = plan.put_off;
     if (part.plan.empty()) continue;
     StepResult of_part;
+    of_part.pending = result->pending;
     ModelRunner& runner = model == PlanModel::kServed ? *served_ : *draft_;
     SKIM_RETURN_IF_ERROR(runner.Run(part.plan, &of_part));
     result->replays += of_part.replays;

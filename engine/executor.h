@@ -44,6 +44,8 @@ class Executor final : public StepExecutor {
  private:
   Executor(const ModelConfig& config, const Predictors& predictors, Ops* ops,
            const ExecutorOptions& options);
+  // Of a plan with rows of the draft model.
+  absl::Status RunParts(const StepPlan& plan, StepResult* result);
   absl::Status AddDraftModel(const ModelConfig& config, const DraftModel& draft, KvPool pool);
 
   Ops& ops_;
@@ -51,6 +53,7 @@ class Executor final : public StepExecutor {
   KvGeometry geometry_;
   const Predictors no_predictors_;  // of the draft model
   std::unique_ptr<Buffer> kv_pool_;
+  std::unique_ptr<PendingDraws> pending_;
   std::unique_ptr<ModelRunner> served_;
   std::unique_ptr<ModelRunner> draft_;  // null: there is none
 };

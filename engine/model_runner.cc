@@ -35,7 +35,7 @@ bool OnlyDecodes(const StepPlan& plan) {
 
 ModelRunner::ModelRunner(const ModelConfig& config, const Weights& weights,
                          const Predictors& predictors, Ops* ops, const ExecutorOptions& options,
-                         const LayerSegments& segments, const KvPool& pool)
+                         const LayerSegments& segments, const KvPool& pool, PendingDraws* pending)
     : config_(config),
       weights_(weights),
       predictors_(predictors),
@@ -45,13 +45,15 @@ ModelRunner::ModelRunner(const ModelConfig& config, const Weights& weights,
       pool_(pool),
       hidden_(HiddenGeometry::Of(pool.page_bytes, options.kv_pages, config.hidden_size,
                                  options.page_tokens)),
+      pending_(*pending),
       sample_rows_(config.vocab_size) {}
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(
     const ModelConfig& config, const Weights& weights, const Predictors& predictors, Ops* ops,
-    const ExecutorOptions& options, const LayerSegments& segments, const KvPool& pool) {
+    const ExecutorOptions& options, const LayerSegments& segments, const KvPool& pool,
+    PendingDraws* pending) {
   std::unique_ptr<ModelRunner> runner(
-      new ModelRunner(config, weights, predictors, ops, options, segments, pool));
+      new ModelRunner(config, weights, predictors, ops, options, segments, pool, pending));
   SKIM_RETURN_IF_ERROR(runner->Allocate());
   return runner;
 }
@@ -70,15 +72,17 @@ absl::Status ModelRunner::Allocate() {
       pool_.data,
       layout,
       {reinterpret_cast<float*>(pool_.data), options_.kv_pages * int64_t{hidden_.granules_per_page},
-       config_.hidden_size, HiddenGeometry::kGranuleFloats}};
+       config_.hidden_size, HiddenGeometry::kGranuleFloats},
+      pending_.tokens()};
   SKIM_ASSIGN_OR_RETURN(
       transformer_, Transformer::Create(config_, segments_, weights_, predictors_, memory, &ops_,
                                         options_.max_rows, options_.max_context));
   pruner_ = std::make_unique<TokenPruner>(segments_, options_.score_heads, options_.scouts,
                                           options_.max_context, &ops_);
   if (weights_.draft_head && options_.feature_places > 0) {
-    SKIM_ASSIGN_OR_RETURN(draft_head_,
-                          DraftHead::Create(config_, weights_, &ops_, options_.feature_places));
+    SKIM_ASSIGN_OR_RETURN(
+        draft_head_,
+        DraftHead::Create(config_, weights_, &ops_, options_.feature_places, pending_.tokens()));
   }
   return pruner_->Allocate();
 }
@@ -93,8 +97,12 @@ absl::Status ModelRunner::CheckRows(const StepPlan& plan) const {
     return absl::InternalError(
         absl::StrCat("step plan: ", plan.rows(), " rows, ", options_.max_rows, " are the most"));
   }
+  const auto is_token = [this](TokenId token) {
+    return IsPending(token) ? PendingDraw(token) < pending_.size()
+                            : token >= 0 && token < config_.vocab_size;
+  };
   for (TokenId token : plan.tokens) {
-    if (token < 0 || token >= config_.vocab_size) {
+    if (!is_token(token)) {
       return absl::InternalError(
           absl::StrCat("step plan: token ", token, " is not in the vocabulary"));
     }
@@ -113,6 +121,13 @@ absl::Status ModelRunner::CheckRows(const StepPlan& plan) const {
         return absl::InternalError(
             absl::StrCat("step plan: nothing predicts from layer ", phantoms.cut_layer));
       }
+    }
+    if (!std::ranges::all_of(sequence.drafts, is_token)) {
+      return absl::InternalError("step plan: a draft is not in the vocabulary");
+    }
+    if (sequence.draws > 0 && sequence.sampling->HasPenalties() &&
+        std::ranges::any_of(sequence.drafts, IsPending)) {
+      return absl::InternalError("step plan: penalties on drafts that are not known");
     }
     if (!weights_.Has(sequence.weight_format)) {
       return absl::InternalError(
@@ -163,9 +178,13 @@ std::vector<ModelRunner::Wanted> ModelRunner::WantedRows(const StepPlan& plan) c
 }
 
 absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
-  *result = {};
   result->sequences.resize(plan.sequences.size());
   if (plan.empty()) return absl::OkStatus();
+  if (pending_.size() == 0) {  // all has been waited for
+    layouts_.clear();
+    uploads_.clear();
+  }
+  sampled_.clear();  // of a step that failed
   SKIM_RETURN_IF_ERROR(CheckRows(plan));
   SKIM_RETURN_IF_ERROR(StepLayout::Check(plan, Context()));
   const int64_t replays = ops_.Replays();
@@ -185,7 +204,6 @@ absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
   stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
   visible_.assign(cuts ? plan.sequences.size() : 0, Visibility());
   SKIM_RETURN_IF_ERROR(pruner_->Begin(plan));
-  layouts_.clear();
   std::optional<StepPlan> revived;
   if (ReservesRows(plan)) revived = plan;
   const std::vector<Wanted> wanted = WantedRows(plan);
@@ -203,12 +221,19 @@ absl::Status ModelRunner::Run(const StepPlan& plan, StepResult* result) {
                                  index_->As<int32_t>() + head_rows_ + begin, result));
   }
   if (draft_head_) {
-    SKIM_RETURN_IF_ERROR(KeepFeatures(plan));
-    SKIM_RETURN_IF_ERROR(RunDraftHead(plan, result));
+    KeepFeatures(plan);
+    RunDraftHead(plan, result);
   }
-  SKIM_RETURN_IF_ERROR(ops_.Wait());
-  result->replays = ops_.Replays() - replays;
+  if (!result->pending) {
+    SKIM_RETURN_IF_ERROR(ops_.Wait());
+    Tell(result);
+  }
+  result->replays += ops_.Replays() - replays;
   return absl::OkStatus();
+}
+
+std::span<const int32_t> ModelRunner::Uploaded(std::span<const int32_t> list) {
+  return uploads_.emplace_back(list.begin(), list.end());
 }
 
 absl::Status ModelRunner::RunPart(int32_t first_layer, int32_t end_layer, const StepPlan& plan,
@@ -254,22 +279,46 @@ absl::Status ModelRunner::RunHead(const StepPlan& plan, std::span<const Wanted> 
   AdaptExits(plan, wanted, x);
   ops_.RmsNorm(x, Floats(weights_.final_norm), config_.norm_eps, normed);
   LinearByFormat(ops_, formats, normed, weights_.head, nullptr, /*accumulate=*/false, logits);
-  if (probe_) SKIM_RETURN_IF_ERROR(Probe(plan, wanted));
+  if (probe_ && !result->pending) SKIM_RETURN_IF_ERROR(Probe(plan, wanted));
 
-  std::vector<SampledToken> sampled(wanted.size());
-  ops_.Sample(logits, sample_rows_.rows(), sampled);
-  SKIM_RETURN_IF_ERROR(ops_.Wait());
+  Sample(logits, {}, wanted, result);
+  return absl::OkStatus();
+}
+
+void ModelRunner::Sample(Matrix<const float> logits, const ColumnTokens& columns,
+                         std::span<const Wanted> wanted, StepResult* result) {
+  SampleArgs args{logits, sample_rows_.rows(), columns};
+  if (!result->pending) {
+    Sampled& sampled = sampled_.emplace_back();
+    sampled.wanted.assign(wanted.begin(), wanted.end());
+    sampled.tokens.resize(wanted.size());
+    return ops_.Sample(args, sampled.tokens);
+  }
+  const PendingDraws::Places places = pending_.Add(static_cast<int32_t>(wanted.size()));
+  args.drawn = places.drawn;
+  ops_.Sample(args, places.results);
   for (size_t i = 0; i < wanted.size(); ++i) {
-    SequenceResult& sequence = result->sequences[wanted[i].sequence];
-    if (wanted[i].draw) {
-      sequence.sampled.push_back(std::move(sampled[i]));
-    } else if (sampled[i].finite && sampled[i].token >= 0) {
-      sequence.prompt_logprobs.push_back(std::move(sampled[i]));
-    } else {
-      sequence.status = absl::InternalError("the model's output has no usable probabilities");
+    SampledToken& token = result->sequences[wanted[i].sequence].sampled.emplace_back();
+    token.token = PendingToken(places.first + static_cast<int32_t>(i));
+  }
+}
+
+void ModelRunner::Tell(StepResult* result) {
+  for (Sampled& sampled : sampled_) {
+    for (size_t i = 0; i < sampled.wanted.size(); ++i) {
+      const Wanted& wanted = sampled.wanted[i];
+      SampledToken& token = sampled.tokens[i];
+      SequenceResult& sequence = result->sequences[wanted.sequence];
+      if (wanted.draw) {
+        sequence.sampled.push_back(std::move(token));
+      } else if (token.finite && token.token >= 0) {
+        sequence.prompt_logprobs.push_back(std::move(token));
+      } else {
+        sequence.status = absl::InternalError("the model's output has no usable probabilities");
+      }
     }
   }
-  return absl::OkStatus();
+  sampled_.clear();
 }
 
 void ModelRunner::AdaptExits(const StepPlan& plan, std::span<const Wanted> wanted,
@@ -292,7 +341,7 @@ void ModelRunner::AdaptExits(const StepPlan& plan, std::span<const Wanted> wante
   }
 }
 
-absl::Status ModelRunner::KeepFeatures(const StepPlan& plan) {
+void ModelRunner::KeepFeatures(const StepPlan& plan) {
   std::vector<int32_t> index, kept_at;
   for (const PlanSequence& sequence : plan.sequences) {
     if (sequence.draft || sequence.feature_place == kNoFeatures) continue;
@@ -304,17 +353,18 @@ absl::Status ModelRunner::KeepFeatures(const StepPlan& plan) {
   }
   for (size_t begin = 0; begin < index.size(); begin += DraftHead::kMostRows) {
     const size_t count = std::min<size_t>(DraftHead::kMostRows, index.size() - begin);
-    SKIM_RETURN_IF_ERROR(draft_head_->Keep(transformer_->Hidden(plan.rows()),
-                                           std::span(index).subspan(begin, count),
-                                           std::span(kept_at).subspan(begin, count)));
+    draft_head_->Keep(transformer_->Hidden(plan.rows()),
+                      Uploaded(std::span(index).subspan(begin, count)),
+                      Uploaded(std::span(kept_at).subspan(begin, count)));
   }
-  return absl::OkStatus();
 }
 
-absl::Status ModelRunner::RunDraftHead(const StepPlan& plan, StepResult* result) {
-  std::vector<size_t> drafting;
+void ModelRunner::RunDraftHead(const StepPlan& plan, StepResult* result) {
+  std::vector<Wanted> drafting;
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    if (plan.ByHead(plan.sequences[s])) drafting.push_back(s);
+    const PlanSequence& sequence = plan.sequences[s];
+    if (!plan.ByHead(sequence)) continue;
+    drafting.push_back({sequence.row_begin, static_cast<int32_t>(s), /*draw=*/true});
   }
   for (size_t begin = 0; begin < drafting.size(); begin += DraftHead::kMostRows) {
     const size_t count = std::min<size_t>(DraftHead::kMostRows, drafting.size() - begin);
@@ -324,25 +374,17 @@ absl::Status ModelRunner::RunDraftHead(const StepPlan& plan, StepResult* result)
     DraftCandidates& candidates = draft_head_->candidates();
     candidates.Clear();
     sample_rows_.Clear();
-    for (const size_t s : part) {
-      const PlanSequence& sequence = plan.sequences[s];
-      tokens.push_back(plan.tokens[sequence.row_begin]);
+    for (const Wanted& want : part) {
+      const PlanSequence& sequence = plan.sequences[want.sequence];
+      tokens.push_back(plan.tokens[want.row]);
       kept_at.push_back(sequence.feature_place * kFeatureRows + sequence.feature_row);
-      const int32_t position = plan.positions[sequence.row_begin] + 1;
+      const int32_t position = plan.positions[want.row] + 1;
       sample_rows_.AddDraw(sequence, position, candidates.Add(sequence, position));
     }
-    const Matrix<const float> logits = draft_head_->Run(tokens, kept_at, candidates.own());
-    std::vector<SampledToken> sampled(count);
-    ops_.Sample(logits, sample_rows_.rows(), sampled);
-    SKIM_RETURN_IF_ERROR(ops_.Wait());
-    for (size_t i = 0; i < count; ++i) {
-      SampledToken& drawn = sampled[i];
-      drawn.token = candidates.TokenAt(i, drawn.token);
-      for (TokenLogprob& top : drawn.top) top.token = candidates.TokenAt(i, top.token);
-      result->sequences[part[i]].sampled.push_back(std::move(drawn));
-    }
+    const Matrix<const float> logits =
+        draft_head_->Run(Uploaded(tokens), Uploaded(kept_at), Uploaded(candidates.own()));
+    Sample(logits, draft_head_->columns(), part, result);
   }
-  return absl::OkStatus();
 }
 
 absl::Status ModelRunner::Probe(const StepPlan& plan, std::span<const Wanted> wanted) {

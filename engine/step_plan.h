@@ -63,7 +63,7 @@ struct PruneRules {
 // A boundary at which this step scores a sequence's tokens with its last rows. Host and
 // device know the counts beforehand; who is chosen is known on the device first.
 struct PlanCut {
-  int16_t layer = 0;       // of a boundary: rows have run [0, layer)
+  int16_t layer = 0;  // of a boundary: rows have run [0, layer)
   // 0, or the rows are scouts, which run [layer, scout_end) ahead of the tokens that they are. What
   // they score there chooses who goes on above `layer`; nothing else of them is kept. Their
   // sequence has no other cut, and all slots of those layers are filled: by the scouts, and by
@@ -74,8 +74,8 @@ struct PlanCut {
   // Of the chosen, those without K/V above the boundary are revived, at most so many, the best
   // first. They go on in this step: so many rows of the sequence are reserved for them
   // (kReservedPosition). Or they are revived late: they are told when the step has ended, and their
-  // sequence runs them in its next one. Late ones are scored by the scouts' heads where the boundary
-  // has scouts, and phantoms hold their places until then.
+  // sequence runs them in its next one. Late ones are scored by the scouts' heads where the
+  // boundary has scouts, and phantoms hold their places until then.
   int32_t revive = 0;
   bool late = false;
 
@@ -93,8 +93,8 @@ inline constexpr int32_t kNoFeatures = -1;
 // (phantoms): in these layers a map predicts K/V from the hidden rows with which they stopped, in
 // earlier steps, and it is written to their slots before any row of this step runs.
 struct PlanPhantoms {
-  int16_t cut_layer = 0;           // where they stopped
-  int16_t first_layer = 0;         // a boundary, >= cut_layer
+  int16_t cut_layer = 0;    // where they stopped
+  int16_t first_layer = 0;  // a boundary, >= cut_layer
   int16_t end_layer = 0;
   std::vector<int32_t> positions;  // ascending, before the sequence's last row, which runs them
 };
@@ -162,12 +162,15 @@ struct PlanSequence {
 
 struct StepPlan {
   // One entry per row; rows of a sequence are consecutive: the reserved ones first, cut after
-  // cut, then in ascending position.
+  // cut, then in ascending position. Tokens, and drafts of sequences, may be pending ones.
   std::vector<TokenId> tokens;
   std::vector<int32_t> positions;
   std::vector<int16_t> enter;
   std::vector<int16_t> leave;
   std::vector<PlanSequence> sequences;
+  // A draft pass: nobody needs to know its draws before a later plan's, so the engine may leave
+  // them pending. Penalties count drafts: rows that draw with them want known ones.
+  bool put_off = false;
 
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
   bool empty() const { return tokens.empty(); }
@@ -204,7 +207,11 @@ struct SequenceResult {
 
 struct StepResult {
   std::vector<SequenceResult> sequences;  // parallel to StepPlan::sequences
-  int64_t replays = 0;                    // Ops::Replays() of this step
+  // The engine has not waited for this plan: what it drew are PendingToken(0), PendingToken(1), ..,
+  // counted over all plans since the last that it waited for.
+  bool pending = false;
+  std::vector<SampledToken> settled;  // of one that it waited for: those draws, by number
+  int64_t replays = 0;                // Ops::Replays() of this step
 };
 
 // The same of a draft model.

@@ -243,6 +243,10 @@ class SequenceCheck {
 
 absl::Status StepLayout::Check(const StepPlan& plan, const LayoutContext& context) {
   const size_t rows = plan.tokens.size();
+  const auto is_draft = [](const PlanSequence& sequence) { return sequence.draft; };
+  if (plan.put_off && !std::ranges::all_of(plan.sequences, is_draft)) {
+    return absl::InternalError("step plan: what is put off is no draft");
+  }
   if (plan.positions.size() != rows || plan.enter.size() != rows || plan.leave.size() != rows) {
     return absl::InternalError("step plan: arrays of different length");
   }

@@ -71,7 +71,8 @@ void Transformer::Run(const StepLayout& layout, const int32_t* index,
                       std::span<const ScoreRequest> scores) {
   for (const PhantomSpan& span : layout.phantoms) Predict(span, index);
   if (layout.first_layer == 0) {
-    ops_.Embed(*weights_.embedding_table, index + layout.tokens, residual_.Rows(0, layout.rows));
+    ops_.Embed(*weights_.embedding_table, index + layout.tokens, memory_.drawn,
+               residual_.Rows(0, layout.rows));
   }
   if (const HiddenTransfer& enter = layout.enter; enter.rows > 0) {
     const Matrix<float> moved = gathered_.Rows(0, enter.rows);
@@ -156,8 +157,7 @@ void Transformer::RunLayer(int32_t layer, const AttentionRows& rows,
                     .targets = request.targets},
                    rows, kv);
   }
-  LinearByFormat(ops_, formats, attention, w.output, Floats(w.output_bias), /*accumulate=*/true,
-                 x);
+  LinearByFormat(ops_, formats, attention, w.output, Floats(w.output_bias), /*accumulate=*/true, x);
 
   ops_.RmsNorm(x, Floats(w.post_norm), eps, normed);
   LinearSwiGluByFormat(ops_, formats, normed, w.gate_up, Floats(w.gate_up_bias), mlp);

@@ -28,6 +28,7 @@ struct ModelMemory {
   // Rows between two of their intervals: the pool again, as overlapping rows of `hidden`
   // floats that begin at every 64 bytes.
   Matrix<float> hidden_store;
+  const TokenId* drawn = nullptr;  // of pending tokens
 };
 
 class Transformer {

@@ -70,15 +70,15 @@ struct KvLayer {
 };
 
 struct RopeWriteArgs {
-  Matrix<const float> qkv;          // [rows, (heads + 2 kv_heads) * head_dim]
-  int heads = 0;                    // query heads; 0: rows of keys and values alone
-  const float* q_norm = nullptr;    // [head_dim] RMS-norm weights per head (Qwen3), or null
+  Matrix<const float> qkv;        // [rows, (heads + 2 kv_heads) * head_dim]
+  int heads = 0;                  // query heads; 0: rows of keys and values alone
+  const float* q_norm = nullptr;  // [head_dim] RMS-norm weights per head (Qwen3), or null
   const float* k_norm = nullptr;
   float norm_eps = 0;
   const float* rope_cos = nullptr;  // [max positions, rotary_dim / 2]
   const float* rope_sin = nullptr;
-  int rotary_dim = 0;               // <= head_dim; halves are rotated against each other
-  Matrix<Bf16> q;                   // out [rows, heads * head_dim]
+  int rotary_dim = 0;  // <= head_dim; halves are rotated against each other
+  Matrix<Bf16> q;      // out [rows, heads * head_dim]
 };
 
 struct AttentionArgs {
@@ -110,7 +110,7 @@ struct KeyScoresArgs {
 struct PoolScoresArgs {
   const float* scores = nullptr;  // [arrays][slots]
   int arrays = 1;
-  bool normalize = false;                   // divide each array by its maximum first
+  bool normalize = false;  // divide each array by its maximum first
   int64_t slots = 0;
   const int32_t* slot_positions = nullptr;  // [slots], INT32_MAX: left out; null: slot i holds i
   int radius = 0;                           // of the maximum, in original positions
@@ -119,12 +119,12 @@ struct PoolScoresArgs {
 };
 
 struct TopRowsArgs {
-  const float* scores = nullptr;     // [rows]; NaN counts as -inf
+  const float* scores = nullptr;  // [rows]; NaN counts as -inf
   int64_t rows = 0;
-  const uint8_t* allowed = nullptr;  // [rows], 0: never taken; null: all are
+  const uint8_t* allowed = nullptr;    // [rows], 0: never taken; null: all are
   std::span<const IndexRange> forced;  // host memory; taken before any other, if allowed
-  int64_t count = 0;                 // <= the allowed rows
-  int32_t* out = nullptr;            // [count] rows, ascending
+  int64_t count = 0;                   // <= the allowed rows
+  int32_t* out = nullptr;              // [count] rows, ascending
 };
 
 enum class WeightShape : uint8_t {
@@ -143,6 +143,10 @@ class Ops {
   virtual void BindThread() {}
 
   virtual std::string Description() const = 0;  // "cpu avx512-bf16, 2 threads"
+
+  // Whether calls return before they are done: then it pays not to wait where nothing has to be
+  // known.
+  virtual bool Asynchronous() const { return false; }
 
   // Whether RopeAndWriteKv and Attention can keep keys and values in this format.
   virtual bool HasKvFormat(KvFormat format) const { return true; }
@@ -174,8 +178,10 @@ class Ops {
   virtual int64_t Replays() const { return 0; }
 
   // y[r] = table[tokens[r]]. The table is packed as kPlain, [vocabulary, hidden]: a model
-  // whose head is its embedding holds it once.
-  virtual void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) = 0;
+  // whose head is its embedding holds it once. A pending token is drawn[PendingDraw(token)], device
+  // memory that Sample wrote; where nothing could be drawn, y[r] is any row of the table.
+  virtual void Embed(const PackedWeight& table, const TokenId* tokens, const TokenId* drawn,
+                     Matrix<float> y) = 0;
   // y = x / sqrt(mean(x^2) + eps) * weight
   virtual void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) = 0;
   // y = x W^T + bias, or y += when `accumulate` (the residual stream). bias may be null. The
@@ -214,9 +220,8 @@ class Ops {
   virtual void GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) = 0;
   virtual void ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) = 0;
 
-  // One result per row; `rows` and `results` are host memory.
-  virtual void Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
-                      std::span<SampledToken> results) = 0;
+  // One result per row, in host memory.
+  virtual void Sample(const SampleArgs& args, std::span<SampledToken> results) = 0;
 
   // Blocks until everything enqueued is done.
   virtual absl::Status Wait() = 0;

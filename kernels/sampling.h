@@ -20,13 +20,14 @@
 #include <vector>
 
 #include "base/types.h"
+#include "kernels/matrix.h"
 
 namespace skim {
 
 struct TokenCount {
   TokenId token;
-  int32_t in_prompt;     // occurrences in the prompt
-  int32_t in_output;     // occurrences among generated tokens
+  int32_t in_prompt;  // occurrences in the prompt
+  int32_t in_output;  // occurrences among generated tokens
 };
 
 struct LogitBias {
@@ -42,13 +43,35 @@ struct SampleRow {
   float repetition_penalty = 1;
   float frequency_penalty = 0;
   float presence_penalty = 0;
-  std::span<const TokenCount> counts;   // each token once; empty when no penalty is set
-  std::span<const LogitBias> bias;      // each token once
-  std::span<const TokenId> banned;      // probability 0 (stop tokens before min_tokens)
+  std::span<const TokenCount> counts;  // each token once; empty when no penalty is set
+  std::span<const LogitBias> bias;     // each token once
+  std::span<const TokenId> banned;     // probability 0 (stop tokens before min_tokens)
   uint64_t seed = 0;
-  uint32_t position = 0;                // of the token being drawn
-  int32_t top_logprobs = -1;            // -1: no log-probabilities; 0: the chosen one only
-  TokenId score = kNoToken;             // >= 0: do not draw, report this token's log-probability
+  uint32_t position = 0;      // of the token being drawn
+  int32_t top_logprobs = -1;  // -1: no log-probabilities; 0: the chosen one only
+  TokenId score = kNoToken;   // >= 0: do not draw, report this token's log-probability
+};
+
+// What the columns of logits stand for, where those are not the tokens of their own numbers.
+struct ColumnTokens {
+  const TokenId* shared = nullptr;  // device memory, [shared_count]: of the first columns
+  int64_t shared_count = 0;
+  const TokenId* own = nullptr;  // device memory, [rows, columns - shared_count]: of the others
+
+  constexpr TokenId Of(int64_t row, TokenId column, int64_t columns) const {
+    if (shared == nullptr || column < 0) return column;
+    if (column < shared_count) return shared[column];
+    return own[row * (columns - shared_count) + column - shared_count];
+  }
+};
+
+// What Ops::Sample reads, and what it writes beside the results.
+struct SampleArgs {
+  Matrix<const float> logits;
+  std::span<const SampleRow> rows;  // host memory, which is read within the call
+  ColumnTokens columns = {};        // tokens of `rows` are columns, those of the results are not
+  // Device memory, optional out [rows]: the tokens, for calls before the next Wait().
+  TokenId* drawn = nullptr;
 };
 
 struct TokenLogprob {
@@ -57,10 +80,10 @@ struct TokenLogprob {
 };
 
 struct SampledToken {
-  TokenId token = kNoToken;          // drawn (or `score`); kNoToken if no token can be drawn
-  float logprob = 0;                 // if top_logprobs >= 0
-  std::vector<TokenLogprob> top;     // best first, ties: lower id first
-  bool finite = true;                // false: a NaN or +inf logit, or every token at -inf
+  TokenId token = kNoToken;       // drawn (or `score`); kNoToken if no token can be drawn
+  float logprob = 0;              // if top_logprobs >= 0
+  std::vector<TokenLogprob> top;  // best first, ties: lower id first
+  bool finite = true;             // false: a NaN or +inf logit, or every token at -inf
 };
 
 }  // namespace skim

@@ -4,6 +4,7 @@
 #include <bit>
 #include <numeric>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace skim {
@@ -19,6 +20,8 @@ constexpr double kMostBalance = 8, kCredit = 0.01, kReserve = 2;
 constexpr int32_t kPlainFirst = 6, kPlainAgain = 32, kPlainEvery = 512;
 // Steps between those that are taken to learn what unlikely drafts are worth.
 constexpr int32_t kTryEvery = 100;
+// Of so many steps one whose draft passes are not put off, so that the time of each is seen.
+constexpr int32_t kTimedEvery = 8;
 // Rows that draft models first catch up with at a time: then twice as many as before.
 constexpr int32_t kFirstCatchUp = 16, kMostCatchUp = 1 << 16;
 // How fast what was accepted is forgotten: a request's text changes, the sum of all hardly does.
@@ -142,8 +145,15 @@ void AutoSpeculation::Record(const Speculation& asking, int32_t tried, int32_t a
   extra_tokens_ += accepted;
 }
 
-void AutoSpeculation::Observe(const StepPlan& plan, int32_t layers, Micros duration) {
-  if (const auto kind = KindOf(plan, layers)) times_.Add(*kind, plan.rows(), duration);
+bool AutoSpeculation::MustTime(const StepPlan& plan, int32_t layers) const {
+  const auto kind = KindOf(plan, layers);
+  return kind && (steps_ % kTimedEvery == 0 || !times_.Knows(*kind, plan.rows()));
+}
+
+void AutoSpeculation::Observe(const StepPlan& plan, int32_t layers, bool pending, Micros duration) {
+  const bool timed = !pending && !std::exchange(behind_pending_, pending);
+  const auto kind = KindOf(plan, layers);
+  if (timed && kind) times_.Add(*kind, plan.rows(), duration);
   elapsed_ += duration;
   if (plan.sequences[0].draft) return;
   int32_t caught_up = 0;

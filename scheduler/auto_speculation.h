@@ -45,8 +45,11 @@ class AutoSpeculation {
 
   // A round of `asking` has ended: of `tried` drafts of its source, `accepted` were right.
   void Record(const Speculation& asking, int32_t tried, int32_t accepted);
-  // After every plan, and after the Record of its rounds.
-  void Observe(const StepPlan& plan, int32_t layers, Micros duration);
+  // Whether it is to be learned how long this draft pass takes, so that it is not put off.
+  bool MustTime(const StepPlan& plan, int32_t layers) const;
+  // After every plan, and after the Record of its rounds. `pending`: the engine has put it off, and
+  // its time is part of the next one's.
+  void Observe(const StepPlan& plan, int32_t layers, bool pending, Micros duration);
 
  private:
   DraftCandidate CandidateOf(const Speculation& asking, WeightFormat format) const;
@@ -65,7 +68,7 @@ class AutoSpeculation {
   };
   std::array<Plain, 33> plain_ = {};
   int64_t steps_ = 0;
-  int32_t since_tried_ = 0;  // steps since drafts were tried that were not expected to pay
+  int32_t since_tried_ = 0;    // steps since drafts were tried that were not expected to pay
   bool try_together_ = false;  // next time in passes that all share: what else their texts offer
                                // would hide what these are worth
 
@@ -80,7 +83,8 @@ class AutoSpeculation {
   int32_t catch_up_tried_;
   double catch_up_time_ = 0;
   int32_t extra_tokens_ = 0;
-  Micros elapsed_ = 0;  // its draft passes included
+  Micros elapsed_ = 0;           // its draft passes included
+  bool behind_pending_ = false;  // the plan that is about to run is
 };
 
 }  // namespace skim

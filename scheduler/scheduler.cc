@@ -42,8 +42,7 @@ void PrepareLazy(const KvGeometry& geometry, Sequence* sequence) {
   }
   policy.rules.strict = policy.decode == DecodeMode::kStrict;
   sequence->report.prefill.mode = PrefillMode::kLazy;
-  sequence->lazy =
-      std::make_unique<LazyProgress>(geometry, policy, sequence->prompt_tokens());
+  sequence->lazy = std::make_unique<LazyProgress>(geometry, policy, sequence->prompt_tokens());
 }
 
 // Rows of the plan that precede a prompt token, and so score it.
@@ -335,6 +334,10 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
   if (fault.ok() && result.sequences.size() != planned_.size()) {
     fault = absl::InternalError("the engine returned another number of sequences");
   }
+  if (fault.ok() && !result.settled.empty()) {
+    for (const Decision::Slice& slice : slices_) SettleDrafts(*slice.sequence, result.settled);
+    for (Sequence* sequence : planned_) SettleDrafts(*sequence, result.settled);
+  }
   for (size_t i = 0; i < planned_.size(); ++i) {
     if (planned_[i]->ended) continue;  // by what it did beside this
     if (fault.ok() && plan_.sequences[i].draft) {
@@ -347,7 +350,9 @@ void Scheduler::Commit(const absl::Status& executed, StepResult result, Micros n
     }
   }
   if (stats_.decode_rows > 0) pace_.Add(prefill_token_layers_, now - step_begin_);
-  if (fault.ok()) auto_speculation_.Observe(plan_, geometry_.layers, now - step_begin_);
+  if (fault.ok()) {
+    auto_speculation_.Observe(plan_, geometry_.layers, result.pending, now - step_begin_);
+  }
   plan_ = StepPlan();
   planned_.clear();
   planned_rows_.clear();
@@ -401,6 +406,10 @@ Scheduler::Run Scheduler::OutputOf(const Sequence& sequence, std::span<const Tok
   return run;
 }
 
+void Scheduler::SettleDrafts(Sequence& sequence, std::span<const SampledToken> drawn) {
+  if (!sequence.ended && sequence.speculation) sequence.speculation->Settle(drawn);
+}
+
 // Whatever went wrong with a guess, the request does not depend on it.
 void Scheduler::CommitDraft(Sequence& sequence, const PlanSequence& planned,
                             const SequenceResult& result) {
@@ -418,7 +427,10 @@ void Scheduler::CommitOne(Sequence& sequence, const PlanSequence& planned, int32
                           SequenceResult& result, Micros now) {
   absl::Status status = CheckResult(sequence, planned, result);
   if (!status.ok()) return End(sequence, FinishReason::kError, std::move(status), now);
-  const Run run = OutputOf(sequence, planned.drafts, result.sampled);
+  // Of the planned ones, those that remain now that they are known.
+  std::span<const TokenId> drafts;
+  if (!planned.drafts.empty()) drafts = sequence.speculation->drafts();
+  const Run run = OutputOf(sequence, drafts, result.sampled);
   if (!planned.drafts.empty()) {
     // What behind the run was computed is as if it never had been: the next rows write over it.
     rows = run.tokens;

@@ -101,6 +101,7 @@ class Scheduler {
   Run OutputOf(const Sequence& sequence, std::span<const TokenId> drafts,
                std::span<const SampledToken> draws) const;
   void EndRound(Sequence& sequence, const Run& run);
+  void SettleDrafts(Sequence& sequence, std::span<const SampledToken> drawn);
   void CommitDraft(Sequence& sequence, const PlanSequence& planned, const SequenceResult& result);
   void Deliver(Sequence& sequence, std::span<SampledToken> run, Micros now);
   void End(Sequence& sequence, FinishReason reason, absl::Status status, Micros now);

@@ -17,6 +17,11 @@ void Scheduler::PlanDrafts() {
     return row.kind();
   });
   for (Sequence* sequence : drafting) AddDraftRow(*sequence);
+  const auto may_put_off = [](const Sequence* s) { return s->speculation->may_put_off(); };
+  const auto automatic = [](const Sequence* s) { return s->speculation->automatic(); };
+  plan_.put_off = !drafting.empty() && std::ranges::all_of(drafting, may_put_off) &&
+                  !(std::ranges::any_of(drafting, automatic) &&
+                    auto_speculation_.MustTime(plan_, geometry_.layers));
 }
 
 void Scheduler::PlanStep() {

@@ -99,22 +99,38 @@ void Speculation::Begin(int32_t drafts) {
 }
 
 void Speculation::AddDraft(const SampledToken& drawn) {
-  SKIM_CHECK(drafting());
+  SKIM_CHECK(in_round());
   DraftCounts& counts = report_.by_source[source()];
   ++counts.passes;
   if (!proposal_.row.by_draft_model()) counts.layers += proposal_.row.layers();
+  if (!drafting()) return;  // behind a draft that ended the drafting once it was known
   --passes_left_;
-  if (!drawn.finite || drawn.token < 0) {
+  if (IsPending(drawn.token)) return drafts_.push_back(drawn.token);
+  if (!Usable(drawn)) {
     passes_left_ = 0;
     return;
   }
   drafts_.push_back(drawn.token);
-  // Nothing follows a stop token.
-  const bool stops =
-      std::ranges::find(sampling_.stop_tokens, drawn.token) != sampling_.stop_tokens.end();
   const bool unsure =
       policy_.stop_confidence > 0 && std::exp(drawn.logprob) < policy_.stop_confidence;
-  if (stops || unsure) passes_left_ = 0;
+  if (Stops(drawn.token) || unsure) passes_left_ = 0;
+}
+
+// Nothing follows a stop token.
+bool Speculation::Stops(TokenId token) const {
+  return std::ranges::find(sampling_.stop_tokens, token) != sampling_.stop_tokens.end();
+}
+
+void Speculation::Settle(std::span<const SampledToken> drawn) {
+  for (size_t i = 0; i < drafts_.size(); ++i) {
+    if (!IsPending(drafts_[i])) continue;
+    const auto number = static_cast<size_t>(PendingDraw(drafts_[i]));
+    const bool usable = number < drawn.size() && Usable(drawn[number]);
+    if (usable) drafts_[i] = drawn[number].token;
+    if (usable && !Stops(drafts_[i])) continue;
+    drafts_.resize(i + usable);
+    passes_left_ = 0;
+  }
 }
 
 int32_t Speculation::Judged(int32_t tokens) const {

@@ -27,7 +27,7 @@ struct DraftCounts {
   // Of the draft model: rows that it ran only to know the text, and steps with nothing but those.
   int64_t catch_up_rows = 0;
   int32_t catch_ups = 0;
-  int32_t tokens = 0;    // of the output, that the rounds yielded
+  int32_t tokens = 0;  // of the output, that the rounds yielded
 };
 
 // What speculation came to; part of Finish.
@@ -100,8 +100,14 @@ class Speculation {
   const DraftRow& row() const { return proposal_.row; }
   // The parameters a draft is drawn with: the request's, and its probability where that matters.
   const SamplingParams& draft_sampling() const { return draft_sampling_; }
-  // What the pass drew. No usable draw ends the drafting, not the request.
+  // What the pass drew. No usable draw ends the drafting, not the request. A pending token is a
+  // draft as any other until it is settled.
   void AddDraft(const SampledToken& drawn);
+  // Whether the next pass can do without knowing what this one draws.
+  bool may_put_off() const { return policy_.stop_confidence <= 0 && !sampling_.HasPenalties(); }
+  // Pending tokens, by number. Of the drafts those remain that would have been drawn if each had
+  // been waited for.
+  void Settle(std::span<const SampledToken> drawn);
   // To be verified.
   std::span<const TokenId> drafts() const { return drafts_; }
   // Of a round that yields `tokens` tokens, how many drafts the model has judged: none behind the
@@ -124,6 +130,9 @@ class Speculation {
   const SpeculationReport& report() const { return report_; }
 
  private:
+  // A token was drawn, and another may follow it.
+  bool Usable(const SampledToken& drawn) const { return drawn.finite && drawn.token >= 0; }
+  bool Stops(TokenId token) const;
   // Whether it can draft so many now, and with how many rows first.
   bool FitDraftModel(int32_t known, DraftProposal* proposal) const;
 

@@ -33,6 +33,8 @@ class StepTimes {
 
   double Of(PassKind kind, int32_t rows) const;  // 0 for no rows
   double Of(WeightFormat format, int32_t rows) const { return Of(PassOf(format), rows); }
+  // Whether steps or passes of this kind have been seen.
+  bool Knows(PassKind kind, int32_t rows) const { return Known(kind, rows) > 0; }
   // Each format's weights are read for its rows.
   double Of(const RowsByFormat& rows) const;
   // The unit, in microseconds; 0 before anything was added.

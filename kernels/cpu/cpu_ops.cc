@@ -70,8 +70,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CpuOps::PackQuantized(const Quanti
   return CpuPackedWeight::Pack(pool_, weight, shape);
 }
 
-void CpuOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {
-  CpuEmbed(pool_, Own(table), tokens, y);
+void CpuOps::Embed(const PackedWeight& table, const TokenId* tokens, const TokenId* drawn,
+                   Matrix<float> y) {
+  CpuEmbed(pool_, Own(table), tokens, drawn, y);
 }
 
 void CpuOps::RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) {
@@ -118,9 +119,8 @@ void CpuOps::ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<flo
   CpuScatterRows(pool_, x, index, y);
 }
 
-void CpuOps::Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
-                    std::span<SampledToken> results) {
-  CpuSample(pool_, isa_, sample_scratch_, logits, rows, results);
+void CpuOps::Sample(const SampleArgs& args, std::span<SampledToken> results) {
+  CpuSample(pool_, isa_, sample_scratch_, args, results);
 }
 
 absl::Status CpuOps::Wait() { return absl::OkStatus(); }

@@ -26,9 +26,12 @@ float Dot(const Bf16* x, const float* w, int64_t n) {
 }  // namespace
 
 void CpuEmbed(ThreadPool& pool, const CpuPackedWeight& table, const TokenId* tokens,
-              Matrix<float> y) {
+              const TokenId* drawn, Matrix<float> y) {
   SplitUnlessSmall(pool, y.rows, y.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) table.ReadRow(tokens[r], y.Row(r));
+    for (int64_t r = begin; r < end; ++r) {
+      const TokenId token = IsPending(tokens[r]) ? drawn[PendingDraw(tokens[r])] : tokens[r];
+      table.ReadRow(std::max(token, 0), y.Row(r));
+    }
   });
 }
 

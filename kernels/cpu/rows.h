@@ -8,9 +8,9 @@
 
 namespace skim {
 
-// y[r] = table[tokens[r]]
+// y[r] = table[tokens[r]], or of a pending token's draw
 void CpuEmbed(ThreadPool& pool, const CpuPackedWeight& table, const TokenId* tokens,
-              Matrix<float> y);
+              const TokenId* drawn, Matrix<float> y);
 // y[r][c] = x[r] . table[index[r * y.cols + c]] + bias, -inf where the index is negative. Products
 // are summed in 16 interleaved fp32 sums, which every instruction set adds up alike.
 void CpuLinearAt(ThreadPool& pool, Matrix<const Bf16> x, const CpuPackedWeight& table,

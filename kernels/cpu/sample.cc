@@ -77,16 +77,22 @@ SampledToken SampleOne(Isa isa, const SampleRow& row, std::span<const float> log
 
 }  // namespace
 
-void CpuSample(ThreadPool& pool, Isa isa, SampleScratch& scratch, Matrix<const float> logits,
-               std::span<const SampleRow> rows, std::span<SampledToken> results) {
+void CpuSample(ThreadPool& pool, Isa isa, SampleScratch& scratch, const SampleArgs& args,
+               std::span<SampledToken> results) {
   scratch.threads.resize(pool.threads());
+  const int64_t columns = args.logits.cols;
   const auto sample_some = [&](int thread, int threads) {
-    for (size_t r = thread; r < rows.size(); r += threads) {
-      const std::span<const float> row_logits(logits.Row(static_cast<int64_t>(r)), logits.cols);
-      results[r] = SampleOne(isa, rows[r], row_logits, scratch.threads[thread]);
+    for (size_t r = thread; r < args.rows.size(); r += threads) {
+      const auto row = static_cast<int64_t>(r);
+      SampledToken& result = results[r];
+      result = SampleOne(isa, args.rows[r], {args.logits.Row(row), static_cast<size_t>(columns)},
+                         scratch.threads[thread]);
+      result.token = args.columns.Of(row, result.token, columns);
+      for (TokenLogprob& top : result.top) top.token = args.columns.Of(row, top.token, columns);
+      if (args.drawn != nullptr) args.drawn[r] = result.token;
     }
   };
-  if (rows.size() == 1) {
+  if (args.rows.size() == 1) {
     sample_some(0, 1);
   } else {
     pool.Run([&](int thread) { sample_some(thread, pool.threads()); });

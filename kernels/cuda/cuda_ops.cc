@@ -80,9 +80,10 @@ void CudaOps::ExpectRepeat() {
   if (graphs_) runtime_->HoldLaunches();
 }
 
-void CudaOps::Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) {
+void CudaOps::Embed(const PackedWeight& table, const TokenId* tokens, const TokenId* drawn,
+                    Matrix<float> y) {
   if (y.rows == 0 || !runtime_->ok()) return;
-  LaunchEmbed(runtime_->launches(), Own(table), tokens, y);
+  LaunchEmbed(runtime_->launches(), Own(table), tokens, drawn, y);
   runtime_->CheckLaunch("embed");
 }
 
@@ -266,11 +267,11 @@ void CudaOps::ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<fl
   runtime_->CheckLaunch("scatter");
 }
 
-void CudaOps::Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
-                     std::span<SampledToken> results) {
-  if (rows.empty() || !runtime_->ok()) return;
-  const auto count = static_cast<int64_t>(rows.size());
-  const SampleStaging staging(rows, logits.cols);
+void CudaOps::Sample(const SampleArgs& args, std::span<SampledToken> results) {
+  if (args.rows.empty() || !runtime_->ok()) return;
+  const Matrix<const float>& logits = args.logits;
+  const auto count = static_cast<int64_t>(args.rows.size());
+  const SampleStaging staging(args.rows, logits.cols);
   // One upload for the lists, one download for the results.
   auto* out = sample_results_.Reserve<std::byte>(staging.result_bytes());
   auto* adjusted = sample_logits_.Reserve<float>(staging.adjusts() ? count * logits.cols : 1);
@@ -280,13 +281,13 @@ void CudaOps::Sample(Matrix<const float> logits, std::span<const SampleRow> rows
   std::byte* host_out = runtime_->Stage(staging.result_bytes());
   if (!runtime_->ok()) return;
   LaunchSample(runtime_->launches(), {logits.data, count, logits.cols, logits.stride},
-               reinterpret_cast<const SampleTask*>(lists),
-               {adjusted, count, logits.cols, logits.cols}, staging.Outcomes(out), staging.Top(out),
-               staging.max_top());
+               reinterpret_cast<const SampleTask*>(lists), args.columns,
+               {adjusted, count, logits.cols, logits.cols},
+               {args.drawn, staging.Outcomes(out), staging.Top(out), staging.max_top()});
   runtime_->CheckLaunch("sample");
   runtime_->Download(host_out, out, staging.result_bytes());
-  pending_.push_back({results.first(rows.size()), staging.Outcomes(host_out), staging.Top(host_out),
-                      staging.max_top()});
+  pending_.push_back({results.first(args.rows.size()), staging.Outcomes(host_out),
+                      staging.Top(host_out), staging.max_top()});
 }
 
 absl::Status CudaOps::Wait() {

@@ -42,7 +42,9 @@ class CudaOps final : public Ops {
   void ExpectRepeat() override;
   int64_t Replays() const override { return runtime_->launches().graph_launches(); }
 
-  void Embed(const PackedWeight& table, const TokenId* tokens, Matrix<float> y) override;
+  bool Asynchronous() const override { return true; }
+  void Embed(const PackedWeight& table, const TokenId* tokens, const TokenId* drawn,
+             Matrix<float> y) override;
   void RmsNorm(Matrix<const float> x, const float* weight, float eps, Matrix<Bf16> y) override;
   void Linear(Matrix<const Bf16> x, const PackedWeight& weight, const float* bias, bool accumulate,
               Matrix<float> y) override;
@@ -59,8 +61,7 @@ class CudaOps final : public Ops {
   void TopRows(const TopRowsArgs& args) override;
   void GatherRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
   void ScatterRows(Matrix<const float> x, const int32_t* index, Matrix<float> y) override;
-  void Sample(Matrix<const float> logits, std::span<const SampleRow> rows,
-              std::span<SampledToken> results) override;
+  void Sample(const SampleArgs& args, std::span<SampledToken> results) override;
 
   absl::Status Wait() override;
 

@@ -92,9 +92,9 @@ struct RowPlace {
   bool operator==(const RowPlace&) const = default;
 };
 
-// y[r] = row tokens[r] of the table, which is bf16.
+// y[r] = row tokens[r] of the table, which is bf16, or of a pending token's draw.
 void LaunchEmbed(LaunchQueue& queue, const WeightView& table, const TokenId* tokens,
-                 Matrix<float> y);
+                 const TokenId* drawn, Matrix<float> y);
 void LaunchRmsNorm(LaunchQueue& queue, Matrix<const float> x, const float* weight, float eps,
                    Matrix<Bf16> y);
 // y[r][c] = x[r] . row index[r * y.cols + c] of the table, which is bf16, + bias; -inf where the
@@ -211,10 +211,16 @@ struct SampleOutcome {
   int32_t finite, top_count;
 };
 
-// outcomes[r] for every row of logits; top[r * max_top ..] its best tokens. `scratch` has the
-// shape of the logits and takes the adjusted ones.
+// Where it goes, for every row of logits.
+struct SampleResults {
+  TokenId* drawn = nullptr;  // null: only to the outcomes
+  SampleOutcome* outcomes = nullptr;
+  TokenLogprob* top = nullptr;  // [rows][max_top], best first
+  int32_t max_top = 0;
+};
+
+// `scratch` has the shape of the logits and takes the adjusted ones.
 void LaunchSample(LaunchQueue& queue, Matrix<const float> logits, const SampleTask* tasks,
-                  Matrix<float> scratch, SampleOutcome* outcomes, TokenLogprob* top,
-                  int32_t max_top);
+                  const ColumnTokens& columns, Matrix<float> scratch, const SampleResults& results);
 
 }  // namespace skim::cuda

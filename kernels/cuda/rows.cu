@@ -9,8 +9,9 @@ namespace {
 constexpr int kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads)
-    Embed(WeightView table, const TokenId* tokens, Matrix<float> y) {
-  const int64_t token = tokens[blockIdx.x];
+    Embed(WeightView table, const TokenId* tokens, const TokenId* drawn, Matrix<float> y) {
+  const TokenId named = tokens[blockIdx.x];
+  const int64_t token = max(IsPending(named) ? drawn[PendingDraw(named)] : named, 0);
   float* out = y.data + blockIdx.x * y.stride;
   for (int64_t c = threadIdx.x; c < y.cols; c += kThreads) {
     out[c] = FromBf16(*reinterpret_cast<const Bf16*>(table.data + table.At(token, c).byte));
@@ -70,8 +71,8 @@ unsigned Blocks(int64_t rows) { return static_cast<unsigned>(rows); }
 }  // namespace
 
 void LaunchEmbed(LaunchQueue& queue, const WeightView& table, const TokenId* tokens,
-                 Matrix<float> y) {
-  queue.Add(Embed, Blocks(y.rows), kThreads, 0, table, tokens, y);
+                 const TokenId* drawn, Matrix<float> y) {
+  queue.Add(Embed, Blocks(y.rows), kThreads, 0, table, tokens, drawn, y);
 }
 
 void LaunchRmsNorm(LaunchQueue& queue, Matrix<const float> x, const float* weight, float eps,

@@ -149,10 +149,15 @@ __device__ const float* Adjusted(const SampleTask& task, const float* logits, in
   return scratch;
 }
 
+__device__ void Tell(const SampleOutcome& outcome, int64_t row, const SampleResults& results) {
+  results.outcomes[row] = outcome;
+  if (results.drawn != nullptr) results.drawn[row] = outcome.token;
+}
+
 // Two blocks to a multiprocessor leave 128 registers a thread.
 __global__ void __launch_bounds__(kThreads, 2)
-    Sample(Matrix<const float> logits, const SampleTask* tasks, Matrix<float> scratch,
-           SampleOutcome* outcomes, TokenLogprob* top, int32_t max_top) {
+    Sample(Matrix<const float> logits, const SampleTask* tasks, ColumnTokens columns,
+           Matrix<float> scratch, SampleResults results) {
   __shared__ BlockScratch block;
   __shared__ SelectScratch select;
   const int64_t row = blockIdx.x;
@@ -166,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   SampleOutcome outcome = {kNoToken, 0, 1, 0};
   if (bad || highest.logit == -kInfinity) {
     outcome.finite = 0;
-    if (threadIdx.x == 0) outcomes[row] = outcome;
+    if (threadIdx.x == 0) Tell(outcome, row, results);
     return;
   }
   if (task.score >= 0) {
@@ -187,19 +192,23 @@ __global__ void __launch_bounds__(kThreads, 2)
     Best last = Best::None();
     for (int64_t i = 0; i < count; ++i) {
       last = whole.BestAfter(last);
-      if (threadIdx.x == 0) top[row * max_top + i] = {last.token, last.logit - lse};
+      if (threadIdx.x == 0) {
+        results.top[row * results.max_top + i] = {columns.Of(row, last.token, logits.cols),
+                                                  last.logit - lse};
+      }
     }
   }
-  if (threadIdx.x == 0) outcomes[row] = outcome;
+  outcome.token = columns.Of(row, outcome.token, logits.cols);
+  if (threadIdx.x == 0) Tell(outcome, row, results);
 }
 
 }  // namespace
 
 void LaunchSample(LaunchQueue& queue, Matrix<const float> logits, const SampleTask* tasks,
-                  Matrix<float> scratch, SampleOutcome* outcomes, TokenLogprob* top,
-                  int32_t max_top) {
-  queue.Add(Sample, static_cast<unsigned>(logits.rows), kThreads, 0, logits, tasks, scratch,
-            outcomes, top, max_top);
+                  const ColumnTokens& columns, Matrix<float> scratch,
+                  const SampleResults& results) {
+  queue.Add(Sample, static_cast<unsigned>(logits.rows), kThreads, 0, logits, tasks, columns,
+            scratch, results);
 }
 
 }  // namespace skim::cuda

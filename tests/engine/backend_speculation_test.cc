@@ -54,6 +54,7 @@ struct Told {
   std::vector<TokenId> tokens;
   std::vector<std::vector<float>> logits;
   DraftCounts drafts;
+  int64_t put_off = 0;  // draws that were not waited for
 };
 
 // Nothing where there is no device.
@@ -64,7 +65,8 @@ std::optional<Told> Ask(const std::string& backend, const Drafted& drafted) {
                                         .kv_pages = 256,
                                         .max_rows = 64,
                                         .boundaries = {1},
-                                        .formats = {WeightFormat::kBf16, WeightFormat::kInt8}});
+                                        .formats = {WeightFormat::kBf16, WeightFormat::kInt8},
+                                        .pending_draws = backend == "cuda" ? 16 : 0});
   if (harness.status().code() == absl::StatusCode::kFailedPrecondition) return std::nullopt;
   EXPECT_TRUE(harness.ok()) << harness.status();
   Request request;
@@ -83,8 +85,10 @@ std::optional<Told> Ask(const std::string& backend, const Drafted& drafted) {
   engine.RunToEnd();
   const ScheduledEngine::Client& client = engine.client(id);
   EXPECT_TRUE(client.finish && client.finish->status.ok());
-  Told told = {
-      client.tokens, {}, client.finish ? client.finish->speculation.total() : DraftCounts{}};
+  Told told = {client.tokens,
+               {},
+               client.finish ? client.finish->speculation.total() : DraftCounts{},
+               engine.put_off()};
   for (int32_t i = 0; i < kGenerated; ++i) told.logits.push_back(engine.Logits(id, last + i));
   return told;
 }
@@ -99,6 +103,7 @@ TEST_P(SpeculationParity, TellsWhatTheCpuTellsWithoutDrafts) {
   const auto host = Ask("cpu", plain);
   EXPECT_EQ(host->drafts.drafted, 0);
   EXPECT_GT(device->drafts.drafted, 0);
+  EXPECT_EQ(device->put_off, device->drafts.passes) << "a round waits once";
   EXPECT_EQ(device->tokens, host->tokens);
   for (int32_t i = 0; i < kGenerated; ++i) {
     std::vector<float> best = host->logits[i];

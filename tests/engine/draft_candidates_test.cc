@@ -53,13 +53,8 @@ TEST(DraftCandidates, NoRowHasWhatStandsInAnothersText) {
   EXPECT_EQ(columns.ColumnOf(21), kNoToken);
   EXPECT_EQ(columns.ColumnOf(20), 2);
   EXPECT_EQ(columns.ColumnOf(30), 3);
-  const auto of_row = [&](size_t row) {
-    std::vector<TokenId> all;
-    for (TokenId column = -1; column < 5; ++column) all.push_back(candidates.TokenAt(row, column));
-    return all;
-  };
-  EXPECT_THAT(of_row(0), ElementsAre(kNoToken, 3, 6, 21, 20, kNoToken));
-  EXPECT_THAT(of_row(1), ElementsAre(kNoToken, 3, 6, 20, 30, kNoToken));
+  EXPECT_THAT(OwnOf(candidates, 0), ElementsAre(21, 20));
+  EXPECT_THAT(OwnOf(candidates, 1), ElementsAre(20, 30));
   candidates.Clear();
   EXPECT_THAT(candidates.own(), IsEmpty());
 }
@@ -86,7 +81,12 @@ TEST(DraftCandidates, WithoutOwnTokensTheVocabularyIsAllThereIs) {
   const std::vector<TokenId> tokens = {5, 7};
   EXPECT_THAT(candidates.Add(Text(tokens), 2).ids(), ElementsAre(3, 6));
   EXPECT_THAT(candidates.own(), IsEmpty());
-  EXPECT_EQ(candidates.TokenAt(0, 1), 6);
+}
+
+TEST(DraftCandidates, PendingDraftsAreLeftOut) {
+  DraftCandidates candidates = Candidates();
+  const std::vector<TokenId> tokens = {5, 7}, drafts = {11, PendingToken(0), PendingToken(7)};
+  EXPECT_THAT(candidates.Add(Text(tokens, drafts), 5).ids(), ElementsAre(3, 6, 11, 7, 5));
 }
 
 TEST(DraftCandidates, SamplingOptionsHoldForOwnTokensToo) {

@@ -147,7 +147,8 @@ Loaded LoadHead(const ModelWithDraftHead& model, int32_t places,
   const std::vector<WeightFormat> formats = {format};
   loaded.weights = *Weights::Load(model.config(), *Checkpoint::Open(model.path()), formats,
                                   loaded.ops.get(), {});
-  loaded.head = *DraftHead::Create(model.config(), loaded.weights, loaded.ops.get(), places);
+  loaded.head =
+      *DraftHead::Create(model.config(), loaded.weights, loaded.ops.get(), places, nullptr);
   return loaded;
 }
 
@@ -172,7 +173,8 @@ TEST(DraftHead, ItsRowsAndLogitsAreThoseOfTheFormulasAlongAChain) {
   std::vector<float> rows(static_cast<size_t>(3 * hidden));
   for (float& value : rows) value = std::normal_distribution<float>(0, 4)(rng);
   const std::vector<int32_t> index = {2, 0}, kept_at = {kFeatureRows + 5, 1};
-  ASSERT_TRUE(loaded.head->Keep({rows.data(), 3, hidden, hidden}, index, kept_at).ok());
+  loaded.head->Keep({rows.data(), 3, hidden, hidden}, index, kept_at);
+  ASSERT_TRUE(loaded.ops->Wait().ok());
   std::vector<Row> want;
   for (const int32_t row : index) {
     want.emplace_back(rows.begin() + row * hidden, rows.begin() + (row + 1) * hidden);
@@ -223,7 +225,8 @@ TEST(DraftHead, ARowDoesNotDependOnThoseBesideIt) {
   }
   const Matrix<const float> hidden_rows{rows.data(), places, hidden, hidden};
   for (const Loaded* loaded : {&together, &alone}) {
-    ASSERT_TRUE(loaded->head->Keep(hidden_rows, index, kept_at).ok());
+    loaded->head->Keep(hidden_rows, index, kept_at);
+    ASSERT_TRUE(loaded->ops->Wait().ok());
   }
   for (int step = 0; step < 2; ++step) {
     const Matrix<const float> all = together.head->Run(tokens, kept_at, Own(own));
@@ -302,7 +305,8 @@ TEST(DraftHead, WhatStandsInTheTextCanBeDraftedThoughItsVocabularyLacksIt) {
 
 // Without bf16 there is no table of all the LM head's rows, unless that is the embedding.
 TEST(DraftHead, DraftsItsVocabularyAloneWhereTheLmHeadIsRounded) {
-  for (const auto& [name, own] : {std::pair{"tiny-llama3", true}, std::pair{"tiny-llama2", false}}) {
+  for (const auto& [name, own] :
+       {std::pair{"tiny-llama3", true}, std::pair{"tiny-llama2", false}}) {
     ModelWithDraftHead model(name);
     ASSERT_EQ(model.config().tied_embeddings, own) << name;
     model.FillWithNoise(kInner, kStride, 10);

@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<EngineHarness>> EngineHarness::Load(const std::st
   executor.boundaries = options.boundaries;
   executor.score_heads = options.score_heads;
   executor.scouts = options.scouts;
+  executor.pending_draws = options.pending_draws;
   const bool drafts = !options.draft_model.empty();
   if (drafts) {
     SKIM_ASSIGN_OR_RETURN(h.draft_config_, LoadModelConfig(options.draft_model));

@@ -32,6 +32,7 @@ struct HarnessOptions {
   std::vector<Scouts> scouts = {};
   std::string draft_model = {};  // a directory; empty: none
   WeightFormat draft_format = WeightFormat::kInt8;
+  int32_t pending_draws = 0;
   std::string cuda_gemm = "own";
   bool cuda_graphs = true;
 };

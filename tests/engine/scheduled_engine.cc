@@ -53,6 +53,9 @@ bool ScheduledEngine::Step() {
     }
     ForgetPreempted();
     replays_ += result.replays;
+    for (const PlanSequence& sequence : plan.sequences) {
+      if (result.pending) put_off_ += sequence.draws;
+    }
     Count(plan, result);
     scheduler_->Commit(status, std::move(result), ++now_);
   }

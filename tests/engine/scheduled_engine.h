@@ -47,6 +47,7 @@ class ScheduledEngine {
   }
   const Scheduler& scheduler() const { return *scheduler_; }
   int64_t scout_rows() const { return scout_rows_; }
+  int64_t put_off() const { return put_off_; }  // draws that were not waited for
   int64_t replays() const { return replays_; }  // Ops::Replays() of all steps
   // Rows times layers that pruned sequences ran, by (sequence, position, layer). Scouts
   // are not among them: they run ahead of tokens that run the same layers later.
@@ -77,6 +78,7 @@ class ScheduledEngine {
   int64_t most_runs_ = 0;
   int64_t scout_rows_ = 0;
   int64_t replays_ = 0;
+  int64_t put_off_ = 0;
 };
 
 }  // namespace skim

@@ -72,7 +72,7 @@ class ToyEngine final : public StepExecutor {
         rows_.Clear();
         rows_.AddDraw(sequence, plan.positions[row] + 1);
         SampledToken sampled;
-        ops_->Sample({logits.data(), 1, kVocabulary, kVocabulary}, rows_.rows(), {&sampled, 1});
+        ops_->Sample({{logits.data(), 1, kVocabulary, kVocabulary}, rows_.rows()}, {&sampled, 1});
         result->sequences[i].sampled.push_back(sampled);
       }
     }

@@ -39,7 +39,7 @@ TEST_P(OpSuite, EmbedReadsTheRowsOfThePackedTable) {
   const std::vector<TokenId> tokens = {36, 0, 17, 17};
   TestMatrix<float> y(4, 45, 2, kUntouched);
   const auto device = scene().Up(y);
-  ops().Embed(*packed, scene().Up(tokens), device);
+  ops().Embed(*packed, scene().Up(tokens), nullptr, device);
   scene().Down(device, &y);
   for (int64_t r = 0; r < 4; ++r) {
     for (int64_t c = 0; c < 45; ++c) ASSERT_EQ(y.at(r, c), ToFloat(table.at(tokens[r], c)));

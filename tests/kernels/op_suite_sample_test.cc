@@ -15,7 +15,7 @@ std::vector<SampledToken> Sample(OpScene& scene, const std::vector<float>& logit
                                  const std::vector<SampleRow>& rows) {
   const auto vocabulary = static_cast<int64_t>(logits.size());
   std::vector<SampledToken> results(rows.size());
-  scene.ops().Sample({scene.Up(logits), static_cast<int64_t>(rows.size()), vocabulary, 0}, rows,
+  scene.ops().Sample({{scene.Up(logits), static_cast<int64_t>(rows.size()), vocabulary, 0}, rows},
                      results);
   const absl::Status status = scene.ops().Wait();
   EXPECT_TRUE(status.ok()) << status;
@@ -168,6 +168,56 @@ TEST_P(OpSuite, LogProbabilitiesAreThoseOfTheRawLogits) {
   EXPECT_EQ(results[1].token, 17);
   EXPECT_NEAR(results[1].logprob, logits[17] - std::log(sum), kOpTolerance.logprob);
   EXPECT_TRUE(results[1].top.empty());
+}
+
+TEST_P(OpSuite, ColumnsStandForTokensOfTheirOwn) {
+  const std::vector<TokenId> shared = {30, 40}, own = {7, 8, 9, 1, kNoToken, 2};
+  const std::vector<float> logits = {1, 0, 5, 4,     -kInf,  // the row's own: 7, 8, 9
+                                     0, 6, 5, -kInf, 7};
+  const std::vector<TokenId> banned = {4};  // the second row's 2
+  std::vector<SampleRow> rows(2);
+  for (SampleRow& row : rows) row.top_logprobs = 3;
+  rows[1].banned = banned;
+  TokenId* const drawn = scene().Room<TokenId>(2);
+  std::vector<SampledToken> results(2);
+  const ColumnTokens columns = {scene().Up(shared), 2, scene().Up(own)};
+  ops().Sample({{scene().Up(logits), 2, 5, 5}, rows, columns, drawn}, results);
+  ASSERT_TRUE(ops().Wait().ok());
+  const auto top = [&](size_t row) {
+    std::vector<TokenId> tokens;
+    for (const TokenLogprob& entry : results[row].top) tokens.push_back(entry.token);
+    return tokens;
+  };
+  EXPECT_EQ(results[0].token, 7);
+  EXPECT_EQ(top(0), (std::vector<TokenId>{7, 8, 30}));
+  EXPECT_EQ(results[1].token, 40);
+  EXPECT_EQ(top(1), (std::vector<TokenId>{2, 40, 1}));
+  EXPECT_EQ(scene().Down(drawn, 2), (std::vector<TokenId>{7, 40}));
+}
+
+TEST_P(OpSuite, WhatWasDrawnCanBeEmbeddedBeforeAnybodyWaits) {
+  const auto table = RandomBf16(1, 50, 24, 1, 3);
+  const auto packed = scene().Pack(table, WeightShape::kPlain);
+  std::vector<float> logits(3 * 50, -1.0f);
+  logits[33] = logits[50 + 4] = 2;
+  logits[2 * 50] = kInf;  // nothing can be drawn there
+  const std::vector<TokenId> tokens = {PendingToken(1), 17, PendingToken(0), PendingToken(2)};
+  TokenId* const drawn = scene().Room<TokenId>(3);
+  TestMatrix<float> y(4, 24, 0, 0);
+  const auto device = scene().Up(y);
+  const TokenId* const device_tokens = scene().Up(tokens);
+  const float* const device_logits = scene().Up(logits);
+  const std::vector<SampleRow> rows(3);
+  std::vector<SampledToken> results(3);
+  ops().Sample({{device_logits, 3, 50, 50}, rows, {}, drawn}, results);
+  ops().Embed(*packed, device_tokens, drawn, device);
+  scene().Down(device, &y);
+  EXPECT_EQ(scene().Down(drawn, 3), (std::vector<TokenId>{33, 4, kNoToken}));
+  EXPECT_FALSE(results[2].finite);
+  const std::vector<TokenId> named = {4, 17, 33, 0};  // any token in place of none
+  for (int64_t r = 0; r < 4; ++r) {
+    for (int64_t c = 0; c < 24; ++c) ASSERT_EQ(y.at(r, c), ToFloat(table.at(named[r], c))) << r;
+  }
 }
 
 TEST_P(OpSuite, UnusableLogitsAreReported) {

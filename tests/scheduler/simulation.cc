@@ -91,6 +91,9 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   scheduler_ = std::make_unique<Scheduler>(config_, geometry_, intake_.get(), &observer_);
   engine_ = std::make_unique<FakeEngine>(geometry_, Model());
   engine_->domain_of = &SaltOf;
+  const int32_t put_off_percent = std::array{0, 70, 100}[Pick(0, 2)];
+  pending_engine_ = std::make_unique<PendingEngine>(
+      engine_.get(), [this, put_off_percent] { return Chance(put_off_percent); });
   speculates_ = Chance(60);
   // What is stored is found where the own text says nothing: among many answers that are alike.
   if (speculates_ && Chance(config_.answer_store_bytes > 0 ? 60 : 30)) memory_ = Pick(1, 2);
@@ -263,7 +266,7 @@ void Simulation::Step() {
   InjectFault(plan);
   TellOfPreemptions();
   StepResult result;
-  const absl::Status executed = engine_->Execute(plan, &result);
+  const absl::Status executed = pending_engine_->Execute(plan, &result);
   ASSERT_EQ(engine_->complaint(), "") << ToString(plan);
   now_ += Pick(1, 9);
   scheduler_->Commit(executed, std::move(result), now_);
@@ -311,6 +314,7 @@ void Simulation::Run() {
     // A client that never reads still has its finish waiting.
     if (to_submit_ == 0 && intake_->in_flight() == 0) Consume(true);
   }
+  counts_->put_off += pending_engine_->put_off();
   EXPECT_EQ(intake_->in_flight(), 0);
   EXPECT_EQ(scheduler_->State().kv_pages_owned, 0) << "pages are held at idle";
   EXPECT_EQ(scheduler_->NextDeadline(), kNever);

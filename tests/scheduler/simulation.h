@@ -14,6 +14,7 @@
 #include "scheduler/scheduler.h"
 #include "tests/scheduler/fake_engine.h"
 #include "tests/scheduler/null_observer.h"
+#include "tests/scheduler/pending_engine.h"
 
 namespace skim {
 
@@ -31,7 +32,7 @@ struct SimulationCounts {
   int64_t preemptions = 0;
   int64_t cached_tokens = 0;
   int64_t outgrown = 0;
-  int64_t pruned = 0;          // ended after their first token
+  int64_t pruned = 0;  // ended after their first token
   int64_t pruned_preempted = 0;
   int64_t pruned_cached_tokens = 0;
   int64_t predicted = 0;
@@ -44,9 +45,10 @@ struct SimulationCounts {
   int64_t slow_readers = 0;
   std::array<SpeculationCounts, kDrafterKinds> drafts;  // of prompts that are not pruned
   SpeculationCounts pruned_drafts;
+  int64_t put_off = 0;               // draws of draft passes that were not waited for
   int64_t caught_up = 0;             // rows
   int64_t draft_models_evicted = 0;  // of sequences that ran on
-  SpeculationCounts stored_drafts;  // by earlier answers, of all prompts
+  SpeculationCounts stored_drafts;   // by earlier answers, of all prompts
   std::map<FinishReason, int64_t> finished;
 };
 
@@ -117,6 +119,7 @@ class Simulation {
   std::unique_ptr<Intake> intake_;
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<FakeEngine> engine_;
+  std::unique_ptr<PendingEngine> pending_engine_;  // around it
   std::map<SeqId, Client> clients_;
   std::map<SeqId, int32_t> draft_model_preemptions_;  // so far, of those that hold pages of it
   SeqId next_id_ = 1;

@@ -48,9 +48,11 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
               counts.finished[FinishReason::kStopToken], counts.finished[FinishReason::kLength],
               counts.finished[FinishReason::kTimeLimit], counts.finished[FinishReason::kCancelled],
               counts.finished[FinishReason::kError], counts.slow_readers, counts.outgrown);
-  std::printf("pruned %ld of them preempted %ld revived tokens %ld hidden rows dropped %ld cached tokens %ld\n",
-              counts.pruned, counts.pruned_preempted, counts.revived, counts.hidden_dropped,
-              counts.pruned_cached_tokens);
+  std::printf(
+      "pruned %ld of them preempted %ld revived tokens %ld hidden rows dropped %ld cached tokens "
+      "%ld\n",
+      counts.pruned, counts.pruned_preempted, counts.revived, counts.hidden_dropped,
+      counts.pruned_cached_tokens);
   std::printf("predicted tokens %ld, of sequences that were preempted %ld\n", counts.predicted,
               counts.predicted_preempted);
   std::printf("cuts that scouts made %ld, after a preemption %ld\n", counts.scouted,
@@ -97,6 +99,7 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
     EXPECT_GT(drafts.accepted, enough);
     EXPECT_LT(drafts.accepted, drafts.drafted - enough);
   }
+  EXPECT_GT(counts.put_off, seeds.count);
   EXPECT_GT(counts.caught_up, seeds.count);
   EXPECT_GT(counts.draft_models_evicted, seeds.count / 10);
   EXPECT_GT(counts.pruned_drafts.accepted, seeds.count / 60);
