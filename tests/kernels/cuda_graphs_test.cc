@@ -151,7 +151,7 @@ TEST(CudaGraphs, BytesBetweenTheMembersOfAnArgumentAreNoDifference) {
     view.features = view.inputs = view.input_tiles = 1;
     scene.runtime().HoldLaunches();
     LaunchEmbed(scene.runtime().launches(), view, reinterpret_cast<const TokenId*>(table.data),
-                y.Rows(0, 1));
+                nullptr, y.Rows(0, 1));
     EXPECT_EQ(scene.Download(y)[0], 0);
     EXPECT_EQ(scene.replays(), turn);
   }

@@ -27,7 +27,7 @@ TEST(Embed, CopiesTheRowOfEachToken) {
     const auto packed =
         CpuPackedWeight::Pack(pool, table.view(), WeightFormat::kBf16, WeightShape::kPlain);
     ASSERT_TRUE(packed.ok()) << packed.status();
-    CpuEmbed(pool, **packed, tokens.data(), y.view());
+    CpuEmbed(pool, **packed, tokens.data(), nullptr, y.view());
     for (int64_t r = 0; r < 5; ++r) {
       for (int64_t c = 0; c < kCols; ++c) {
         ASSERT_EQ(y.at(r, c), ToFloat(table.at(tokens[r], c)));

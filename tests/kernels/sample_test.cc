@@ -62,7 +62,7 @@ class SampleOn : public testing::TestWithParam<Isa> {
     std::vector<SampledToken> results(rows.size());
     const int64_t vocabulary = static_cast<int64_t>(logits.size());
     CpuSample(pool, GetParam(), scratch_,
-              {logits.data(), static_cast<int64_t>(rows.size()), vocabulary, 0}, rows, results);
+              {{logits.data(), static_cast<int64_t>(rows.size()), vocabulary, 0}, rows}, results);
     return results;
   }
   SampledToken One(const std::vector<float>& logits, const SampleRow& row) {
