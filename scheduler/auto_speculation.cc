@@ -151,9 +151,9 @@ bool AutoSpeculation::MustTime(const StepPlan& plan, int32_t layers) const {
 }
 
 void AutoSpeculation::Observe(const StepPlan& plan, int32_t layers, bool pending, Micros duration) {
-  const bool timed = !pending && !std::exchange(behind_pending_, pending);
+  const bool behind_pending = std::exchange(behind_pending_, pending);
   const auto kind = KindOf(plan, layers);
-  if (timed && kind) times_.Add(*kind, plan.rows(), duration);
+  if (kind && !pending && !behind_pending) times_.Add(*kind, plan.rows(), duration);
   elapsed_ += duration;
   if (plan.sequences[0].draft) return;
   int32_t caught_up = 0;
