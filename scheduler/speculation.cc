@@ -116,7 +116,6 @@ void Speculation::AddDraft(const SampledToken& drawn) {
   if (Stops(drawn.token) || unsure) passes_left_ = 0;
 }
 
-// Nothing follows a stop token.
 bool Speculation::Stops(TokenId token) const {
   return std::ranges::find(sampling_.stop_tokens, token) != sampling_.stop_tokens.end();
 }

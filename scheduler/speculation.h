@@ -130,8 +130,8 @@ class Speculation {
   const SpeculationReport& report() const { return report_; }
 
  private:
-  // A token was drawn, and another may follow it.
-  bool Usable(const SampledToken& drawn) const { return drawn.finite && drawn.token >= 0; }
+  static bool Usable(const SampledToken& drawn) { return drawn.finite && drawn.token >= 0; }
+  // Nothing follows it.
   bool Stops(TokenId token) const;
   // Whether it can draft so many now, and with how many rows first.
   bool FitDraftModel(int32_t known, DraftProposal* proposal) const;
