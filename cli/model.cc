@@ -76,6 +76,9 @@ std::string DescribeProfile(const v1::PrefillProfile& profile) {
   if (profile.decode_mode() != v1::PrefillPolicy::DECODE_MODE_STATIC &&
       profile.decode_mode() != v1::PrefillPolicy::DECODE_MODE_PHANTOM) {
     absl::StrAppend(&out, ", revives ", profile.revival_budget());
+    if (profile.look_back() > 0) {
+      absl::StrAppend(&out, " and ", profile.look_back(), " before the first");
+    }
   }
   return out;
 }

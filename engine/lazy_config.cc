@@ -213,7 +213,7 @@ absl::StatusOr<PruneProfile> ReadProfile(const std::string& name, const json& ob
   }
   if (!object.is_object()) return absl::InvalidArgumentError(where + " is not an object");
   SKIM_RETURN_IF_ERROR(
-      CheckKeys(object, {"keep", "decode", "revival_budget", "score_window"}, where));
+      CheckKeys(object, {"keep", "decode", "revival_budget", "score_window", "look_back"}, where));
   const JsonFields fields(object, where);
   PruneProfile profile;
   profile.name = name;
@@ -241,6 +241,11 @@ absl::StatusOr<PruneProfile> ReadProfile(const std::string& name, const json& ob
   profile.revival_budget = static_cast<int32_t>(budget);
   SKIM_ASSIGN_OR_RETURN(const int64_t window, fields.Int("score_window", 1, 1, kMaxWindow));
   profile.window = static_cast<int32_t>(window);
+  SKIM_ASSIGN_OR_RETURN(const int64_t look_back, fields.Int("look_back", 0, 0, kMaxBudget));
+  if (look_back > 0 && profile.decode != DecodeMode::kLate) {
+    return fields.Error("look_back", "needs the decode mode late");
+  }
+  profile.look_back = static_cast<int32_t>(look_back);
   return profile;
 }
 

@@ -13,8 +13,9 @@
 //               null],                      null: nobody. Needs predictors (engine/predictors.h)
 //    "profiles": {                          optional: replaces profiles of these names
 //      "fast": {"keep": [0.3, 0.1],         share of the prompt above each boundary
-//               "decode": "lazy",           static, lazy, strict or phantom; default lazy
+//               "decode": "lazy",           static, lazy, strict, phantom or late; default lazy
 //               "revival_budget": 8,        tokens per cut and step; default 8
+//               "look_back": 32,            late: tokens per cut before the first is drawn; default 0
 //               "score_window": 1}}}        last rows that score; default 1
 #pragma once
 
@@ -41,6 +42,7 @@ struct PruneProfile {
   DecodeMode decode = DecodeMode::kLazy;
   int32_t revival_budget = 8;
   int32_t window = 1;
+  int32_t look_back = 0;
 };
 
 struct LazyConfig {

@@ -69,6 +69,7 @@ void LazyProgress::Restart() {
   }
   deep_rows_before_ = std::max(deep_rows_before_, deep_rows_);
   stage_ = done_ = in_order_ = revived_ = cached_ = deep_rows_ = 0;
+  looks_left_ = policy_.looks_back() ? kLooks : 0;
   slots_.assign(stages_.size(), {});
   coming_.clear();
   depth_.assign(static_cast<size_t>(prompt_tokens_), 0);
@@ -100,7 +101,10 @@ int32_t LazyProgress::RowsOfTile(int32_t most, int32_t cached) const {
 }
 
 int32_t LazyProgress::TileRows(int32_t most, int64_t budget, int32_t cached) const {
-  if (scouting()) return ScoutRows() <= most && budget > 0 ? ScoutRows() : 0;
+  if (scouting() || looking_back()) {
+    const int32_t rows = looking_back() ? 1 : ScoutRows();
+    return rows <= most && budget > 0 ? rows : 0;
+  }
   const Stage& stage = stages_[stage_];
   most =
       static_cast<int32_t>(std::min<int64_t>(most, budget / (stage.end_layer - stage.first_layer)));
@@ -123,6 +127,7 @@ int32_t LazyProgress::Reach(int32_t tokens) const {
 }
 
 int64_t LazyProgress::TileCost(int32_t rows) const {
+  if (looking_back()) return int64_t{rows} * geometry_.layers;
   const Stage& stage = stages_[stage_];
   int64_t cut = 0;
   int32_t end_layer = stage.end_layer;
@@ -164,6 +169,7 @@ KvExtent LazyProgress::Extent(const std::vector<int32_t>& stage_slots, int32_t h
 }
 
 KvExtent LazyProgress::AfterTile(int32_t rows, int32_t cached) const {
+  if (looking_back()) return AfterDecode(prompt_tokens_ - 1, 1);
   std::vector<int32_t> slots(stages_.size(), 0);
   for (int32_t s = 0; s < stage_; ++s) slots[s] = stages_[s].run_tokens;
   if (!scouting()) slots[stage_] = std::max(done_, cached) + rows;
@@ -223,6 +229,7 @@ void LazyProgress::AddScoutTile(PlanSequence* entry, StepPlan* plan) const {
 }
 
 void LazyProgress::AddTile(int32_t rows, PlanSequence* entry, StepPlan* plan) const {
+  if (looking_back()) return AddDecode(prompt_tokens_ - 1, 1, entry, plan);
   FillEntry(entry);
   if (scouting()) return AddScoutTile(entry, plan);
   const Stage& stage = stages_[stage_];
@@ -260,8 +267,14 @@ absl::Status LazyProgress::TakeChoice(int32_t stage, const CutResult& cut) {
 absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> cuts) {
   if (scouting()) {
     const Stage& ahead = stages_[stage_];
-    scout_token_layers_ += int64_t{rows} * (ahead.scouts.end_layer - ahead.first_layer);
+    extra_token_layers_ += int64_t{rows} * (ahead.scouts.end_layer - ahead.first_layer);
     return TakeChoice(stage_, cuts[0]);
+  }
+  if (looking_back()) {
+    SKIM_RETURN_IF_ERROR(CommitDecode(prompt_tokens_ - 1, 1, cuts));
+    extra_token_layers_ += geometry_.layers;
+    if (--looks_left_ == 0) EndPrompt();
+    return absl::OkStatus();
   }
   const Stage& stage = stages_[stage_];
   if (!cuts.empty()) SKIM_RETURN_IF_ERROR(TakeChoice(stage_ + 1, cuts[0]));
@@ -278,14 +291,17 @@ absl::Status LazyProgress::CommitTile(int32_t rows, std::span<const CutResult> c
   if (done_ < stage.run_tokens) return absl::OkStatus();
   ++stage_;
   done_ = 0;
-  if (!prompt_done()) return absl::OkStatus();
+  if (prompt_done()) EndPrompt();
+  return absl::OkStatus();
+}
+
+void LazyProgress::EndPrompt() {
   const bool dropped = dropped_at_ >= 0 && dropped_at_ <= prompt_tokens_;
   if (!MayRevive() || dropped) {
     ForgetHidden();
   } else {
     ForgetUnrevivable();
   }
-  return absl::OkStatus();
 }
 
 // --- decoding ---
@@ -306,7 +322,7 @@ std::vector<int32_t> LazyProgress::Reserves() const {
   if (!revives()) return reserves;
   for (int32_t s = choosing_from_; s < stages(); ++s) {
     const int32_t brought = late() ? -ComingFrom(s) : reserves[s - 1];
-    reserves[s] = std::min(policy_.revival_budget, at_depth_[s] + brought);
+    reserves[s] = std::min(Budget(), at_depth_[s] + brought);
   }
   return reserves;
 }
@@ -317,6 +333,7 @@ int32_t LazyProgress::ComingFrom(int32_t depth) const {
 }
 
 int32_t LazyProgress::ReservedRows() const {
+  if (stage_ < stages()) return 0;
   if (late()) return static_cast<int32_t>(coming_.size());
   int32_t rows = 0;
   for (const int32_t reserve : Reserves()) rows += reserve;
@@ -373,11 +390,11 @@ absl::Status LazyProgress::CommitDecode(int32_t position, int32_t rows,
     if (Cuts(s, reserves)) SKIM_RETURN_IF_ERROR(TakeRevived(*cut++, s, reserves[s]));
   }
   std::ranges::sort(coming_);
-  in_order_ = position + rows;
   for (int32_t s = 1; s < stages(); ++s) {
-    for (int32_t p = position; p < position + rows; ++p) slots_[s].push_back(p);
+    for (int32_t p = in_order_; p < position + rows; ++p) slots_[s].push_back(p);
   }
-  if (dropped_at_ >= 0 && dropped_at_ <= position + rows) ForgetHidden();
+  in_order_ = position + rows;
+  if (prompt_done() && dropped_at_ >= 0 && dropped_at_ <= position + rows) ForgetHidden();
   return absl::OkStatus();
 }
 
@@ -418,18 +435,19 @@ KvExtent LazyProgress::CaughtUp(int32_t total, int32_t computed) const {
   std::vector<int32_t> slots(stages_.size());
   slots[0] = total;
   const bool may_revive = MayRevive() && dropped_at_ < 0;
+  const int32_t most_revived = std::max(policy_.revival_budget, policy_.look_back);
   for (int32_t s = 1; s < stages(); ++s) {
     slots[s] = prompt_done() ? static_cast<int32_t>(slots_[s].size()) + total - computed
                              : stages_[s].run_tokens + total - prompt_tokens_;
     slots[s] = std::max(slots[s], slots_before_[s] + 1);
     // The first step after that must find its room too.
-    if (may_revive && s >= choosing_from_) slots[s] += policy_.revival_budget;
+    if (may_revive && s >= choosing_from_) slots[s] += most_revived;
     if (phantoms()) slots[s] = total;
   }
   if (prompt_done() && !revives()) return Extent(slots, 0, 0);
   const int32_t deep_rows =
       std::max(prompt_done() ? deep_rows_ : stages_[1].run_tokens, deep_rows_before_) +
-      (may_revive ? policy_.revival_budget : 0);
+      (may_revive ? most_revived : 0);
   KvExtent extent =
       Extent(slots, prompt_done() ? 0 : prompt_tokens_, std::min(deep_rows, prompt_tokens_));
   for (int32_t s = 1; s < stages(); ++s) {

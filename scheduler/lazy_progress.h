@@ -17,7 +17,8 @@
 // from the hidden rows with which they stopped. Depth and all that follows from it is that of
 // computed K/V; the hidden rows are kept until the prompt is done. Decoding late, they are kept
 // longer: whom a token's scores find, the next step runs from there to the last layer beside the
-// next token, in the phantom's slots.
+// next token, in the phantom's slots. The first of these steps may stand before the first token
+// is drawn: the prompt's last token looks back, and runs once more beside whom it has found.
 //
 // At a boundary that has scouts, the choice is made between two stages: the last tokens of the
 // stage below run ahead, alone, over predicted K/V of all others in slots that are given back after
@@ -44,22 +45,30 @@ namespace skim {
 
 class LazyProgress {
  public:
+  // Steps of the prompt's last token behind the last stage, if it looks back: to look, and to see
+  // what it has found.
+  static constexpr int32_t kLooks = 2;
+
   // `policy` has a share per boundary, none above the one before and at least one below 1, and
   // outlives this.
   LazyProgress(const KvGeometry& geometry, const PrefillPolicy& policy, int32_t prompt_tokens);
 
   int32_t stages() const { return static_cast<int32_t>(stages_.size()); }
-  bool prompt_done() const { return stage_ == stages(); }
+  bool prompt_done() const { return stage_ == stages() && looks_left_ == 0; }
   bool revives() const { return hidden_kept_ && MayRevive(); }
+  // All stages have run; the next tile is the prompt's last token once more, beside whom it found.
+  bool looking_back() const { return stage_ == stages() && looks_left_ > 0; }
   // The next tile is that of scouts.
-  bool scouting() const { return stage_ > 0 && !prompt_done() && kept_[stage_].empty(); }
+  bool scouting() const { return stage_ > 0 && stage_ < stages() && kept_[stage_].empty(); }
 
   // --- prefix cache ---
   // What of the blocks is shared, and the layer below which their K/V is.
   SharedPart shared() const { return {stages_[0].end_segment, /*hidden=*/true}; }
   int32_t shared_layers() const { return stages_[0].end_layer; }
-  // Tokens that have run stage 0, from the first on.
-  int32_t shareable() const { return std::min(in_order_, prompt_tokens_); }
+  // Tokens that have run stage 0, from the first on, and will not run it again.
+  int32_t shareable() const {
+    return std::min(in_order_, prompt_tokens_ - (policy_.looks_back() ? 1 : 0));
+  }
   // The rows that score are always computed, and so is one at least.
   int32_t least_computed() const { return std::max(1, policy_.rules.window); }
   // The first `tokens` have come from the cache. Before anything has run.
@@ -74,6 +83,7 @@ class LazyProgress {
   int64_t TileCost(int32_t rows) const;
   KvExtent AfterTile(int32_t rows, int32_t cached = 0) const;
   bool EndsPrompt(int32_t rows) const {
+    if (policy_.looks_back()) return looking_back() && looks_left_ == 1;
     return stage_ + 1 == stages() && !scouting() && done_ + rows == stages_[stage_].run_tokens;
   }
   // Fills in what `rows` rows are; appends them to the plan.
@@ -82,6 +92,7 @@ class LazyProgress {
   // --- decoding: rows at the positions from `position` on ---
   // Rows that can run in one step, at most `most`: one where each step chooses anew.
   int32_t DecodeRows(int32_t most) const { return Chooses() ? 1 : most; }
+  // Beside those of the next step, tile or not.
   int32_t ReservedRows() const;
   KvExtent AfterDecode(int32_t position, int32_t rows) const;
   void AddDecode(int32_t position, int32_t rows, PlanSequence* entry, StepPlan* plan) const;
@@ -122,7 +133,8 @@ class LazyProgress {
   int32_t revived() const { return revived_; }  // stages that revived tokens ran
   int32_t hidden_rows() const;
   int64_t token_layers() const;  // of the prompt, whose K/V exist
-  int64_t scout_token_layers() const { return scout_token_layers_; }  // run ahead, beside those
+  // Run ahead or once more, beside those.
+  int64_t extra_token_layers() const { return extra_token_layers_; }
   bool dropped_hidden() const { return dropped_at_ >= 0; }
 
  private:
@@ -139,6 +151,10 @@ class LazyProgress {
   bool Chooses() const;
   bool phantoms() const { return SeesPhantoms(policy_.decode); }
   bool late() const { return policy_.decode == DecodeMode::kLate; }
+  // Tokens that the next step's scores may bring back, at each cut.
+  int32_t Budget() const {
+    return looks_left_ == kLooks ? policy_.look_back : policy_.revival_budget;
+  }
   // As TileRows, by the rows alone.
   int32_t RowsOfTile(int32_t most, int32_t cached) const;
   // Prompt tokens that run stage `stage`, in order.
@@ -170,6 +186,7 @@ class LazyProgress {
                    PlanSequence* entry) const;
   void AddScoutTile(PlanSequence* entry, StepPlan* plan) const;
   absl::Status TakeChoice(int32_t stage, const CutResult& cut);
+  void EndPrompt();
   void Deepen(int32_t position);
   void ForgetHidden();
   void ForgetUnrevivable();
@@ -181,6 +198,7 @@ class LazyProgress {
   int32_t choosing_from_ = 1;  // the first stage above all that scouts choose for
 
   int32_t stage_ = 0;                        // of the prefill
+  int32_t looks_left_ = 0;
   int32_t done_ = 0;                         // tokens that have run it
   int32_t in_order_ = 0;                     // slots in use in stage 0: slot i holds position i
   std::vector<std::vector<int32_t>> kept_;   // [stages] who runs it; [0]: everybody, not listed
@@ -199,7 +217,7 @@ class LazyProgress {
   int32_t dropped_at_ = -1;            // position from which on nothing is revived
   std::vector<int32_t> slots_before_;  // [stages] when it was preempted
   int32_t revived_ = 0;
-  int64_t scout_token_layers_ = 0;
+  int64_t extra_token_layers_ = 0;
 };
 
 }  // namespace skim

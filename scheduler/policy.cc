@@ -88,6 +88,8 @@ class Planner {
     };
     Work work;
     const int64_t layers = limits_.layers;
+    if (s.lazy) work.reserved_rows = s.lazy->ReservedRows();
+    if (work.reserved_rows > revival_rows_left_) return Work();
     if (s.lazy && !s.lazy->prompt_done()) {
       work.rows = s.lazy->TileRows(rows_left_, budget_, computed);
       work.extent = s.lazy->AfterTile(work.rows, computed);
@@ -97,8 +99,7 @@ class Planner {
     if (!s.lazy) {
       work.rows = std::min(s.total() - computed, at_most(layers));
       work.extent = cache_.FullExtent(computed + work.rows);
-    } else if (s.lazy->ReservedRows() <= revival_rows_left_) {
-      work.reserved_rows = s.lazy->ReservedRows();
+    } else {
       work.rows = s.lazy->DecodeRows(std::min(s.total() - computed, at_most(layers)));
       if (at_most(layers) < 1) work.rows = 0;
       work.extent = s.lazy->AfterDecode(computed, work.rows);
@@ -123,14 +124,14 @@ class Planner {
   }
 
   void ServePrompts() {
-    ServeRunning([](const Sequence& s) { return !s.decoding(); });
+    ServeRunning([](const Sequence& s) { return s.prefilling(); });
     if (decision_.preempted.empty()) Admit();
   }
 
   int64_t PrefillTokenLayers() const {
     int64_t sum = 0;
     for (const Entry& entry : running_) {
-      if (!entry.sequence->decoding()) sum += entry.work.token_layers;
+      if (entry.sequence->prefilling()) sum += entry.work.token_layers;
     }
     return sum;
   }
@@ -140,7 +141,7 @@ class Planner {
     std::vector<size_t> order;
     for (size_t i = 0; i < running_.size(); ++i) {
       const Sequence& sequence = *running_[i].sequence;
-      if (sequence.lazy && sequence.decoding()) order.push_back(i);
+      if (sequence.lazy && !sequence.prefilling()) order.push_back(i);
     }
     std::ranges::stable_sort(order, {}, [this](size_t i) { return running_[i].sequence->last_step; });
     for (const size_t i : order) {

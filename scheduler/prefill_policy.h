@@ -18,8 +18,11 @@ struct PrefillPolicy {
   PruneRules rules;             // strict is that of `decode`
   DecodeMode decode = DecodeMode::kLazy;
   int32_t revival_budget = 8;   // tokens revived per cut and step, unless static
+  // Late: tokens revived per cut before the first token is drawn, for the prompt's last token.
+  int32_t look_back = 0;
 
   bool lazy() const { return !keep.empty(); }
+  bool looks_back() const { return look_back > 0; }
 };
 
 }  // namespace skim

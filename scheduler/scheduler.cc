@@ -76,7 +76,7 @@ void FillReport(const LazyProgress& lazy, int32_t layers, Finish* finish) {
   report.kept_tokens = lazy.kept();
   report.predicted_tokens = lazy.predicted();
   report.token_layers_saved =
-      int64_t{finish->prompt_tokens} * layers - lazy.token_layers() - lazy.scout_token_layers();
+      int64_t{finish->prompt_tokens} * layers - lazy.token_layers() - lazy.extra_token_layers();
 }
 
 }  // namespace

@@ -56,6 +56,8 @@ struct Sequence {
   }
   // Its next row draws a token.
   bool decoding() const { return missing() == 1 && (!lazy || lazy->prompt_done()); }
+  // Neither that nor the same row as a look back.
+  bool prefilling() const { return !decoding() && !(lazy && lazy->looking_back()); }
   // Drafts that its next step could verify, and what it then holds.
   int32_t wanted_drafts() const { return speculation ? speculation->wanted() : 0; }
   KvExtent VerifyExtent(const KvCache& cache, int32_t drafts) const;

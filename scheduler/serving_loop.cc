@@ -108,6 +108,10 @@ class ServingLoop::Impl {
     if (prefill.revival_budget < 0 || prefill.revival_budget * cuts > config_.max_revival_rows) {
       return invalid(".revival_budget: is more than a step reserves rows for");
     }
+    if (prefill.look_back < 0 || prefill.look_back * cuts > config_.max_revival_rows ||
+        (prefill.look_back > 0 && prefill.decode != DecodeMode::kLate)) {
+      return invalid(".look_back: is more than a step reserves rows for, or not late");
+    }
     if (request.sampling.prompt_logprobs) {
       return absl::InvalidArgumentError("output.prompt_logprobs: a pruned prompt has none");
     }

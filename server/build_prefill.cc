@@ -43,6 +43,7 @@ absl::Status FillFromProfile(const v1::PrefillPolicy::Lazy& lazy, const LazyConf
   policy->decode = profile->decode;
   policy->revival_budget = profile->revival_budget;
   policy->rules.window = profile->window;
+  policy->look_back = profile->look_back;
   return absl::OkStatus();
 }
 
@@ -111,6 +112,17 @@ absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits
     policy->revival_budget = static_cast<int32_t>(lazy.revival_budget());
   }
   policy->revival_budget = static_cast<int32_t>(std::min<int64_t>(policy->revival_budget, most));
+  const bool late = policy->decode == DecodeMode::kLate;
+  if (lazy.has_look_back()) {
+    if (!late && lazy.look_back() > 0) {
+      return InvalidField("prefill.lazy.look_back", "only late mode brings tokens back so");
+    }
+    if (lazy.look_back() > most) {
+      return InvalidField("prefill.lazy.look_back", "must be at most " + std::to_string(most));
+    }
+    policy->look_back = static_cast<int32_t>(lazy.look_back());
+  }
+  policy->look_back = late ? static_cast<int32_t>(std::min<int64_t>(policy->look_back, most)) : 0;
   return absl::OkStatus();
 }
 

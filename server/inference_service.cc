@@ -92,6 +92,7 @@ void DescribeModel(const ServedModel& model, v1::GetModelResponse* response) {
     settings->set_decode_mode(ToProto(profile.decode));
     settings->set_revival_budget(static_cast<uint32_t>(profile.revival_budget));
     settings->set_score_window(static_cast<uint32_t>(profile.window));
+    settings->set_look_back(static_cast<uint32_t>(profile.look_back));
   }
   if (!info.lazy.boundaries.empty()) {
     response->set_prefill_min_prompt_tokens(static_cast<uint32_t>(model.limits.min_lazy_tokens));

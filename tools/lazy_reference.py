@@ -34,6 +34,7 @@ class Policy:
     pool_radius: int = 3
     decode: str = "lazy"  # static, lazy, strict, phantom, late
     budget: int = 8
+    look_back: int = 0
     heads: list[list[tuple[int, int]]] | None = None  # per boundary (layer, head); None: the mean
     # Per boundary the last tokens that run ahead, and where they score; None: nobody does.
     scouts: list[tuple[int, list[tuple[int, int]]] | None] | None = None
@@ -56,6 +57,7 @@ class Step:
     chosen: list[list[int]] = field(default_factory=list)
     revived: list[list[int]] = field(default_factory=list)
     stages_run: int = 0  # by the revived
+    looks: list["Step"] = field(default_factory=list)  # of the prompt's last token, once more
     logits: np.ndarray | None = None
 
 
@@ -220,6 +222,12 @@ class Sequence:
             rows = kept
             step.chosen.append(rows)
             x = np.stack([self.hidden[t] for t in rows])
+        if self.policy.look_back > 0:
+            # It looks, then it sees what it has found; by then what it finds is decoding's.
+            for budget in (self.policy.look_back, self.policy.budget):
+                step.looks.append(self.run_late(self.prompt - 1, budget))
+            step.logits = step.looks[-1].logits
+            step.stages_run = sum(look.stages_run for look in step.looks)
         return step
 
     def predict(self, tokens: list[int], first: int, end: int) -> None:
@@ -255,17 +263,19 @@ class Sequence:
         return total
 
     def decode(self, token: int) -> Step:
-        return self.decode_late(token) if self.policy.decode == "late" else self.decode_now(token)
+        self.tokens.append(token)
+        position = len(self.tokens) - 1
+        if self.policy.decode == "late":
+            return self.run_late(position, self.policy.budget)
+        return self.decode_now(position)
 
-    def decode_late(self, token: int) -> Step:
+    def run_late(self, position: int, budget: int) -> Step:
         """Whom this token finds runs all layers that it lacks beside the next one."""
         step = Step()
-        position = len(self.tokens)
-        self.tokens.append(token)
         running, self.coming = self.coming, []
         waiting = {s: [t for t, d in enumerate(self.depth) if d == s and t not in running]
                    for s in range(1, len(self.stages))}  # fmt: skip
-        rows, x = [position], self.model.embed([token])
+        rows, x = [position], self.model.embed([self.tokens[position]])
         scores = []
         for s in range(len(self.stages)):
             here = dict(zip(rows, x)) | {t: self.hidden[t] for t in running if self.depth[t] == s}
@@ -285,7 +295,7 @@ class Sequence:
             chosen = self.best(real, count, self.forced(position + 1))
             missing = {t: pooled[t] for t in chosen if t < self.prompt and self.depth[t] == s}
             step.chosen.append(chosen)
-            step.revived.append(self.best(missing, min(len(missing), self.policy.budget), set()))
+            step.revived.append(self.best(missing, min(len(missing), budget), set()))
         self.coming = sorted(t for revived in step.revived for t in revived)
         return step
 
@@ -298,12 +308,9 @@ class Sequence:
                 total[t] = total.get(t, 0) + score
         return total
 
-    def decode_now(self, token: int) -> Step:
+    def decode_now(self, position: int) -> Step:
         step = Step()
-        position = len(self.tokens)
-        self.tokens.append(token)
-        row = self.model.embed([token])
-        rows, x = [position], row
+        rows, x = [position], self.model.embed([self.tokens[position]])
         seen = None
         revived: list[int] = []
         for s in range(len(self.stages)):

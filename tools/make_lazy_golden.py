@@ -49,6 +49,18 @@ CASES = {
         11,
         Policy([1, 2], [0.5, 0.25], decode="late", budget=1, scouts=[(3, [(1, 1), (2, 0)]), None]),
     ),
+    "a look back": (5, Policy([1, 2], [0.4, 0.2], decode="late", budget=2, window=4, look_back=4)),
+    "a look back by scouts": (
+        20,
+        Policy(
+            [1, 2],
+            [0.5, 0.25],
+            decode="late",
+            budget=1,
+            look_back=3,
+            scouts=[(3, [(1, 1), (2, 0)]), None],
+        ),
+    ),
     "scouts above a cut": (
         4,
         Policy([1, 2], [0.6, 0.3], decode="static", window=2, scouts=[None, (5, [(2, 1)])]),
@@ -113,6 +125,7 @@ def run(model: Model, name: str, seed: int, policy: Policy) -> dict:
         "pool_radius": policy.pool_radius,
         "decode": policy.decode,
         "budget": policy.budget,
+        "look_back": policy.look_back,
         "heads": policy.heads or [],
         "scouts": [
             {"window": s[0], "heads": s[1]} if s else None for s in policy.scouts or []
@@ -133,6 +146,7 @@ def describe(step: Step) -> dict:
         "chosen": step.chosen,
         "revived": step.revived,
         "stages_run": step.stages_run,
+        "looks": [{"chosen": look.chosen, "revived": look.revived} for look in step.looks],
         "token": greedy(step),
         "logits": [round(float(x), 4) for x in step.logits],
     }

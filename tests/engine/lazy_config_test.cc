@@ -83,7 +83,8 @@ TEST_F(LazyConfigFile, IsReadFieldByField) {
       "score_heads": [[[15, 3], [13, 1]], []],
       "profiles": {"fast": {"keep": [0.4, 0.1], "decode": "static", "revival_budget": 3,
                             "score_window": 16},
-                   "own": {"keep": [1, 0.2]}}})");
+                   "own": {"keep": [1, 0.2]},
+                   "late": {"keep": [1, 0.2], "decode": "late", "look_back": 32}}})");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_THAT(config->boundaries, ElementsAre(16, 20));
   ASSERT_EQ(config->score_heads[0].size(), 2u);
@@ -96,6 +97,8 @@ TEST_F(LazyConfigFile, IsReadFieldByField) {
   EXPECT_EQ(fast.revival_budget, 3);
   EXPECT_EQ(fast.window, 16);
   EXPECT_EQ(config->Find("own")->decode, DecodeMode::kLazy);
+  EXPECT_EQ(config->Find("own")->look_back, 0);
+  EXPECT_EQ(config->Find("late")->look_back, 32);
 }
 
 TEST_F(LazyConfigFile, ScoutsBelongToABoundaryAndToProfilesThatCutThere) {
@@ -170,6 +173,8 @@ TEST_F(LazyConfigFile, RefusesWhatIsWrongByItsName) {
                              "profiles": {"a": {"keep": [0.5], "revival_budget": -1}}})"},
       {"score_window", R"({"version": 1, "layers": 30, "boundaries": [18],
                            "profiles": {"a": {"keep": [0.5], "score_window": 0}}})"},
+      {"look_back", R"({"version": 1, "layers": 30, "boundaries": [18],
+                        "profiles": {"a": {"keep": [0.5], "look_back": 1}}})"},
   };
   for (const auto& [what, text] : cases) {
     const auto config = Load(text);

@@ -32,6 +32,11 @@ std::vector<TokenId> RandomPrompt(int32_t length, uint32_t seed) {
   return prompt;
 }
 
+std::vector<TokenId> Joined(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
 constexpr std::array kModes = {DecodeMode::kStatic, DecodeMode::kLazy, DecodeMode::kStrict,
                                DecodeMode::kPhantom, DecodeMode::kLate};
 
@@ -69,6 +74,7 @@ TEST_P(ReferenceOn, ChoosesTheSameTokensAndHasItsLogits) {
     policy.rules.pool_radius = expected["pool_radius"];
     policy.decode = ModeOf(expected["decode"]);
     policy.revival_budget = expected["budget"];
+    policy.look_back = expected["look_back"];
     const auto prompt = expected["prompt"].get<std::vector<TokenId>>();
     const nlohmann::json& steps = expected["steps"];
 
@@ -78,23 +84,27 @@ TEST_P(ReferenceOn, ChoosesTheSameTokensAndHasItsLogits) {
     engine.RunToEnd();
     const ScheduledEngine::Client& client = engine.client(id);
     ASSERT_TRUE(client.finish && client.finish->status.ok());
-    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+    const int32_t looks = policy.looks_back() ? LazyProgress::kLooks : 0;
+    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1 + looks);
 
     // The prefill's cuts are made in a step each.
     const auto& chosen = steps[0]["chosen"];
     for (size_t c = 0; c < chosen.size(); ++c) {
       ASSERT_EQ(client.cuts[c][0].chosen, chosen[c].get<std::vector<int32_t>>()) << "cut " << c;
     }
-    int64_t stages_run = 0;
-    for (size_t i = 1; i < steps.size(); ++i) {
-      const auto& cuts = steps[i]["chosen"];
+    std::vector<nlohmann::json> behind(steps[0]["looks"].begin(), steps[0]["looks"].end());
+    ASSERT_EQ(std::ssize(behind), looks);
+    behind.insert(behind.end(), steps.begin() + 1, steps.end());
+    for (size_t i = 0; i < behind.size(); ++i) {
+      const auto& cuts = behind[i]["chosen"];
       for (size_t c = 0; c < cuts.size(); ++c) {
-        const CutResult& got = client.cuts[chosen.size() + i - 1][c];
+        const CutResult& got = client.cuts[chosen.size() + i][c];
         ASSERT_EQ(got.chosen, cuts[c].get<std::vector<int32_t>>()) << "step " << i << " cut " << c;
-        ASSERT_EQ(got.revived, steps[i]["revived"][c].get<std::vector<int32_t>>());
+        ASSERT_EQ(got.revived, behind[i]["revived"][c].get<std::vector<int32_t>>());
       }
-      stages_run += steps[i]["stages_run"].get<int64_t>();
     }
+    int64_t stages_run = 0;
+    for (const nlohmann::json& step : steps) stages_run += step["stages_run"].get<int64_t>();
     EXPECT_EQ(client.finish->prefill.revived_tokens, stages_run);
     for (size_t i = 0; i < steps.size(); ++i) {
       ASSERT_EQ(client.tokens[i], steps[i]["token"].get<TokenId>()) << "step " << i;
@@ -133,6 +143,26 @@ class LazyOn : public ::testing::TestWithParam<Pruning> {
   }
 };
 
+// How it decodes; late, it may look back first.
+struct Decoding {
+  DecodeMode mode;
+  int32_t look_back = 0;
+
+  Decoding(DecodeMode mode, int32_t look_back = 0)  // NOLINT: a mode is one
+      : mode(mode), look_back(look_back) {}
+  // Of the prompt's last token, which alone runs a layer more than once.
+  int64_t MostRuns() const { return look_back > 0 ? 1 + LazyProgress::kLooks : 1; }
+  friend void PrintTo(const Decoding& decoding, std::ostream* out) {
+    *out << static_cast<int>(decoding.mode) << " looking back at " << decoding.look_back;
+  }
+};
+
+std::vector<Decoding> Decodings() {
+  std::vector<Decoding> all(kModes.begin(), kModes.end());
+  all.emplace_back(DecodeMode::kLate, 5);
+  return all;
+}
+
 // What a request was told and the bits behind it.
 struct Trace {
   std::vector<TokenId> tokens;
@@ -161,12 +191,13 @@ void ExpectSameBits(const Trace& a, const Trace& b, const std::string& what) {
 constexpr int32_t kPrompt = 150;
 constexpr int32_t kGenerated = 20;
 
-PrefillPolicy Policy(DecodeMode mode, std::vector<float> keep = {0.5f, 0.2f}) {
+PrefillPolicy Policy(const Decoding& decoding, std::vector<float> keep = {0.5f, 0.2f}) {
   PrefillPolicy policy;
   policy.keep = std::move(keep);
   policy.min_keep = 8;
-  policy.decode = mode;
+  policy.decode = decoding.mode;
   policy.revival_budget = 3;
+  policy.look_back = decoding.look_back;
   policy.rules.window = 2;
   policy.rules.pinned = {{60, 63}};
   return policy;
@@ -183,7 +214,7 @@ Trace Alone(const HarnessOptions& options, SchedulerConfig config, const Prefill
 
 TEST_P(LazyOn, KeepingAllIsBitIdenticalToExact) {
   const Trace exact = Alone(Options(), {}, {});
-  for (const DecodeMode mode : kModes) {
+  for (const Decoding& mode : Decodings()) {
     // The share rounds up to the whole prompt: all of the machinery runs.
     const PrefillPolicy all = Policy(mode, {0.9999f, 0.9998f});
     ExpectSameBits(exact, Alone(Options(), {.max_rows_per_step = 40}, all), "keep all");
@@ -192,7 +223,7 @@ TEST_P(LazyOn, KeepingAllIsBitIdenticalToExact) {
 }
 
 TEST_P(LazyOn, TilesPagesAndThreadsDoNotMatter) {
-  for (const DecodeMode mode : kModes) {
+  for (const Decoding& mode : Decodings()) {
     const PrefillPolicy policy = Policy(mode);
     const Trace reference = Alone(Options(), {}, policy);
     for (const int32_t rows : {8, 37, 151}) {
@@ -209,7 +240,7 @@ TEST_P(LazyOn, TilesPagesAndThreadsDoNotMatter) {
 
 TEST_P(LazyOn, OtherRequestsOfAnyKindDoNotMatter) {
   std::mt19937 rng(3);
-  for (const DecodeMode mode : kModes) {
+  for (const Decoding& mode : Decodings()) {
     const PrefillPolicy policy = Policy(mode);
     const Trace reference = Alone(Options(), {}, policy);
     const auto harness = Load(Options({.threads = 2, .kv_pages = 4096}));
@@ -229,7 +260,7 @@ TEST_P(LazyOn, OtherRequestsOfAnyKindDoNotMatter) {
     }
     engine.RunToEnd();
     ExpectSameBits(reference, Collect(engine, id, kPrompt), "among others");
-    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+    EXPECT_EQ(engine.most_runs_of_a_token_layer(), mode.MostRuns());
     EXPECT_EQ(engine.scheduler().cache().ledger().owned(), 0);
   }
 }
@@ -300,6 +331,47 @@ TEST_P(LazyOn, LateRevivalBeginsWithPhantomsAndTakesNoMoreKeysAndValues) {
   EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
 }
 
+// Before the first token is drawn; those that follow revive as ever.
+TEST_P(LazyOn, WhoeverLooksBackSeesWhatItHasFoundFromTheFirstTokenOn) {
+  const auto run = [&](int32_t look_back, int32_t budget, int32_t tokens) {
+    PrefillPolicy policy = Policy({DecodeMode::kLate, look_back});
+    policy.revival_budget = budget;
+    const auto harness = Load(Options({.page_tokens = 16}));
+    ScheduledEngine engine(harness.get(), {.max_rows_per_step = 8, .prefix_cache = false});
+    const SeqId id = engine.Submit(RandomPrompt(kPrompt, 5), tokens, policy);
+    engine.RunToEnd();
+    return std::pair(Collect(engine, id, kPrompt), engine.client(id).finish->prefill);
+  };
+  const auto [without, nobody] = run(0, 3, 1);
+  EXPECT_EQ(nobody.revived_tokens, 0);
+  const auto [with, found] = run(8, 3, 1);
+  EXPECT_GT(found.revived_tokens, 0);
+  EXPECT_NE(with.logits[0], without.logits[0]);
+  EXPECT_LT(found.token_layers_saved, nobody.token_layers_saved);
+  // What decoding revives is beside it.
+  const auto [alone, same] = run(8, 0, kGenerated);
+  EXPECT_EQ(alone.logits[0], with.logits[0]);
+  EXPECT_EQ(same.revived_tokens, found.revived_tokens);
+  const auto [both, more] = run(8, 3, kGenerated);
+  EXPECT_GT(more.revived_tokens, found.revived_tokens);
+  EXPECT_NE(both.logits, alone.logits);
+}
+
+// The last block is written again while another sequence could read it.
+TEST_P(LazyOn, TheBlockOfTheTokenThatLooksBackIsNotShared) {
+  constexpr int32_t kBlock = 16, kLength = 10 * kBlock;
+  const std::vector<TokenId> prompt = RandomPrompt(kLength, 5);
+  for (const int32_t look_back : {0, 5}) {
+    const auto harness = Load(Options({.page_tokens = kBlock}));
+    ScheduledEngine engine(harness.get(), {});
+    engine.Submit(prompt, 2, Policy({DecodeMode::kLate, look_back}));
+    engine.RunToEnd();
+    const SeqId id = engine.Submit(Joined(prompt, RandomPrompt(40, 9)), 2, Policy(DecodeMode::kLate));
+    engine.RunToEnd();
+    EXPECT_EQ(engine.client(id).finish->cached_tokens, kLength - (look_back > 0 ? kBlock : 0));
+  }
+}
+
 // The same prompt in every format at once, pruned and exact: each as if it were alone, and nobody
 // takes another format's blocks from the cache.
 TEST_P(LazyOn, OtherWeightFormatsDoNotMatter) {
@@ -338,7 +410,7 @@ TEST_P(LazyOn, OtherWeightFormatsDoNotMatter) {
 // Pools too small for both requests: the one that came later is preempted, in its prefill or
 // later. Where it lost its hidden rows before, for want of memory, it must differ.
 TEST_P(LazyOn, PreemptionDoesNotMatter) {
-  for (const DecodeMode mode : kModes) {
+  for (const Decoding& mode : Decodings()) {
     const PrefillPolicy policy = Policy(mode);
     const Trace reference = Alone(Options(), {}, policy);
     int preempted = 0;
@@ -350,21 +422,21 @@ TEST_P(LazyOn, PreemptionDoesNotMatter) {
       engine.RunToEnd();
       const Finish& finish = *engine.client(id).finish;
       if (!finish.status.ok() || finish.prefill.hidden_dropped) continue;
-      SCOPED_TRACE(std::to_string(static_cast<int>(mode)) + " pages " + std::to_string(pages));
+      SCOPED_TRACE(::testing::PrintToString(mode) + " pages " + std::to_string(pages));
       ExpectSameBits(reference, Collect(engine, id, kPrompt), "after preemption");
-      EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+      EXPECT_EQ(engine.most_runs_of_a_token_layer(), mode.MostRuns());
       preempted += finish.preemptions > 0;
     }
     // Who has found room for scouts has room to grow later.
-    EXPECT_EQ(preempted > 0, !GetParam().scouts || SeesPhantoms(mode));
+    EXPECT_EQ(preempted > 0, !GetParam().scouts || SeesPhantoms(mode.mode));
   }
 }
 
 // Right after its first cut somebody comes who takes all memory: the choice is kept, and whoever
 // made it, rows of the stage below or scouts, does not score again.
 TEST_P(LazyOn, WhoIsPreemptedAfterACutGoesOnWithTheTokensThatWereChosen) {
-  for (const DecodeMode mode : kModes) {
-    SCOPED_TRACE(static_cast<int>(mode));
+  for (const Decoding& mode : Decodings()) {
+    SCOPED_TRACE(::testing::PrintToString(mode));
     const PrefillPolicy policy = Policy(mode);
     const Trace reference = Alone(Options(), {}, policy);
     const auto harness = Load(Options({.page_tokens = 16, .kv_pages = 140}));
@@ -386,20 +458,15 @@ TEST_P(LazyOn, WhoIsPreemptedAfterACutGoesOnWithTheTokensThatWereChosen) {
     ASSERT_TRUE(finish.status.ok()) << finish.status;
     EXPECT_EQ(finish.preemptions, 1);
     ExpectSameBits(reference, Collect(engine, id, kPrompt), "after preemption");
-    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+    EXPECT_EQ(engine.most_runs_of_a_token_layer(), mode.MostRuns());
     EXPECT_EQ(engine.scout_rows(), GetParam().scouts ? policy.rules.sinks + kScouts : 0);
   }
 }
 
-std::vector<TokenId> Joined(std::vector<TokenId> a, const std::vector<TokenId>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
 // A chat's second turn: the first one's prompt, what was generated, and more.
 TEST_P(LazyOn, ASecondTurnComputesOnlyWhatIsNewBelowTheFirstCut) {
-  for (const DecodeMode mode : kModes) {
-    SCOPED_TRACE(static_cast<int>(mode));
+  for (const Decoding& mode : Decodings()) {
+    SCOPED_TRACE(::testing::PrintToString(mode));
     const PrefillPolicy policy = Policy(mode);
     const auto harness = Load(Options({.page_tokens = 16}));
     ScheduledEngine engine(harness.get(), {.max_rows_per_step = 64});
@@ -417,7 +484,7 @@ TEST_P(LazyOn, ASecondTurnComputesOnlyWhatIsNewBelowTheFirstCut) {
     EXPECT_EQ(finish.cached_tokens, kCached);
     EXPECT_EQ(finish.prefill.segment_tokens[0], length - kCached);
     EXPECT_EQ(engine.TokensRun(second, 0), length - kCached + kGenerated - 1);
-    EXPECT_EQ(engine.most_runs_of_a_token_layer(), 1);
+    EXPECT_EQ(engine.most_runs_of_a_token_layer(), mode.MostRuns());
     EXPECT_EQ(engine.scheduler().cache().ledger().owned(), 0);
 
     const auto fresh = Load(Options({.page_tokens = 16}));

@@ -72,9 +72,12 @@ bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, 
   if (!sequence.draft) formats_[sequence.id] = sequence.weight_format;
   const auto known = std::ssize(sequence.tokens);
   const auto last = plan.positions[end - 1];
+  const bool looks_again = sequence.cut_segment != PlanSequence::kAllDense &&
+                           last + 1 == sequence.prompt_tokens &&
+                           looked_[sequence.id] + 1 < looks(sequence.id);
   const bool at_end = last + 1 == known + std::ssize(sequence.drafts) &&
                       (plan.leave[end - 1] == geometry_.layers || sequence.draft) &&
-                      !sequence.scouts();
+                      !sequence.scouts() && !looks_again;
   const auto draws = !at_end ? 0 : sequence.draft ? 1 : 1 + std::ssize(sequence.drafts);
   if (sequence.draws != draws) Complain(sequence, "draws at the wrong rows");
   if (draws > end - begin) Complain(sequence, "a draft is not verified");
@@ -88,6 +91,16 @@ bool FakeEngine::CheckShape(const StepPlan& plan, const PlanSequence& sequence, 
   for (size_t s = 0; s < sequence.slot_positions.size(); ++s) {
     running->slots[s].assign(sequence.slot_positions[s].begin(), sequence.slot_positions[s].end());
   }
+  return true;
+}
+
+// The prompt's last token once more, after it has run all layers.
+bool FakeEngine::LooksBack(const PlanSequence& sequence, int32_t s, int32_t position) {
+  const std::vector<std::set<int32_t>>& computed = computed_[sequence.id];
+  const bool again = position + 1 == sequence.prompt_tokens && !computed.empty() &&
+                     computed.back().contains(position);
+  if (!again || looks(sequence.id) == 0) return false;
+  if (s == 0 && ++looked_[sequence.id] > looks(sequence.id)) Complain(sequence, "looks back again");
   return true;
 }
 
@@ -192,7 +205,7 @@ void FakeEngine::RunSegment(const PlanSequence& sequence, int32_t s, Running* ru
       // Who is revived late takes the place of a phantom.
       const bool was_phantom = phantoms_[sequence.id].erase({s, row.position}) > 0;
       if (was_phantom) computed_[sequence.id][s].erase(row.position);
-      CountOnce(sequence, s, row.position);
+      if (!LooksBack(sequence, s, row.position)) CountOnce(sequence, s, row.position);
     }
     if (row.leave == to && to < geometry_.layers && !sequence.scouts()) {
       if (sequence.draft && sequence.hidden_pages.empty()) continue;
@@ -216,7 +229,9 @@ void FakeEngine::Cut(const PlanSequence& sequence, const PlanCut& cut, Running* 
     scoring += row.enter < chosen_at && row.leave >= chosen_at;
   }
   if (scoring < cut.score_rows) Complain(sequence, "too few rows score");
-  const uint64_t seed = Hash(static_cast<uint64_t>(cut.layer), sequence.tokens.first(length));
+  // Late, the row that scores has run other layers than those that chose in the prefill.
+  const uint64_t seed = Hash(static_cast<uint64_t>(cut.layer + (cut.late ? geometry_.layers : 0)),
+                             sequence.tokens.first(length));
   std::vector<int32_t> present = running->slots[below];
   if (below < sequence.cut_segment) {
     present.resize(static_cast<size_t>(length));

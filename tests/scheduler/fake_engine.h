@@ -43,10 +43,13 @@ class FakeEngine : public StepExecutor {
   std::function<TokenId(SeqId, TokenId right)> draft = [](SeqId, TokenId right) { return right; };
   // Whether a draw of a draft pass or a verify step comes from logits that are not finite.
   std::function<bool(SeqId)> unusable = [](SeqId) { return false; };
+  // How often the prompt's last token runs once more before a token is drawn.
+  std::function<int32_t(SeqId)> looks = [](SeqId) { return 0; };
   // The sequence was preempted: what it computes from now on it computes anew.
   void Restarted(SeqId id) {
     computed_.erase(id);
     phantoms_.erase(id);
+    looked_.erase(id);
   }
   std::set<SeqId> broken;  // these fail alone
   absl::Status fault;      // the next Execute returns and clears this
@@ -101,6 +104,7 @@ class FakeEngine : public StepExecutor {
   void VisitSlot(const PlanSequence& sequence, int32_t index, Slot right,
                  const std::function<void(Slot& held, const Slot& right)>& visit);
   void Expect(const PlanSequence& sequence, int32_t index, const Slot& right);
+  bool LooksBack(const PlanSequence& sequence, int32_t segment, int32_t position);
   void CountOnce(const PlanSequence& sequence, int32_t segment, int32_t position);
   void RunSegment(const PlanSequence& sequence, int32_t segment, Running* running);
   void Cut(const PlanSequence& sequence, const PlanCut& cut, Running* running, CutResult* result);
@@ -120,6 +124,7 @@ class FakeEngine : public StepExecutor {
 
   const KvGeometry geometry_;
   const FakeModel model_;
+  std::map<SeqId, int32_t> looked_;
   std::vector<Slot> slots_;  // page * page_tokens + slot
   // [segment] positions that a pruned sequence has computed since it last began.
   std::map<SeqId, std::vector<std::set<int32_t>>> computed_;

@@ -15,6 +15,10 @@ namespace {
 // Requests of the same salt share pages; the salt is a function of the id.
 uint64_t SaltOf(SeqId id) { return id % 7 == 0 ? 1 + id % 2 : 0; }
 
+int32_t LooksOf(const Request& request) {
+  return request.prefill.looks_back() ? LazyProgress::kLooks : 0;
+}
+
 }  // namespace
 
 int32_t Simulation::Pick(int32_t low, int32_t high) {
@@ -91,6 +95,7 @@ Simulation::Simulation(uint32_t seed, SimulationCounts* counts) : random_(seed),
   scheduler_ = std::make_unique<Scheduler>(config_, geometry_, intake_.get(), &observer_);
   engine_ = std::make_unique<FakeEngine>(geometry_, Model());
   engine_->domain_of = &SaltOf;
+  engine_->looks = [this](SeqId id) { return LooksOf(clients_.at(id).request); };
   const int32_t put_off_percent = std::array{0, 70, 100}[Pick(0, 2)];
   pending_engine_ = std::make_unique<PendingEngine>(
       engine_.get(), [this, put_off_percent] { return Chance(put_off_percent); });
@@ -174,6 +179,7 @@ PrefillPolicy Simulation::RandomPolicy() {
   if (Chance(30)) policy.rules.pinned = {{2, 4}};
   policy.decode = static_cast<DecodeMode>(Pick(0, 4));
   policy.revival_budget = Pick(0, 4);
+  if (policy.decode == DecodeMode::kLate && Chance(50)) policy.look_back = Pick(1, 4);
   return policy;
 }
 
@@ -347,6 +353,7 @@ FinishReason Simulation::AlonePruned(const Request& request, std::vector<TokenId
   Scheduler scheduler(config, geometry, &intake, &observer_);
   FakeEngine engine(geometry, Model());
   engine.domain_of = &SaltOf;
+  engine.looks = [&request](SeqId) { return LooksOf(request); };
   auto channel = std::make_shared<TokenChannel>(config.channel_tokens, std::function<void()>());
   Request alone = request;
   alone.deadline = kNever;

@@ -37,6 +37,7 @@ struct SimulationCounts {
   int64_t pruned_cached_tokens = 0;
   int64_t predicted = 0;
   int64_t predicted_preempted = 0;
+  int64_t looked_back = 0;        // tokens that came back before the first was drawn
   int64_t scouted = 0;            // cuts
   int64_t scouted_preempted = 0;  // of those, of sequences that have been preempted before
   int64_t revived = 0;

@@ -220,9 +220,13 @@ void Simulation::CheckPlan(const StepPlan& plan) {
       of_passes += pass ? entry.row_count : 0;
       continue;
     }
-    const bool decodes =
-        entry.cut_segment != PlanSequence::kAllDense &&
-        plan.positions[entry.row_begin + entry.row_count - 1] >= entry.prompt_tokens;
+    // Or looks back.
+    const int32_t last = entry.row_begin + entry.row_count - 1;
+    const bool decodes = entry.cut_segment != PlanSequence::kAllDense && plan.enter[last] == 0 &&
+                         plan.leave[last] == geometry_.layers;
+    if (decodes && plan.positions[last] < entry.prompt_tokens) {
+      counts_->looked_back += entry.row_count - 1;
+    }
     for (int32_t row = entry.row_begin; row < entry.row_begin + entry.row_count; ++row) {
       if (plan.positions[row] == kReservedPosition || (decodes && plan.enter[row] > 0)) {
         ++reserved;  // the latter are revived late

@@ -55,6 +55,7 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
       counts.pruned_cached_tokens);
   std::printf("predicted tokens %ld, of sequences that were preempted %ld\n", counts.predicted,
               counts.predicted_preempted);
+  std::printf("tokens that looking back brought back %ld\n", counts.looked_back);
   std::printf("cuts that scouts made %ld, after a preemption %ld\n", counts.scouted,
               counts.scouted_preempted);
   for (const DrafterKind kind : {DrafterKind::kLookup, DrafterKind::kSelf, DrafterKind::kHead,
@@ -81,6 +82,7 @@ TEST(SchedulerSimulation, KeepsEveryGuaranteeInRandomSchedules) {
   EXPECT_GT(counts.pruned_preempted, seeds.count / 10);
   EXPECT_GT(counts.pruned_cached_tokens, seeds.count);
   EXPECT_GT(counts.predicted, seeds.count);
+  EXPECT_GT(counts.looked_back, seeds.count / 10);
   EXPECT_GT(counts.scouted, seeds.count / 2);
   EXPECT_GE(counts.scouted_preempted, seeds.count / 1000 - 1);  // too rare to count on in few seeds
   EXPECT_GT(counts.predicted_preempted, seeds.count / 10);

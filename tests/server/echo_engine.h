@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "engine/step_executor.h"
+#include "scheduler/lazy_progress.h"
 #include "tests/scheduler/fake_engine.h"
 
 namespace skim {
@@ -27,6 +28,10 @@ class EchoEngine final : public StepExecutor {
   void PauseAfter(int steps);
   // Sleep in every step, to keep streams alive for as long as a test needs.
   void set_step_delay_us(int delay) { step_delay_us_ = delay; }
+  // From now on all pruned requests do. Only while nothing runs.
+  void LookBack() {
+    fake_.looks = [](SeqId) { return LazyProgress::kLooks; };
+  }
   // The next step fails as a broken device would.
   void BreakDevice() { broken_ = true; }
 

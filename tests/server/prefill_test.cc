@@ -137,6 +137,15 @@ TEST(Prefill, PhantomsThatReplyTokensLookForAreRevivedLate) {
   EXPECT_GT(prefill.revived_tokens(), 0u);
   EXPECT_EQ(prefill.segment_tokens(1), 100u + prefill.revived_tokens());
 
+  // One token needs no decoding; looking back finds whom it misses before it is drawn.
+  server.engine().LookBack();
+  lazy.set_look_back(3);
+  request.mutable_sampling()->set_max_tokens(1);
+  const Outcome looked = server.Generate(request);
+  ASSERT_TRUE(looked.status.ok()) << looked.status.error_message();
+  EXPECT_GT(looked.only().final.prefill().revived_tokens(), 0u);
+  EXPECT_LE(looked.only().final.prefill().revived_tokens(), 3u);
+
   request.mutable_speculation()->mutable_lookup();
   const Outcome drafted = server.Generate(request);
   EXPECT_EQ(drafted.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
@@ -210,6 +219,12 @@ TEST(Prefill, RefusalsNameTheField) {
          l->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_STATIC);
          l->set_revival_budget(1);
        }},
+      {"prefill.lazy.look_back", [](Lazy* l) { l->set_look_back(1); }},
+      {"prefill.lazy.look_back",
+       [](Lazy* l) {
+         l->set_decode_mode(v1::PrefillPolicy::DECODE_MODE_LATE);
+         l->set_look_back(100000);
+       }},
       {"prefill.lazy.decode_mode",
        [](Lazy* l) { l->set_decode_mode(static_cast<v1::PrefillPolicy::DecodeMode>(9)); }},
       {"prefill.lazy.pinned[0]",
@@ -250,6 +265,7 @@ TEST(Prefill, ModelTellsBoundariesAndProfiles) {
   EXPECT_EQ(fast.decode_mode(), v1::PrefillPolicy::DECODE_MODE_LAZY);
   EXPECT_EQ(fast.revival_budget(), 4u);
   EXPECT_EQ(fast.score_window(), 1u);
+  EXPECT_EQ(fast.look_back(), 0u);
   EXPECT_EQ(model.prefill_min_prompt_tokens(), 100u);
   EXPECT_EQ(model.prefill_min_kept_tokens(), 64u);
 }
