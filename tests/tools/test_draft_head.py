@@ -21,7 +21,8 @@ if HAS_TORCH:
 
     from draft_head import data, train
     from draft_head.data import Stream
-    from draft_head.head import DraftHead, save
+    from draft_head.errors import HeadError
+    from draft_head.head import DraftHead, load, save
     from draft_head.teacher import Teacher, rms_norm
     from draft_head.train import Plan, Trainer, measure
 
@@ -159,6 +160,22 @@ class TheHead(WithATeacher):
         self.assertEqual(set(stored), {n for n, _ in head.named_parameters()} | {"vocabulary"})
         torch.testing.assert_close(stored["mix"], head.mix.data.bfloat16())
         self.assertEqual(stored["vocabulary"].tolist(), head.vocabulary.tolist())
+
+    def test_it_is_read_again_up_to_the_rounding_of_its_file(self) -> None:
+        head, path = self.head(noisy=True), self.folder / "head.safetensors"
+        save(head, self.folder, path)
+        read = load(path, self.teacher, self.folder)
+        for name, value in head.named_parameters():
+            torch.testing.assert_close(dict(read.named_parameters())[name], value, rtol=8e-3, atol=1e-3)
+        self.assertEqual(read.vocabulary.tolist(), head.vocabulary.tolist())
+
+    def test_one_of_another_model_or_no_file_is_refused_by_its_name(self) -> None:
+        path = self.folder / "other.safetensors"
+        save_file({"down": torch.zeros(1, 1)}, path, {"version": "1", "fingerprint": "other"})
+        (self.folder / "broken.safetensors").write_text("no tensors")
+        for name in ("other", "broken", "missing"):
+            with self.assertRaisesRegex(HeadError, name):
+                load(self.folder / f"{name}.safetensors", self.teacher, self.folder)
 
 
 class TheData(WithATeacher):

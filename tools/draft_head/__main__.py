@@ -10,7 +10,7 @@ import torch
 from draft_head import data
 from draft_head.errors import HeadError
 from draft_head.generate import generate
-from draft_head.head import DraftHead, save
+from draft_head.head import DraftHead, load, save
 from draft_head.prompts import Prompts
 from draft_head.teacher import HEAD_FILE, Teacher
 from draft_head.train import Plan, Trainer, begun_vocabulary, measure
@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for shards, checkpoint and train.jsonl"
     )
+    parser.add_argument("--start", type=Path, help="head to go on from, in place of a new one")
     parser.add_argument("--out", type=Path, help=f"file to write (default: MODEL/{HEAD_FILE})")
     for name, default, what in (
         ("--tokens", 400_000, "that the model writes, prompts included"),
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> None:
         return
     stream, held_out = data.load(shards)
     begun = begun_vocabulary(args.work)
-    if begun is not None:
+    if args.start is not None:
+        head = load(args.start, teacher, args.model)
+    elif begun is not None:
         head = DraftHead(teacher, begun, args.inner)
     else:
         vocabulary = data.choose_vocabulary(stream, args.vocabulary, teacher.stops)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calibrate.fingerprint import made_for
+from draft_head.errors import HeadError
 from draft_head.teacher import Teacher, rms_norm
 
 
@@ -56,6 +57,23 @@ class DraftHead(nn.Module):
 def _gated(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
     return F.linear(F.silu(gate) * up, down)
+
+
+def load(path: Path, teacher: Teacher, model: Path) -> DraftHead:
+    """One that was trained for this model."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            made, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise HeadError(f"{path} cannot be read: {error}") from error
+    if made != made_for(model):
+        raise HeadError(f"{path} was made for another model than {model}")
+    vocabulary = tensors.pop("vocabulary").long()
+    head = DraftHead(teacher, vocabulary, inner=tensors["down"].shape[1])
+    head.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return head
 
 
 def save(head: DraftHead, model: Path, path: Path) -> None:

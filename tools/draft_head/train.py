@@ -71,6 +71,8 @@ class Trainer:
     def run(self, plan: Plan) -> None:
         begins = self._stream.begins()
         step = self._resume()
+        if step == 0:
+            self._log({"step": 0, **measure(self._head, self._held_out)})
         began = time.monotonic()
         sums: dict[str, float] = {}
         with tqdm(total=plan.steps, initial=step, desc="training", disable=None) as bar:
@@ -101,7 +103,7 @@ class Trainer:
         total = torch.zeros(())
         for depth in range(chain):
             # Rows of positions depth + 1 .. : each goes on from the one before it.
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", enabled=head.rows.dtype == torch.bfloat16):
                 rows = head(w.tokens[:, depth + 1 :], before)
             valid = (w.place[:, depth + 1 :] > depth) * weight[:, depth + 1 :]
             loss = self._loss(rows, w.rows[:, depth + 1 :], target[:, depth + 1 :],
