@@ -169,6 +169,12 @@ class TheHead(WithATeacher):
             torch.testing.assert_close(dict(read.named_parameters())[name], value, rtol=8e-3, atol=1e-3)
         self.assertEqual(read.vocabulary.tolist(), head.vocabulary.tolist())
 
+    def test_the_mean_with_its_start_lies_in_the_middle(self) -> None:
+        head, start = self.head(seed=1, noisy=True), self.head(seed=2, noisy=True)
+        trained = head.mix.detach().clone()
+        head.average_with(start)
+        torch.testing.assert_close(head.mix.data, (trained + start.mix.data) / 2)
+
     def test_one_of_another_model_or_no_file_is_refused_by_its_name(self) -> None:
         path = self.folder / "other.safetensors"
         save_file({"down": torch.zeros(1, 1)}, path, {"version": "1", "fingerprint": "other"})

@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for shards, checkpoint and train.jsonl"
     )
-    parser.add_argument("--start", type=Path, help="head to go on from, in place of a new one")
+    parser.add_argument("--start", type=Path, help="head to go on from; the mean of both is written")
     parser.add_argument("--out", type=Path, help=f"file to write (default: MODEL/{HEAD_FILE})")
     for name, default, what in (
         ("--tokens", 400_000, "that the model writes, prompts included"),
@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
         at = (stream.place > 0).nonzero().squeeze(1)
         head.start(stream.tokens[at], stream.rows[at - 1], stream.rows[at])
     Trainer(teacher, head, stream, held_out, args.work).run(Plan(args.steps))
+    if args.start is not None:
+        head.average_with(load(args.start, teacher, args.model))
     save(head, args.model, args.out or args.model / HEAD_FILE)
     print(measure(head, held_out))
 
