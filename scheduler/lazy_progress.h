@@ -83,7 +83,7 @@ class LazyProgress {
   int64_t TileCost(int32_t rows) const;
   KvExtent AfterTile(int32_t rows, int32_t cached = 0) const;
   bool EndsPrompt(int32_t rows) const {
-    if (policy_.looks_back()) return looking_back() && looks_left_ == 1;
+    if (policy_.looks_back()) return looks_left_ == 1;
     return stage_ + 1 == stages() && !scouting() && done_ + rows == stages_[stage_].run_tokens;
   }
   // Fills in what `rows` rows are; appends them to the plan.

@@ -1,6 +1,7 @@
 #include "server/build_prefill.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "base/status_macros.h"
@@ -70,6 +71,19 @@ absl::Status FillKeepRatio(const v1::PrefillPolicy::Lazy& lazy, const LazyConfig
   return absl::OkStatus();
 }
 
+// `asked` in place of the profile's `budget`, which is cut to `most`. `refusal` says why there can be
+// none in this mode; null: there can.
+absl::Status FillBudget(const char* field, std::optional<uint32_t> asked, int64_t most,
+                        const char* refusal, int32_t* budget) {
+  if (asked.has_value()) {
+    if (refusal != nullptr && *asked > 0) return InvalidField(field, refusal);
+    if (*asked > most) return InvalidField(field, "must be at most " + std::to_string(most));
+    *budget = static_cast<int32_t>(*asked);
+  }
+  *budget = refusal != nullptr ? 0 : static_cast<int32_t>(std::min<int64_t>(*budget, most));
+  return absl::OkStatus();
+}
+
 absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits& limits,
                         PrefillPolicy* policy) {
   switch (lazy.decode_mode()) {
@@ -101,29 +115,15 @@ absl::Status FillDecode(const v1::PrefillPolicy::Lazy& lazy, const RequestLimits
     before = keep;
   }
   const int64_t most = limits.max_revival_rows / std::max<int64_t>(1, cuts);
-  if (lazy.has_revival_budget()) {
-    if (!Revives(policy->decode) && lazy.revival_budget() > 0) {
-      return InvalidField("prefill.lazy.revival_budget",
-                          "nothing is revived in static or phantom mode");
-    }
-    if (lazy.revival_budget() > most) {
-      return InvalidField("prefill.lazy.revival_budget", "must be at most " + std::to_string(most));
-    }
-    policy->revival_budget = static_cast<int32_t>(lazy.revival_budget());
-  }
-  policy->revival_budget = static_cast<int32_t>(std::min<int64_t>(policy->revival_budget, most));
-  const bool late = policy->decode == DecodeMode::kLate;
-  if (lazy.has_look_back()) {
-    if (!late && lazy.look_back() > 0) {
-      return InvalidField("prefill.lazy.look_back", "only late mode brings tokens back so");
-    }
-    if (lazy.look_back() > most) {
-      return InvalidField("prefill.lazy.look_back", "must be at most " + std::to_string(most));
-    }
-    policy->look_back = static_cast<int32_t>(lazy.look_back());
-  }
-  policy->look_back = late ? static_cast<int32_t>(std::min<int64_t>(policy->look_back, most)) : 0;
-  return absl::OkStatus();
+  std::optional<uint32_t> revival_budget, look_back;
+  if (lazy.has_revival_budget()) revival_budget = lazy.revival_budget();
+  if (lazy.has_look_back()) look_back = lazy.look_back();
+  const char* none =
+      Revives(policy->decode) ? nullptr : "nothing is revived in static or phantom mode";
+  SKIM_RETURN_IF_ERROR(FillBudget("prefill.lazy.revival_budget", revival_budget, most, none,
+                                  &policy->revival_budget));
+  none = policy->decode == DecodeMode::kLate ? nullptr : "only late mode brings tokens back so";
+  return FillBudget("prefill.lazy.look_back", look_back, most, none, &policy->look_back);
 }
 
 // A model without predictors can do without phantoms only, whoever sees them.

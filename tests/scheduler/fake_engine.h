@@ -124,7 +124,7 @@ class FakeEngine : public StepExecutor {
 
   const KvGeometry geometry_;
   const FakeModel model_;
-  std::map<SeqId, int32_t> looked_;
+  std::map<SeqId, int32_t> looked_;  // how often it has, of `looks`
   std::vector<Slot> slots_;  // page * page_tokens + slot
   // [segment] positions that a pruned sequence has computed since it last began.
   std::map<SeqId, std::vector<std::set<int32_t>>> computed_;
