@@ -122,6 +122,16 @@ class TheTeacher(WithATeacher):
         )
         np.testing.assert_allclose(torch.stack(rows).numpy(), last[2], rtol=1e-4, atol=1e-5)
 
+    def test_it_computes_in_the_files_type_where_that_is_fast(self) -> None:
+        tensors = {name: value.bfloat16() for name, value in self.tensors.items()}
+        for stored in (self.tensors, tensors):
+            save_file(stored, self.folder / "model.safetensors")
+            for fast in (False, True):
+                with mock.patch("torch.cpu._is_avx512_bf16_supported", return_value=fast):
+                    dtype = Teacher(self.folder).embedding.dtype
+                own = stored["model.embed_tokens.weight"].dtype
+                self.assertEqual(dtype, own if fast else torch.float32)
+
     def test_what_the_head_file_holds_is_no_part_of_the_model(self) -> None:
         save(self.head(), self.folder, self.folder / "skim_draft_head.safetensors")
         self.assertEqual(set(Teacher(self.folder).tensors), set(self.tensors))

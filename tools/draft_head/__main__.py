@@ -43,7 +43,11 @@ def parse_args() -> argparse.Namespace:
         parser.add_argument(name, type=int, default=default, help=f"{what} (default: {default})")
     parser.add_argument("--threads", type=int, help="of PyTorch")
     parser.add_argument("--only-generate", action="store_true", help="do not train")
-    return parser.parse_args()
+    args = parser.parse_args()
+    kept = ("vocabulary", "inner")
+    if args.start and any(getattr(args, name) != parser.get_default(name) for name in kept):
+        parser.error("--vocabulary and --inner are those of the head that --start names")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:

@@ -56,7 +56,7 @@ class DraftHead(nn.Module):
     @torch.no_grad()
     def average_with(self, start: "DraftHead") -> None:
         """With the head that this one was trained from: on text unlike that of the training the mean
-        is right more often than either (WiSE-FT, arXiv 2109.01903)."""
+        is right more often than this one (WiSE-FT, arXiv 2109.01903)."""
         before = dict(start.named_parameters())
         for name, value in self.named_parameters():
             value.lerp_(before[name], 0.5)

@@ -43,9 +43,10 @@ class Teacher:
         self.theta: float = config.get("rope_theta", 10000.0)
         end = config["eos_token_id"]
         self.stops: frozenset[int] = frozenset(end if isinstance(end, list) else [end])
-        # Without instructions for bf16 its products are several times slower than those of fp32.
-        fast = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-        self.tensors = {name: tensor.to(fast) for name, tensor in load_tensors(model).items()}
+        self.tensors = load_tensors(model)
+        if not torch.cpu._is_avx512_bf16_supported():
+            # Products of bf16 are several times slower than those of fp32 there.
+            self.tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
         self.embedding = self.tensors["model.embed_tokens.weight"]
         self.lm_head = self.tensors.get("lm_head.weight", self.embedding)
         self.final_norm = self.tensors["model.norm.weight"]
