@@ -4,7 +4,7 @@ asynchronous-copy instructions, per kernel and architecture. Read from the cubin
 object file, so it needs neither a GPU nor NVIDIA's tools. All of it is arithmetic; none of it is a
 measurement.
 
-    python3 tools/cuda_kernels.py build/cuda/kernels/cuda/libskim_cuda.a > docs/cuda_kernels.csv
+    python3 tools/cuda_kernels.py build/release/kernels/cuda/libskim_cuda.a > docs/cuda_kernels.csv
     python3 tools/cuda_kernels.py LIBRARY --check docs/cuda_kernels.csv
 """
 

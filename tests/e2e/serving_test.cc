@@ -182,7 +182,7 @@ TEST_F(Serving, RefusesEveryKindOfMalformedRequestByFieldAndDisturbsNobody) {
 // Its own daemon with little memory for keys and values: sequences are preempted, and every
 // page is touched in the first round, so that memory cannot grow for a good reason later.
 TEST(Storm, SixtyFourStreamsOfEveryKindEndOnceAndLeaveNothingBehind) {
-  const auto daemon = StartDaemon("64MiB", {"--weights", "bf16,int8"});
+  const auto daemon = StartDaemon("32MiB", {"--weights", "bf16,int8"});
   ASSERT_NE(daemon, nullptr);
   const auto connection = Connect(*daemon);
   ConnectionOptions slow_options;
@@ -193,8 +193,8 @@ TEST(Storm, SixtyFourStreamsOfEveryKindEndOnceAndLeaveNothingBehind) {
   ASSERT_GT(total_pages, 0);
 
   WorkloadOptions options;
-  options.prompt_tokens = *LengthDistribution::Parse("uniform:8:96");
-  options.output_tokens = *LengthDistribution::Parse("uniform:1:48");
+  options.prompt_tokens = *LengthDistribution::Parse("uniform:8:48");
+  options.output_tokens = *LengthDistribution::Parse("uniform:1:24");
   options.cancel_share = 0.3;
   options.slow_share = 0.1;
   options.malformed_share = 0.1;
@@ -209,7 +209,7 @@ TEST(Storm, SixtyFourStreamsOfEveryKindEndOnceAndLeaveNothingBehind) {
     options.seed = 100 + round;
     Workload workload = *Workload::Make(options);
     LoadOptions load;
-    load.requests = 3 * 64;
+    load.requests = 2 * 64;
     load.concurrency = 64;
     LoadRunner runner(connection.get(), slow.get(), &clock);
     const auto records = runner.Run(
