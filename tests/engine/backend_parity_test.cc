@@ -180,15 +180,22 @@ struct PrunedRun {
   std::vector<std::vector<float>> logits;
 };
 
-PrunedRun RunPruned(const HarnessOptions& options, DecodeMode mode, std::vector<float> keep,
-                    int32_t max_rows_per_step) {
+struct PrunedDecoding {
+  const char* name;
+  DecodeMode mode;
+  int32_t look_back = 0;
+};
+
+PrunedRun RunPruned(const HarnessOptions& options, const PrunedDecoding& decoding,
+                    std::vector<float> keep, int32_t max_rows_per_step) {
   constexpr int32_t kPrompt = 70, kGenerated = 5;
   const auto harness = Load("tiny-llama3", options);
   ScheduledEngine engine(harness.get(), {.max_rows_per_step = max_rows_per_step});
   PrefillPolicy policy;
   policy.keep = std::move(keep);
   policy.min_keep = 8;
-  policy.decode = mode;
+  policy.decode = decoding.mode;
+  policy.look_back = decoding.look_back;
   policy.revival_budget = 3;
   policy.rules.window = 2;
   policy.rules.pinned = {{30, 33}};
@@ -202,7 +209,7 @@ PrunedRun RunPruned(const HarnessOptions& options, DecodeMode mode, std::vector<
   return run;
 }
 
-class PrunedParity : public ::testing::TestWithParam<DecodeMode> {
+class PrunedParity : public ::testing::TestWithParam<PrunedDecoding> {
  protected:
   void SetUp() override {
     if (Load("tiny-llama3", device_) == nullptr) GTEST_SKIP() << "no CUDA device";
@@ -236,16 +243,14 @@ TEST_P(PrunedParity, TilesDoNotMatterAndKeepingAllIsExact) {
   EXPECT_EQ(exact.logits, RunPruned(device_, GetParam(), {0.9999f, 0.9998f}, 40).logits);
 }
 
-std::string ModeName(const testing::TestParamInfo<DecodeMode>& info) {
-  constexpr const char* kNames[] = {"Static", "Lazy", "Strict", "Phantom", "Late"};
-  return kNames[static_cast<int>(info.param)];
-}
-
 INSTANTIATE_TEST_SUITE_P(cuda, PrunedParity,
-                         testing::Values(DecodeMode::kStatic, DecodeMode::kLazy,
-                                         DecodeMode::kStrict, DecodeMode::kPhantom,
-                                         DecodeMode::kLate),
-                         ModeName);
+                         testing::Values(PrunedDecoding{"Static", DecodeMode::kStatic},
+                                         PrunedDecoding{"Lazy", DecodeMode::kLazy},
+                                         PrunedDecoding{"Strict", DecodeMode::kStrict},
+                                         PrunedDecoding{"Phantom", DecodeMode::kPhantom},
+                                         PrunedDecoding{"Late", DecodeMode::kLate},
+                                         PrunedDecoding{"LateLookingBack", DecodeMode::kLate, 4}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace skim
