@@ -1,5 +1,6 @@
 # Headers that most files of some folders include, parsed once for all of them. Every file still
 # includes what it needs; a build with SKIM_HEADERS_OFF, which parses each for itself, shows it.
+# Who takes headers with GoogleTest's links GoogleTest: its definitions must be the same in both.
 if(SKIM_HEADERS_OFF)
   return()
 endif()

@@ -11,6 +11,7 @@
 #include "loadtest/load_report.h"
 #include "loadtest/load_runner.h"
 #include "loadtest/malformed.h"
+#include "loadtest/metrics_scrape.h"
 #include "loadtest/workload.h"
 #include "tests/e2e/real_daemon.h"
 
@@ -225,6 +226,7 @@ TEST(Storm, SixtyFourStreamsOfEveryKindEndOnceAndLeaveNothingBehind) {
     if (round == 0) resident_after_first = resident;
     EXPECT_LE(resident, resident_after_first + (24 << 20)) << "round " << round;
   }
+  EXPECT_GT(ScrapeMetrics(daemon->metrics_address())->at("skim_preemptions_total"), 0);
   EXPECT_EQ(*daemon->Stop(kLong), 0);
 }
 
